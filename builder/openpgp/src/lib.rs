@@ -1,0 +1,1 @@
+//! Checks OpenPGP clear-signed files.

@@ -1,0 +1,82 @@
+//! The entries of a layer, before they meet the layers below.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::base::Digest;
+
+/// One file system object that a layer brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Absolute guest path as bytes, without a trailing slash: `/usr/bin/redis-server`. Valid UTF-8 (checked; mkext4 takes text).
+    pub path: String,
+    /// Owner, mode and times.
+    pub meta: Meta,
+    /// What it is.
+    pub kind: Kind,
+    /// Who brought it, for messages: `package webfs`, `files[0] www`.
+    pub origin: String,
+}
+
+/// Ownership, permission and time of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meta {
+    /// Permission bits with setuid, setgid and sticky (0o7777).
+    pub mode: u32,
+    /// Numeric owner.
+    pub uid: u32,
+    /// Numeric group.
+    pub gid: u32,
+    /// Modification time, seconds since 1970.
+    pub mtime: i64,
+    /// Extended attributes by full name (`security.capability`).
+    pub xattrs: BTreeMap<String, Vec<u8>>,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A folder.
+    Directory,
+    /// A regular file.
+    File(Content),
+    /// A symbolic link and what it says.
+    Symlink(String),
+    /// Another name of the file at this guest path, of the same layer.
+    Hardlink(String),
+    /// A character device, major and minor. 0:0 is overlayfs' whiteout.
+    CharDevice(u32, u32),
+    /// A block device.
+    BlockDevice(u32, u32),
+    /// A named pipe.
+    Fifo,
+    /// A socket's name.
+    Socket,
+}
+
+/// Where a file's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// Length in bytes.
+    pub size: u64,
+    /// Digest of the bytes, where it is known before they are read; checked while they are.
+    pub digest: Option<Digest>,
+    /// Where they are.
+    pub source: Source,
+}
+
+/// The place of a file's bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Small, generated.
+    Bytes(Vec<u8>),
+    /// A range of a blob of the store (an unpacked package's tar).
+    Blob {
+        /// The blob.
+        digest: Digest,
+        /// First byte.
+        offset: u64,
+    },
+    /// A file of the user's; an error if it changes while it is read.
+    Host(PathBuf),
+}

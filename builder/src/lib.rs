@@ -1,0 +1,27 @@
+//! Slipform casts bootable, minimal, immutable OS images, layer by layer, and
+//! refuses to publish one that has not booted.
+//!
+//! The rooms, in the order in which the data flows. A room imports what stands
+//! to its left, never to its right; [`pipeline`] alone knows them all.
+//!
+//! ```text
+//! spec -> lock -> store/sources -> layers -> tree -> filesystem -> verity -> uki -> disk -> output
+//! Image   LockFile  blobs          Vec<Entry> Tree   FsImage       Sealed    Uki    DiskMap Artifact
+//! ```
+//!
+//! `base` (digests, atomic files, progress) and `board` (targets) stand below
+//! all of them.
+
+pub mod base;
+pub mod board;
+pub mod disk;
+pub mod filesystem;
+pub mod layers;
+pub mod lock;
+pub mod output;
+pub mod sources;
+pub mod spec;
+pub mod store;
+pub mod tree;
+pub mod uki;
+pub mod verity;

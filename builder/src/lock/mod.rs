@@ -1,0 +1,5 @@
+//! `slipform.lock`: every input by name, version, size and digest.
+
+pub mod file;
+
+pub use file::*;

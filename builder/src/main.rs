@@ -1,0 +1,2 @@
+//! The `slipform` command.
+fn main() {}

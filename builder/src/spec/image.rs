@@ -1,0 +1,252 @@
+//! The checked specification of an image. Everything here has been validated:
+//! names are well-formed, references resolve, guest paths are absolute and clean.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// One image, ready to be locked and cast.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Name, also the default host name.
+    pub name: String,
+    /// The user's version.
+    pub version: String,
+    /// Folder of `slipform.toml`; the lock lies beside it.
+    pub dir: PathBuf,
+    /// Names of the boards to cast for; never empty.
+    pub boards: Vec<String>,
+    /// Debian suite, `trixie` by default.
+    pub suite: String,
+    /// Further package sources.
+    pub apt: Vec<AptSource>,
+    /// Layers, bottom to top; never empty; names are unique.
+    pub layers: Vec<LayerSpec>,
+    /// Services in the order of the file.
+    pub services: Vec<ServiceSpec>,
+    /// Boot checks of the user.
+    pub tests: Vec<TestSpec>,
+    /// Kernel arguments and modules beyond the board's.
+    pub kernel: KernelSpec,
+    /// `/proc/sys` keys (dotted) and values.
+    pub sysctl: BTreeMap<String, String>,
+    /// tmpfs mounts.
+    pub scratch: Vec<ScratchSpec>,
+}
+
+/// `[[apt]]`: a further package source, trusted by its own key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AptSource {
+    /// Name in the lock and in messages.
+    pub name: String,
+    /// Base URI of the archive.
+    pub uri: String,
+    /// Suite below `dists/`.
+    pub suite: String,
+    /// Components, `main` by default.
+    pub components: Vec<String>,
+    /// Path of the public key (armoured or binary).
+    pub key: PathBuf,
+}
+
+/// One layer as written, its own folder resolved.
+#[derive(Debug, Clone, Default)]
+pub struct LayerSpec {
+    /// Unique in the image.
+    pub name: String,
+    /// Folder that relative `from` paths start at.
+    pub dir: PathBuf,
+    /// Debian packages in relation syntax: `redis-server`, `redis-server (>= 7)`, or `name=version`.
+    pub packages: Vec<String>,
+    /// Local `.deb` files.
+    pub debs: Vec<PathBuf>,
+    /// Packages that resolution treats as present.
+    pub without: Vec<String>,
+    /// Keeps `/usr/share/doc` and its like, which are left out otherwise.
+    pub docs: bool,
+    /// Files, folders and globs from the host.
+    pub files: Vec<FileRule>,
+    /// Empty folders.
+    pub dirs: Vec<DirRule>,
+    /// Symbolic links.
+    pub symlinks: Vec<SymlinkRule>,
+    /// Users to add to passwd.
+    pub users: Vec<UserRule>,
+    /// Groups to add.
+    pub groups: Vec<GroupRule>,
+    /// Globs of guest paths that this layer does not bring (`/usr/share/doc/**`).
+    pub exclude: Vec<String>,
+    /// Guest paths (or globs) of lower layers to hide; one that hits nothing is an error.
+    pub remove: Vec<String>,
+    /// A Rust program that cargo builds into this layer.
+    pub cargo: Option<CargoRule>,
+}
+
+/// Owner of an entry: numbers, or names looked up in the image's own users.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Owner {
+    /// Numeric ids.
+    Ids(u32, u32),
+    /// `user` and `group` by name.
+    Names(String, String),
+}
+
+/// `files = [{ from, to, mode, owner }]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileRule {
+    /// Path relative to the layer's folder: a file, a folder or a glob.
+    pub from: String,
+    /// Absolute guest path. For a folder: where its content goes. For a glob, or with a trailing `/`: the folder that takes the files.
+    pub to: String,
+    /// Mode of files (octal in the file as a string); otherwise 0644, or 0755 when the host's file is executable.
+    pub mode: Option<u32>,
+    /// root:root unless given.
+    pub owner: Option<Owner>,
+}
+
+/// `dirs = [{ path, mode, owner }]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirRule {
+    /// Absolute guest path.
+    pub path: String,
+    /// 0755 unless given.
+    pub mode: Option<u32>,
+    /// root:root unless given.
+    pub owner: Option<Owner>,
+}
+
+/// `symlinks = [{ path, target }]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SymlinkRule {
+    /// Absolute guest path of the link.
+    pub path: String,
+    /// What it says.
+    pub target: String,
+}
+
+/// `users = [{ name, uid, group, gid, home, shell, groups }]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserRule {
+    /// Login name.
+    pub name: String,
+    /// Numeric id.
+    pub uid: u32,
+    /// Primary group; a group of the user's own name and id unless given.
+    pub group: Option<String>,
+    /// `/nonexistent` unless given.
+    pub home: String,
+    /// `/usr/sbin/nologin` unless given.
+    pub shell: String,
+    /// Supplementary groups.
+    pub groups: Vec<String>,
+}
+
+/// `groups = [{ name, gid }]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupRule {
+    /// Group name.
+    pub name: String,
+    /// Numeric id.
+    pub gid: u32,
+}
+
+/// `cargo = { path, bin }`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CargoRule {
+    /// Folder of the package's Cargo.toml, relative to the layer's.
+    pub path: String,
+    /// Binary to take; it becomes `/usr/bin/<bin>`.
+    pub bin: String,
+}
+
+/// When a service is started again after it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// Whatever its status.
+    Always,
+    /// After a non-zero status or a signal.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// How a service says that it is ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ready {
+    /// As soon as it runs.
+    Started,
+    /// A TCP connection to `address:port` succeeds.
+    Tcp(String),
+    /// A GET on the `http://` URL answers 2xx or 3xx.
+    Http(String),
+    /// A line of its output contains the text.
+    Log(String),
+    /// `READY=1` over `sd_notify`.
+    Notify,
+}
+
+/// `[[service]]`.
+#[derive(Debug, Clone)]
+pub struct ServiceSpec {
+    /// Unique in the image.
+    pub name: String,
+    /// Program (absolute) and arguments.
+    pub exec: Vec<String>,
+    /// Environment; `PATH` and `HOME` have defaults.
+    pub env: BTreeMap<String, String>,
+    /// User name, `root` by default.
+    pub user: String,
+    /// Group name, the user's by default.
+    pub group: Option<String>,
+    /// Supplementary groups.
+    pub groups: Vec<String>,
+    /// Working directory, `/` by default.
+    pub workdir: String,
+    /// Restart policy.
+    pub restart: Restart,
+    /// Readiness.
+    pub ready: Ready,
+    /// How long readiness may take, at the speed of real hardware.
+    pub ready_timeout: Duration,
+    /// Services that must be ready first.
+    pub after: Vec<String>,
+    /// Ambient capabilities, as `CAP_NET_BIND_SERVICE`.
+    pub capabilities: Vec<String>,
+    /// Resource limits by name (`nofile`, `nproc`, `core`, `memlock`, `stack`, …).
+    pub limits: BTreeMap<String, u64>,
+    /// Grace time between SIGTERM and SIGKILL.
+    pub stop_timeout: Duration,
+}
+
+/// `[kernel]`.
+#[derive(Debug, Clone, Default)]
+pub struct KernelSpec {
+    /// Words appended to the board's command line.
+    pub args: Vec<String>,
+    /// Module names beyond the board's, loaded by init.
+    pub modules: Vec<String>,
+}
+
+/// `scratch = [{ path, size, mode, owner }]`: a tmpfs.
+#[derive(Debug, Clone)]
+pub struct ScratchSpec {
+    /// Absolute guest path; made in the image if it is not there.
+    pub path: String,
+    /// Size limit in bytes.
+    pub size: u64,
+    /// Mode of its root.
+    pub mode: u32,
+    /// Owner of its root.
+    pub owner: Option<Owner>,
+}
+
+/// `[[test]]`: a check from outside the machine.
+#[derive(Debug, Clone)]
+pub struct TestSpec {
+    /// The sentence that the verdict shows.
+    pub name: String,
+    /// What is checked.
+    pub check: slipform_qemu_tests::Probe,
+}

@@ -1,0 +1,161 @@
+//! What init reports: JSON lines, one [`Record`] each.
+//!
+//! On the virtio-serial port [`REPORT_PORT`] when it is there; else on the
+//! console, each line prefixed by `@slipform-<nonce> `, the nonce handed in by
+//! fw_cfg ([`NONCE_FW_CFG`]) so that no service's output can forge an event.
+
+use serde::{Deserialize, Serialize};
+
+/// Name of the virtio-serial port.
+pub const REPORT_PORT: &str = "org.slipform.report";
+/// fw_cfg file with the console nonce.
+pub const NONCE_FW_CFG: &str = "opt/org.slipform/nonce";
+/// Longest line that a reader must take, in bytes; init cuts log lines to fit.
+pub const MAX_LINE: usize = 16 * 1024;
+
+/// One line of the report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Microseconds since the kernel started (CLOCK_BOOTTIME).
+    pub t: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// Where the machine is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Kernel file systems, machine.json.
+    Start,
+    /// Kernel modules.
+    Modules,
+    /// Partitions of the layers.
+    Disk,
+    /// dm-verity devices.
+    Verity,
+    /// Mounts and the overlay.
+    Stack,
+    /// The new root is `/`.
+    Switch,
+    /// Loopback, DHCP.
+    Network,
+    /// Services start.
+    Services,
+    /// All are ready.
+    Running,
+    /// On the way down.
+    Shutdown,
+}
+
+/// State of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceState {
+    /// Waits for those in `after`.
+    Waiting,
+    /// Its process runs.
+    Started,
+    /// It said or showed that it is ready.
+    Ready,
+    /// Its process ended; `detail` says how.
+    Exited,
+    /// It will be started again after a pause; `detail` says when.
+    Backoff,
+    /// It could not be started, or did not get ready; `detail` says why.
+    Failed,
+    /// It ended as it should, or was stopped.
+    Stopped,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// Init is alive.
+    Boot {
+        /// Image name.
+        name: String,
+        /// Image version.
+        version: String,
+        /// SHA-256 of machine.json, hexadecimal.
+        machine: String,
+    },
+    /// A phase begins.
+    Phase {
+        /// Which.
+        phase: Phase,
+    },
+    /// A layer is mapped through dm-verity and mounted.
+    Layer {
+        /// Name.
+        name: String,
+        /// Root hash that the kernel checks against.
+        root_hash: String,
+    },
+    /// An attempt to write to `/` was made: `refused` must be true.
+    RootWrite {
+        /// The attempt failed with EROFS.
+        refused: bool,
+        /// What the kernel answered.
+        detail: String,
+    },
+    /// An address was obtained or lost.
+    Network {
+        /// Interface.
+        interface: String,
+        /// Address with prefix length, or empty.
+        address: String,
+        /// For people.
+        detail: String,
+    },
+    /// A service changed state.
+    Service {
+        /// Name.
+        name: String,
+        /// New state.
+        state: ServiceState,
+        /// Process id, 0 if none.
+        #[serde(default)]
+        pid: i32,
+        /// Why or how.
+        #[serde(default)]
+        detail: String,
+    },
+    /// A line of a service's output.
+    Log {
+        /// Service.
+        service: String,
+        /// `out` or `err`.
+        stream: String,
+        /// Without its line end; invalid UTF-8 replaced.
+        line: String,
+    },
+    /// Every service is ready.
+    Ready {
+        /// Resident memory of init, KiB.
+        rss_kib: u64,
+    },
+    /// Something failed.
+    Error {
+        /// Where.
+        phase: Phase,
+        /// What was tried, on what.
+        what: String,
+        /// What came back.
+        why: String,
+    },
+    /// The machine goes down: `power-off`, `reboot`, `halt`.
+    Shutdown {
+        /// Which.
+        kind: String,
+        /// Who asked: `signal`, `power button`, `report channel`, …
+        reason: String,
+    },
+    /// The last line: file systems are unmounted, buffers written.
+    End {
+        /// Nothing was left behind.
+        clean: bool,
+    },
+}

@@ -1,0 +1,145 @@
+//! `machine.json`: all that the machine needs to know. It travels in the
+//! initrd at [`MACHINE_PATH`]; nothing is trusted from the kernel command line.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Where init finds it in the initrd.
+pub const MACHINE_PATH: &str = "/machine.json";
+/// Folder in the initrd with uncompressed kernel modules, and [`MODULES_LIST`].
+pub const MODULES_DIR: &str = "/modules";
+/// File names of [`MODULES_DIR`] in the order of loading, one a line; a line may go on with module parameters after a space.
+pub const MODULES_LIST: &str = "/modules/list";
+/// Version of the format.
+pub const MACHINE_SCHEMA: u32 = 1;
+
+/// What the machine is and does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// [`MACHINE_SCHEMA`].
+    pub schema: u32,
+    /// Image name; the default host name.
+    pub name: String,
+    /// Image version.
+    pub version: String,
+    /// Board name.
+    pub board: String,
+    /// Layers, bottom to top; the last is the generated one.
+    pub layers: Vec<Layer>,
+    /// `/proc/sys` settings, dotted keys.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctl: BTreeMap<String, String>,
+    /// tmpfs mounts beyond /run, /tmp and /dev/shm.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scratch: Vec<Scratch>,
+    /// Services, already in an order that respects `after`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<Service>,
+    /// No clock of this machine may be earlier: seconds since 1970.
+    pub clock_floor: i64,
+    /// Reboot so many seconds after a kernel panic.
+    pub panic_seconds: u32,
+}
+
+/// One sealed layer: a partition with a read-only ext4 and its dm-verity tree behind it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layer {
+    /// Name.
+    pub name: String,
+    /// File system type for mount(2).
+    pub filesystem: String,
+    /// Root hash, 64 hexadecimal digits. The data partition's GUID is its first 128 bits, in GPT's text order.
+    pub root_hash: String,
+    /// Salt, hexadecimal.
+    pub salt: String,
+    /// Blocks of 4096 bytes that the file system takes.
+    pub data_blocks: u64,
+    /// Offset in bytes, from the partition's start, of the hash tree's first block (behind the verity superblock).
+    pub hash_offset: u64,
+}
+
+/// A tmpfs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scratch {
+    /// Absolute path.
+    pub path: String,
+    /// Limit in bytes.
+    pub size: u64,
+    /// Mode of its root.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// When an ended service is started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Restart {
+    /// Whatever its status.
+    Always,
+    /// After a non-zero status or a signal.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// How a service becomes ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ready {
+    /// As soon as it runs.
+    Started,
+    /// `address:port` accepts.
+    Tcp(String),
+    /// `http://address:port/path` answers 2xx or 3xx.
+    Http(String),
+    /// A line of output contains this.
+    Log(String),
+    /// `READY=1` on `$NOTIFY_SOCKET`.
+    Notify,
+}
+
+/// A supervised program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Unique name.
+    pub name: String,
+    /// Program (absolute) and arguments.
+    pub exec: Vec<String>,
+    /// Complete environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary group ids.
+    #[serde(default)]
+    pub groups: Vec<u32>,
+    /// Working directory.
+    pub workdir: String,
+    /// Restart policy.
+    pub restart: Restart,
+    /// Readiness.
+    pub ready: Ready,
+    /// Milliseconds until a service that is not ready counts as failed.
+    pub ready_timeout_ms: u64,
+    /// Services that must be ready first.
+    #[serde(default)]
+    pub after: Vec<String>,
+    /// Ambient capability numbers (linux/capability.h).
+    #[serde(default)]
+    pub capabilities: Vec<u8>,
+    /// setrlimit(2) resource number and value (soft and hard).
+    #[serde(default)]
+    pub limits: BTreeMap<u32, u64>,
+    /// Milliseconds between SIGTERM and SIGKILL.
+    pub stop_timeout_ms: u64,
+}

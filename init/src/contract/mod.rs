@@ -1,0 +1,4 @@
+//! Data that travels between builder, init and harness.
+
+pub mod event;
+pub mod machine;
