@@ -57,21 +57,25 @@ fn with_remedy(message: &str) -> String {
 /// The candidate that looks most like `text`, if one does.
 #[must_use]
 pub fn nearest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let score = |candidate: &str| {
+        if !text.is_empty() && candidate.starts_with(text) {
+            return 1.0;
+        }
+        // Winkler favours long common beginnings, Damerau sees swapped letters in short words.
+        let winkler = strsim::jaro_winkler(text, candidate);
+        let damerau = strsim::normalized_damerau_levenshtein(text, candidate);
+        if winkler > 0.75 || damerau > 0.65 {
+            winkler.max(damerau)
+        } else {
+            0.0
+        }
+    };
     candidates
         .into_iter()
-        .map(|c| {
-            (
-                if c.starts_with(text) {
-                    1.0
-                } else {
-                    strsim::jaro_winkler(text, c)
-                },
-                c,
-            )
-        })
-        .filter(|(score, _)| *score > 0.75)
+        .map(|candidate| (score(candidate), candidate))
+        .filter(|(score, _)| *score > 0.0)
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, c)| c)
+        .map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]
