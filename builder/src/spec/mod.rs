@@ -19,6 +19,7 @@ pub use error::SpecError;
 pub use image::*;
 pub use load::{SPEC_FILE, load};
 pub use service::{CAPABILITIES, LIMITS};
+pub use values::name as check_name;
 
 #[cfg(test)]
 mod tests;

@@ -49,8 +49,11 @@ pub(crate) fn owner(text: &str) -> Result<Owner, String> {
     }
 }
 
-/// A name of an image, layer, service, user or group.
-pub(crate) fn name(text: &str) -> Result<(), String> {
+/// Checks a name of an image, layer, service, user or group.
+///
+/// # Errors
+/// The value, the rule and the remedy, as text.
+pub fn name(text: &str) -> Result<(), String> {
     let mut bytes = text.bytes();
     let first = bytes
         .next()
