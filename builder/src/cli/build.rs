@@ -74,7 +74,7 @@ pub(crate) fn run(cli: &Cli, verb: &Build) -> anyhow::Result<Done> {
 pub(super) fn cast_all(settings: &Settings, image: &Image, casting: &Casting) -> anyhow::Result<Vec<Cast>> {
     let locking = if casting.locked { Locking::AsItIs } else { Locking::IfNeeded };
     let boards = if casting.board.is_empty() { image.boards.clone() } else { casting.board.clone() };
-    let lock = settings.lock(image, &boards, locking)?;
+    let lock = settings.lock(image, &locking)?;
     boards.iter().map(|board| Ok(settings.cast(image, &lock, board)?)).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use super::args::{Cli, Lock, Project};
 use super::{Done, print, print_json, settings};
-use crate::pipeline::{Locking, load};
+use crate::pipeline::{Locking, changes, load};
 
 /// Writes, moves or checks the lock.
 pub(crate) fn run(cli: &Cli, verb: &Lock) -> anyhow::Result<Done> {
@@ -17,8 +17,8 @@ pub(crate) fn run(cli: &Cli, verb: &Lock) -> anyhow::Result<Done> {
         Some(packages) => Locking::Update(packages.clone()),
     };
     let before = settings.read_lock(&image).ok().flatten();
-    let lock = settings.lock(&image, &image.boards, locking)?;
-    let changes = lock.changes_since(before.as_ref());
+    let lock = settings.lock(&image, &locking)?;
+    let changes = changes(before.as_ref(), &lock);
     if cli.json {
         let packages: usize = lock.packages().count();
         return print_json(&serde_json::json!({ "lock": settings.lock_path(&image), "packages": packages, "changes": changes }));
@@ -51,7 +51,7 @@ fn check(cli: &Cli, settings: &crate::pipeline::Settings, image: &crate::spec::I
 pub(crate) fn fetch(cli: &Cli, verb: &Project) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
     let image = load(&verb.dir)?;
-    let lock = settings.lock(&image, &image.boards, Locking::IfNeeded)?;
+    let lock = settings.lock(&image, &Locking::IfNeeded)?;
     let fetched = settings.fetch_all(&image, &lock)?;
     if cli.json {
         return print_json(&fetched);
