@@ -6,11 +6,13 @@
 //! place and closed, one file after the other.
 
 pub mod cpio;
+mod cpio_reader;
 mod error;
 pub mod ext4;
 mod size;
 mod sparse;
 
 pub use cpio::Initrd;
+pub use cpio_reader::find_in_initrd;
 pub use error::FilesystemError;
 pub use ext4::{Ext4Options, FsImage, OpenContent};

@@ -44,7 +44,7 @@ impl Section {
 }
 
 /// Where a section's content lies in its file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct SectionRange {
     /// Name, without padding; bytes that are no text are replaced.
     pub name: String,
