@@ -177,8 +177,8 @@ impl Merge<'_> {
 
     /// Adds what the user's rules bring.
     fn user(&mut self, entry: Entry) -> Result<(), LayersError> {
-        let owned = |entry: &Entry| !entry.origin.starts_with("package ");
-        let from_user = self.entries.get(&entry.path).is_some_and(owned);
+        let there = self.entries.get(&entry.path);
+        let from_user = there.is_some_and(|there| !there.is_of_package());
         let pair = !from_user || matches!(entry.kind, Kind::Directory);
         // A user's link in the place of a package's folder is a mistake more often than a wish.
         let link = matches!(entry.kind, Kind::Symlink(_));

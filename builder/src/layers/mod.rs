@@ -20,7 +20,7 @@ mod files;
 mod pax;
 pub mod tar;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use collect::{CollectInput, collect};
 pub use deb::{UnpackedDeb, unpack};

@@ -10,6 +10,7 @@ use super::ar::{ArReader, Member};
 use super::control;
 use crate::base::Digest;
 use crate::base::fs::At;
+use crate::layers::entry::PACKAGE_ORIGIN;
 use crate::layers::tar::{TarInput, read_tar};
 use crate::layers::{Content, Entry, Kind, LayersError, Source};
 use crate::store::Store;
@@ -56,7 +57,7 @@ impl UnpackedDeb {
     /// How messages and entries name it: `package webfs`.
     #[must_use]
     pub fn origin(&self) -> String {
-        format!("package {}", self.name)
+        format!("{PACKAGE_ORIGIN}{}", self.name)
     }
 
     /// Its files, their content pointing into [`UnpackedDeb::tar`].
