@@ -1,9 +1,38 @@
 //! The boot harness: boots a disk image in QEMU on a throw-away overlay, watches
 //! init's events, the console and QEMU's monitor, probes from outside, and gives
 //! a verdict per check.
+//!
+//! ```text
+//! Plan + Emulator + Accel -> machine (argv, sockets, process, QMP)
+//!                              | bytes and events, one channel
+//!                              v
+//!                            watch (pure: what is known of the guest)
+//!                              | problems, state
+//!                              v
+//!                            run (stages: boot, checks, power-off) -> verdicts -> BootReport
+//! ```
+//!
+//! [`boot_test`] judges, [`run_interactive`] serves a person; both start the same machine.
 
+pub mod accel;
+mod artifact;
+mod console;
+mod error;
+mod events;
+mod evidence;
+mod interactive;
+mod limits;
+mod machine;
+mod phase;
 pub mod plan;
+mod probes;
 pub mod report;
+mod run;
+mod watch;
 
+pub use accel::{Accel, AccelKind};
+pub use error::HarnessError;
+pub use interactive::{ExitKind, run_interactive};
 pub use plan::*;
 pub use report::*;
+pub use run::boot_test;

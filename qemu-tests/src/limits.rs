@@ -1,0 +1,45 @@
+//! Every time limit of a run, scaled by the measured speed.
+
+use std::time::Duration;
+
+use crate::accel::Accel;
+use crate::plan::Plan;
+
+/// Longest limit of any kind: a wrong plan must not wait for days.
+const LONGEST: Duration = Duration::from_secs(2 * 3600);
+
+/// The limits of one run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// QEMU's start until its monitor answers.
+    pub(crate) start: Duration,
+    /// Power-on to ready.
+    pub(crate) ready: Duration,
+    /// One check without an answer.
+    pub(crate) check: Duration,
+    /// One check with a wrong answer: a service may still be filling a cache.
+    pub(crate) settle: Duration,
+    /// Request to power off until QEMU ends.
+    pub(crate) power_off: Duration,
+    /// How long a dead guest may go on talking (call traces), once it is silent less.
+    pub(crate) last_words: Duration,
+}
+
+impl Limits {
+    /// For this plan on this host.
+    pub(crate) fn new(plan: &Plan, accel: &Accel) -> Self {
+        let scale = |limit: Duration| {
+            let scaled = limit.as_secs_f64() * accel.slowdown.max(1.0);
+            Duration::from_secs_f64(scaled.min(LONGEST.as_secs_f64()))
+        };
+        Self {
+            // Loading QEMU is the host's work: only the host's own slowness counts, but generously.
+            start: Duration::from_secs(60),
+            ready: scale(plan.ready_limit),
+            check: scale(Duration::from_secs(10)),
+            settle: scale(Duration::from_secs(2)),
+            power_off: scale(Duration::from_secs(20)),
+            last_words: Duration::from_secs(2),
+        }
+    }
+}

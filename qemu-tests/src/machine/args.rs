@@ -1,0 +1,384 @@
+//! QEMU's command line. Pure: the same setup gives the same words.
+//!
+//! Nothing is taken from defaults or a user's configuration; whatever the machine
+//! has is named here. Paths go in as `file.filename`, which QEMU never reads as a
+//! protocol (`nbd:`, `json:`), with commas doubled (qemu-options(7)).
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use slipform_init::contract::event::{NONCE_FW_CFG, REPORT_PORT};
+
+use super::Mode;
+use super::sockets::Channel;
+use crate::accel::{Accel, AccelKind};
+use crate::plan::{BootPath, DiskFormat, Emulator, Plan};
+
+/// A guest's TCP port on 127.0.0.1 of the host; host port 0 lets the host choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Forward {
+    /// Port on the host.
+    pub(crate) host: u16,
+    /// Port in the guest.
+    pub(crate) guest: u16,
+}
+
+/// Everything that the command line depends on.
+#[derive(Debug)]
+pub(crate) struct Setup<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) emulator: &'a Emulator,
+    pub(crate) accel: &'a Accel,
+    /// Folder of the sockets.
+    pub(crate) run: &'a Path,
+    /// This run's copy of the variables.
+    pub(crate) vars: &'a Path,
+    /// Of the console's records.
+    pub(crate) nonce: &'a str,
+    pub(crate) mode: &'a Mode,
+}
+
+/// Program and arguments.
+pub(crate) fn command_line(setup: &Setup<'_>) -> Vec<OsString> {
+    let mut words = Words(setup.emulator.command.clone());
+    words.machine(setup);
+    words.boot(setup);
+    words.disk(setup);
+    words.channels(setup);
+    words.network(setup);
+    words.0
+}
+
+#[derive(Debug)]
+struct Words(Vec<OsString>);
+
+impl Words {
+    fn flag(&mut self, option: &str) {
+        self.0.push(option.into());
+    }
+
+    fn option(&mut self, option: &str, value: impl Into<OsString>) {
+        self.0.push(option.into());
+        self.0.push(value.into());
+    }
+
+    fn machine(&mut self, setup: &Setup<'_>) {
+        let emulation = &setup.plan.emulation;
+        self.option("-name", "slipform");
+        for flag in ["-nodefaults", "-no-user-config"] {
+            self.flag(flag);
+        }
+        self.option("-display", "none");
+        // Stands still until the harness has its channels: nothing is missed.
+        self.flag("-S");
+        self.option("-machine", emulation.machine.as_str());
+        match setup.accel.kind {
+            AccelKind::Tcg => {
+                self.option("-accel", "tcg");
+                self.option("-cpu", emulation.cpu.as_str());
+            }
+            AccelKind::Kvm => {
+                self.option("-accel", "kvm");
+                self.option("-cpu", "host");
+            }
+        }
+        self.option("-smp", emulation.processors.to_string());
+        self.option("-m", format!("{}M", emulation.memory_mib));
+        self.option("-rtc", "base=utc");
+        if setup.mode.reboot_ends {
+            // A guest that reboots where it should not is a finding, not a loop.
+            self.option("-action", "reboot=shutdown");
+        }
+        self.option("-object", "rng-builtin,id=rng0");
+        self.option("-device", "virtio-rng-pci,rng=rng0");
+    }
+
+    fn boot(&mut self, setup: &Setup<'_>) {
+        match &setup.plan.boot {
+            BootPath::Firmware => {
+                if setup.plan.emulation.machine.contains("smm=on") {
+                    // Variables of a secure-boot firmware are only writable from SMM.
+                    self.option("-global", "driver=cfi.pflash01,property=secure,value=on");
+                }
+                let code = setup.emulator.firmware_code.as_os_str();
+                self.option(
+                    "-drive",
+                    with_file(
+                        "if=pflash,unit=0,format=raw,readonly=on",
+                        "file.filename",
+                        code,
+                    ),
+                );
+                let vars = setup.vars.as_os_str();
+                self.option(
+                    "-drive",
+                    with_file("if=pflash,unit=1,format=raw", "file.filename", vars),
+                );
+                self.option("-boot", "strict=on,menu=off");
+            }
+            BootPath::Direct {
+                kernel,
+                initrd,
+                cmdline,
+            } => {
+                self.option("-kernel", kernel.as_os_str());
+                self.option("-initrd", initrd.as_os_str());
+                self.option("-append", cmdline.as_str());
+            }
+        }
+    }
+
+    fn disk(&mut self, setup: &Setup<'_>) {
+        let plan = setup.plan;
+        let format = match plan.format {
+            DiskFormat::Raw => "raw",
+            DiskFormat::Qcow2 => "qcow2",
+        };
+        // `snapshot=on`: the artifact is opened read-only below a temporary overlay in TMPDIR.
+        let drive =
+            format!("if=none,id=disk0,format={format},snapshot=on,cache=unsafe,file.driver=file");
+        self.option(
+            "-drive",
+            with_file(&drive, "file.filename", plan.disk.as_os_str()),
+        );
+        let device = match plan.emulation.disk.as_str() {
+            "nvme" => "nvme,serial=slipform",
+            _ => "virtio-blk-pci",
+        };
+        let sector = plan.sector_size;
+        self.option(
+            "-device",
+            format!("{device},drive=disk0,bootindex=0,logical_block_size={sector},physical_block_size={sector}"),
+        );
+    }
+
+    fn channels(&mut self, setup: &Setup<'_>) {
+        for channel in [Channel::Console, Channel::Report, Channel::Monitor] {
+            let socket = format!("socket,id={}", channel.name());
+            self.option(
+                "-chardev",
+                with_file(&socket, "path", channel.path(setup.run).as_os_str()),
+            );
+        }
+        self.option("-serial", "chardev:console");
+        self.option("-mon", "chardev=qmp,mode=control");
+        self.option("-device", "virtio-serial-pci");
+        self.option(
+            "-device",
+            format!("virtserialport,chardev=report,name={REPORT_PORT}"),
+        );
+        self.option(
+            "-fw_cfg",
+            format!("name={NONCE_FW_CFG},string={}", setup.nonce),
+        );
+    }
+
+    fn network(&mut self, setup: &Setup<'_>) {
+        let mut netdev = "user,id=net0".to_owned();
+        if setup.mode.isolated {
+            netdev.push_str(",restrict=on");
+        }
+        for Forward { host, guest } in &setup.mode.forwards {
+            netdev.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
+        }
+        self.option("-netdev", netdev);
+        // No option ROM: a disk that does not boot must not fall through to the network.
+        self.option("-device", "virtio-net-pci,netdev=net0,romfile=");
+    }
+}
+
+/// `options,key=path`, the path's commas doubled.
+fn with_file(options: &str, key: &str, path: &OsStr) -> OsString {
+    let mut word = format!("{options},{key}=").into_bytes();
+    for &byte in path.as_bytes() {
+        word.push(byte);
+        if byte == b',' {
+            word.push(byte);
+        }
+    }
+    OsString::from_vec(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::plan::Emulation;
+
+    fn plan() -> Plan {
+        Plan {
+            name: "hello".into(),
+            image: "sha256:00".into(),
+            disk: "/img/hello.raw".into(),
+            format: DiskFormat::Raw,
+            sector_size: 512,
+            emulation: Emulation {
+                machine: "q35".into(),
+                cpu: "Nehalem".into(),
+                processors: 2,
+                memory_mib: 256,
+                disk: "virtio-blk".into(),
+            },
+            boot: BootPath::Firmware,
+            layers: Vec::new(),
+            checks: Vec::new(),
+            ready_limit: Duration::from_secs(30),
+            publish: Vec::new(),
+            evidence: "/evidence".into(),
+        }
+    }
+
+    fn line(plan: &Plan, kind: AccelKind, mode: &Mode) -> String {
+        let emulator = Emulator {
+            command: vec![
+                "/q/ld.so".into(),
+                "/q/qemu".into(),
+                "-L".into(),
+                "/q/share".into(),
+            ],
+            env: BTreeMap::new(),
+            firmware_code: "/q/code.fd".into(),
+            firmware_vars: "/q/vars.fd".into(),
+            version: "qemu 10".into(),
+        };
+        let accel = Accel {
+            kind,
+            slowdown: 1.0,
+        };
+        let words = command_line(&Setup {
+            plan,
+            emulator: &emulator,
+            accel: &accel,
+            run: Path::new("/tmp/slipform-x"),
+            vars: Path::new("/tmp/slipform-x/vars.fd"),
+            nonce: "0123",
+            mode,
+        });
+        let mut text = String::new();
+        for word in words {
+            let word = word.to_string_lossy().into_owned();
+            text.push(if word.starts_with('-') { '\n' } else { ' ' });
+            text.push_str(&word);
+        }
+        text
+    }
+
+    fn test_mode() -> Mode {
+        Mode {
+            forwards: vec![
+                Forward {
+                    host: 0,
+                    guest: 8080,
+                },
+                Forward {
+                    host: 0,
+                    guest: 6379,
+                },
+            ],
+            isolated: true,
+            reboot_ends: true,
+            start_limit: Duration::from_secs(1),
+        }
+    }
+
+    const GOLDEN: &str = " /q/ld.so /q/qemu
+-L /q/share
+-name slipform
+-nodefaults
+-no-user-config
+-display none
+-S
+-machine q35
+-accel tcg
+-cpu Nehalem
+-smp 2
+-m 256M
+-rtc base=utc
+-action reboot=shutdown
+-object rng-builtin,id=rng0
+-device virtio-rng-pci,rng=rng0
+-drive if=pflash,unit=0,format=raw,readonly=on,file.filename=/q/code.fd
+-drive if=pflash,unit=1,format=raw,file.filename=/tmp/slipform-x/vars.fd
+-boot strict=on,menu=off
+-drive if=none,id=disk0,format=raw,snapshot=on,cache=unsafe,file.driver=file,file.filename=/img/hello.raw
+-device virtio-blk-pci,drive=disk0,bootindex=0,logical_block_size=512,physical_block_size=512
+-chardev socket,id=console,path=/tmp/slipform-x/console
+-chardev socket,id=report,path=/tmp/slipform-x/report
+-chardev socket,id=qmp,path=/tmp/slipform-x/qmp
+-serial chardev:console
+-mon chardev=qmp,mode=control
+-device virtio-serial-pci
+-device virtserialport,chardev=report,name=org.slipform.report
+-fw_cfg name=opt/org.slipform/nonce,string=0123
+-netdev user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:8080,hostfwd=tcp:127.0.0.1:0-:6379
+-device virtio-net-pci,netdev=net0,romfile=";
+
+    #[test]
+    fn firmware_boot_of_a_raw_disk() {
+        assert_eq!(line(&plan(), AccelKind::Tcg, &test_mode()), GOLDEN);
+    }
+
+    #[test]
+    fn kvm_takes_the_hosts_processor_and_nothing_else_changes() {
+        let want = GOLDEN
+            .replace("-accel tcg", "-accel kvm")
+            .replace("-cpu Nehalem", "-cpu host");
+        assert_eq!(line(&plan(), AccelKind::Kvm, &test_mode()), want);
+    }
+
+    #[test]
+    fn nvme_with_large_sectors_of_a_qcow2_with_commas_in_its_path() {
+        let mut plan = plan();
+        plan.disk = "/img/a,b:c.qcow2".into();
+        plan.format = DiskFormat::Qcow2;
+        plan.sector_size = 4096;
+        plan.emulation.disk = "nvme".into();
+        let want = GOLDEN
+            .replace("format=raw,snapshot", "format=qcow2,snapshot")
+            .replace("/img/hello.raw", "/img/a,,b:c.qcow2")
+            .replace("virtio-blk-pci,drive", "nvme,serial=slipform,drive")
+            .replace("block_size=512", "block_size=4096");
+        assert_eq!(line(&plan, AccelKind::Tcg, &test_mode()), want);
+    }
+
+    #[test]
+    fn direct_interactive_boot() {
+        let mut plan = plan();
+        plan.boot = BootPath::Direct {
+            kernel: "/k/vmlinuz".into(),
+            initrd: "/k/initrd".into(),
+            cmdline: "console=ttyS0 panic=-1".into(),
+        };
+        let mode = Mode {
+            forwards: vec![Forward {
+                host: 8000,
+                guest: 80,
+            }],
+            isolated: false,
+            reboot_ends: false,
+            start_limit: Duration::from_secs(1),
+        };
+        let text = line(&plan, AccelKind::Tcg, &mode);
+        assert!(
+            text.contains(
+                "\n-kernel /k/vmlinuz\n-initrd /k/initrd\n-append console=ttyS0 panic=-1\n"
+            )
+        );
+        assert!(text.contains("\n-netdev user,id=net0,hostfwd=tcp:127.0.0.1:8000-:80\n"));
+        assert!(
+            !text.contains("pflash") && !text.contains("-action") && !text.contains("restrict")
+        );
+    }
+
+    #[test]
+    fn secure_boot_machines_guard_their_variables() {
+        let mut plan = plan();
+        plan.emulation.machine = "q35,smm=on".into();
+        let text = line(&plan, AccelKind::Tcg, &test_mode());
+        assert!(text.contains("\n-machine q35,smm=on\n"));
+        assert!(text.contains("\n-global driver=cfi.pflash01,property=secure,value=on\n"));
+    }
+}

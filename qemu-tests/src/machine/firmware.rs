@@ -1,0 +1,35 @@
+//! UEFI variables: a run gets its own copy, so that what one run's firmware
+//! writes (boot order, enrolled keys) never reaches the next.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::HarnessError;
+use crate::plan::{BootPath, Emulator, Plan};
+
+/// Copies the template into the run's folder; a direct boot has no firmware.
+pub(crate) fn copy_vars(
+    plan: &Plan,
+    emulator: &Emulator,
+    run: &Path,
+) -> Result<PathBuf, HarnessError> {
+    let copy = run.join("vars.fd");
+    if matches!(plan.boot, BootPath::Direct { .. }) {
+        return Ok(copy);
+    }
+    let code = &emulator.firmware_code;
+    let remedy = "use the locked emulator, or install the package `ovmf` for `--qemu host`";
+    std::fs::metadata(code).map_err(HarnessError::io("find the firmware", code, remedy))?;
+    let template = &emulator.firmware_vars;
+    // Read and write instead of copy: a read-only template must not give a read-only copy.
+    let bytes = std::fs::read(template).map_err(HarnessError::io(
+        "read the firmware's variables",
+        template,
+        remedy,
+    ))?;
+    std::fs::write(&copy, bytes).map_err(HarnessError::io(
+        "write",
+        &copy,
+        "set TMPDIR to a folder with room",
+    ))?;
+    Ok(copy)
+}

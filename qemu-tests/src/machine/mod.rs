@@ -1,0 +1,292 @@
+//! One emulated machine: its command line ([`args`]), firmware copy ([`firmware`]),
+//! sockets ([`sockets`]), process ([`process`]), monitor ([`qmp`]) and forwarded
+//! ports ([`usernet`]), started paused and watched through one channel.
+
+pub(crate) mod args;
+pub(crate) mod firmware;
+pub(crate) mod process;
+pub(crate) mod qmp;
+pub(crate) mod sockets;
+pub(crate) mod usernet;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::accel::Accel;
+use crate::error::HarnessError;
+use crate::evidence::Evidence;
+use crate::plan::{Emulator, Plan};
+use args::{Forward, Setup};
+use process::Process;
+use qmp::{Monitor, MonitorEvent};
+use sockets::{Channel, Sockets};
+
+/// How many chunks may wait for the watcher: with [`CHUNK`] the bound on memory.
+const QUEUE: usize = 512;
+/// Longest chunk.
+const CHUNK: usize = 4096;
+
+/// What comes from the machine.
+#[derive(Debug)]
+pub(crate) enum Observation {
+    /// Bytes of the serial console.
+    Console(Vec<u8>),
+    /// Bytes of the report channel.
+    Report(Vec<u8>),
+    /// An event of the monitor.
+    Monitor(MonitorEvent),
+    /// A channel ended.
+    Closed,
+    /// The process ended; its status for people.
+    Exited(String),
+}
+
+/// What differs between a test and an interactive run.
+#[derive(Debug, Clone)]
+pub(crate) struct Mode {
+    /// Ports to forward.
+    pub(crate) forwards: Vec<Forward>,
+    /// The guest reaches nothing but the harness.
+    pub(crate) isolated: bool,
+    /// A reboot ends the machine.
+    pub(crate) reboot_ends: bool,
+    /// How long the emulator may take until its monitor answers.
+    pub(crate) start_limit: Duration,
+}
+
+/// A machine that stands still until [`Machine::power_on`].
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) process: Process,
+    pub(crate) monitor: Monitor,
+    console: UnixStream,
+    report: UnixStream,
+    observations: Receiver<Observation>,
+    /// Of this run, for records on the console.
+    pub(crate) nonce: String,
+    /// Guest port to host port.
+    pub(crate) ports: BTreeMap<u16, u16>,
+    open_channels: usize,
+    exit_told: bool,
+    // Removed last, when QEMU is gone.
+    _overlay: TempDir,
+    _run: TempDir,
+}
+
+impl Machine {
+    /// Starts QEMU, paused, with everything connected.
+    pub(crate) fn start(
+        plan: &Plan,
+        emulator: &Emulator,
+        accel: &Accel,
+        mode: &Mode,
+        evidence: &Evidence,
+    ) -> Result<Self, HarnessError> {
+        let sockets = Sockets::create()?;
+        let run = sockets.dir.path();
+        let overlay = tempfile::Builder::new()
+            .prefix(".overlay-")
+            .tempdir_in(evidence.dir())
+            .map_err(HarnessError::io(
+                "make a folder for the throw-away overlay in",
+                evidence.dir(),
+                "check that it can be written and the disk is not full",
+            ))?;
+        let vars = firmware::copy_vars(plan, emulator, run)?;
+        let nonce = nonce()?;
+        let setup = Setup {
+            plan,
+            emulator,
+            accel,
+            run,
+            vars: &vars,
+            nonce: &nonce,
+            mode,
+        };
+        let argv = args::command_line(&setup);
+        let mut environment: Vec<(OsString, OsString)> = emulator
+            .env
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        environment.push(("TMPDIR".into(), overlay.path().as_os_str().to_owned()));
+        evidence.command_line(&environment, &argv)?;
+        let mut process = Process::spawn(&process::Start {
+            argv: &argv,
+            environment: &environment,
+            stderr: &evidence.dir().join("qemu.stderr"),
+            remove: &[run, overlay.path()],
+        })?;
+        let deadline = Instant::now() + mode.start_limit;
+        let mut connect = |channel| {
+            sockets
+                .accept(channel, deadline, &mut || process.exited())
+                .map_err(|how| HarnessError::EmulatorStart {
+                    program: emulator.version.clone(),
+                    how,
+                    stderr: evidence.stderr(),
+                    evidence: evidence.dir().to_owned(),
+                })
+        };
+        let console = connect(Channel::Console)?;
+        let report = connect(Channel::Report)?;
+        let qmp = connect(Channel::Monitor)?;
+        let (sender, observations) = sync_channel(QUEUE);
+        watch(&console, Channel::Console, sender.clone())?;
+        watch(&report, Channel::Report, sender.clone())?;
+        let monitor = Monitor::start(qmp, sender, mode.start_limit)?;
+        let mut machine = Self {
+            process,
+            monitor,
+            console,
+            report,
+            observations,
+            nonce,
+            ports: BTreeMap::new(),
+            open_channels: 3,
+            exit_told: false,
+            _overlay: overlay,
+            _run: sockets.dir,
+        };
+        machine.learn_ports(mode)?;
+        Ok(machine)
+    }
+
+    /// Lets the machine run.
+    pub(crate) fn power_on(&mut self) -> Result<(), HarnessError> {
+        self.monitor.execute("cont", None).map(drop)
+    }
+
+    /// The next observation, or none within the time. The process's end is told
+    /// after everything that its channels still held.
+    pub(crate) fn next(&mut self, wait: Duration) -> Option<Observation> {
+        let until = Instant::now() + wait;
+        loop {
+            // A closed channel is told at once, a process's end by asking.
+            let slice = until
+                .saturating_duration_since(Instant::now())
+                .min(Duration::from_millis(20));
+            match self.observations.recv_timeout(slice) {
+                Ok(observation) => {
+                    if matches!(observation, Observation::Closed) {
+                        self.open_channels = self.open_channels.saturating_sub(1);
+                    }
+                    return Some(observation);
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(slice);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if !self.exit_told
+                && let Some(status) = self.process.exited()
+            {
+                self.exit_told = true;
+                return Some(Observation::Exited(status));
+            }
+            if Instant::now() >= until {
+                return None;
+            }
+        }
+    }
+
+    /// Every channel is at its end and the process has been reaped.
+    pub(crate) fn is_over(&self) -> bool {
+        self.exit_told && self.open_channels == 0
+    }
+
+    /// Presses the power button.
+    pub(crate) fn press_power(&mut self) -> Result<(), HarnessError> {
+        self.monitor.execute("system_powerdown", None).map(drop)
+    }
+
+    /// Sends a line to init.
+    pub(crate) fn send_report(&mut self, line: &str) -> std::io::Result<()> {
+        self.report
+            .set_write_timeout(Some(Duration::from_secs(1)))?;
+        self.report.write_all(line.as_bytes())?;
+        self.report.write_all(b"\n")
+    }
+
+    /// Types on the serial console.
+    pub(crate) fn send_console(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.console
+            .set_write_timeout(Some(Duration::from_secs(1)))?;
+        self.console.write_all(bytes)
+    }
+
+    /// Ends QEMU if it still runs.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    fn learn_ports(&mut self, mode: &Mode) -> Result<(), HarnessError> {
+        if mode.forwards.is_empty() {
+            return Ok(());
+        }
+        let text = self.monitor.human("info usernet")?;
+        self.ports = usernet::forwarded_ports(&text);
+        for forward in &mode.forwards {
+            if !self.ports.contains_key(&forward.guest) {
+                return Err(HarnessError::Monitor {
+                    command: "info usernet".into(),
+                    why: format!(
+                        "no forwarded port for guest port {} in {text:?}",
+                        forward.guest
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a channel in a thread until it ends.
+fn watch(
+    stream: &UnixStream,
+    channel: Channel,
+    sender: SyncSender<Observation>,
+) -> Result<(), HarnessError> {
+    let mut stream = stream.try_clone().map_err(HarnessError::io(
+        "duplicate the socket of",
+        Path::new(channel.name()),
+        "raise the limit of open files",
+    ))?;
+    std::thread::spawn(move || {
+        let mut chunk = [0; CHUNK];
+        loop {
+            let told = match stream.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(read) => sender.send(match channel {
+                    Channel::Console => Observation::Console(chunk[..read].to_vec()),
+                    _ => Observation::Report(chunk[..read].to_vec()),
+                }),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(()),
+                Err(_) => break,
+            };
+            if told.is_err() {
+                return;
+            }
+        }
+        // Nobody may listen any more.
+        drop(sender.send(Observation::Closed));
+    });
+    Ok(())
+}
+
+/// 128 random bits, hexadecimal.
+fn nonce() -> Result<String, HarnessError> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; 16];
+    std::fs::File::open(path)
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(HarnessError::io("read", path, "mount a /dev with urandom"))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

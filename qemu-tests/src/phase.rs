@@ -1,0 +1,114 @@
+//! Where the guest is, by the last evidence.
+
+use slipform_init::contract::event::Phase;
+
+/// A stage of the boot, in the order of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// UEFI.
+    Firmware,
+    /// systemd-stub and the kernel's own EFI stub.
+    Stub,
+    /// The kernel, before init spoke.
+    Kernel,
+    /// Init, in a phase of its own.
+    Init(Phase),
+    /// After the request to power off.
+    PowerOff,
+}
+
+impl Stage {
+    /// As the report names it.
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Firmware => "firmware".into(),
+            Self::Stub => "boot stub".into(),
+            Self::Kernel => "kernel".into(),
+            Self::Init(phase) => format!("init: {}", phase_name(phase)),
+            Self::PowerOff => "power-off".into(),
+        }
+    }
+
+    /// What a line of the console says about the stage.
+    pub(crate) fn of_line(line: &str) -> Option<Self> {
+        if crate::console::fatal::kernel_text(line).is_some() {
+            return Some(Self::Kernel);
+        }
+        let stub = line.contains("EFI stub:")
+            || line.contains("systemd-stub")
+            || (line.starts_with("BdsDxe: starting Boot") && !line.contains("Shell"));
+        stub.then_some(Self::Stub)
+    }
+}
+
+/// The phase as in init's records.
+pub(crate) fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Start => "start",
+        Phase::Modules => "modules",
+        Phase::Disk => "disk",
+        Phase::Verity => "verity",
+        Phase::Stack => "stack",
+        Phase::Switch => "switch",
+        Phase::Network => "network",
+        Phase::Services => "services",
+        Phase::Running => "running",
+        Phase::Shutdown => "shutdown",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phase_names_are_those_of_the_records() {
+        for phase in [
+            Phase::Start,
+            Phase::Modules,
+            Phase::Disk,
+            Phase::Verity,
+            Phase::Stack,
+            Phase::Switch,
+            Phase::Network,
+            Phase::Services,
+            Phase::Running,
+            Phase::Shutdown,
+        ] {
+            let json = serde_json::to_string(&phase).unwrap_or_default();
+            assert_eq!(json, format!("\"{}\"", phase_name(phase)));
+        }
+    }
+
+    #[test]
+    fn lines_tell_the_stage() {
+        let table = [
+            (
+                "BdsDxe: loading Boot0001 \"UEFI Misc Device\" from PciRoot(0x0)/Pci(0x1,0x0)",
+                None,
+            ),
+            (
+                "BdsDxe: starting Boot0001 \"UEFI Misc Device\" from PciRoot(0x0)/Pci(0x1,0x0)",
+                Some(Stage::Stub),
+            ),
+            (
+                "BdsDxe: starting Boot0002 \"EFI Internal Shell\" from Fv(7CB8BDC9)",
+                None,
+            ),
+            (
+                "EFI stub: Loaded initrd from LINUX_EFI_INITRD_MEDIA_GUID device path",
+                Some(Stage::Stub),
+            ),
+            (
+                "[    0.000000] Linux version 6.12.107+deb13-cloud-amd64",
+                Some(Stage::Kernel),
+            ),
+            ("hello from a service", None),
+        ];
+        for (line, stage) in table {
+            assert_eq!(Stage::of_line(line), stage, "{line}");
+        }
+        assert!(Stage::Kernel < Stage::Init(Phase::Start));
+        assert!(Stage::Init(Phase::Shutdown) < Stage::PowerOff);
+    }
+}

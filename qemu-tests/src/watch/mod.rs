@@ -1,0 +1,431 @@
+//! All that is known of the guest, from the bytes of its console and report and
+//! from the monitor's events. Pure: observations go in, problems come out; time,
+//! sockets and processes are [`crate::run`]'s.
+
+mod problem;
+mod service;
+
+#[cfg(test)]
+mod tests;
+
+use slipform_init::contract::event::{Event, Phase, Record};
+
+use crate::console::{Kind, LineBuffer, fatal};
+use crate::events::{EventReader, Garbage, console_record};
+use crate::machine::qmp::MonitorEvent;
+use crate::phase::{Stage, phase_name};
+use crate::plan::Plan;
+use crate::probes::console::ConsoleChecks;
+pub(crate) use problem::{BuiltIn, Cause, Problem};
+pub(crate) use service::Services;
+
+/// More events than this (log lines not counted) are a flood.
+const MAX_RECORDS: usize = 10_000;
+/// More problems than this are not kept: the first ones decide.
+const MAX_PROBLEMS: usize = 200;
+
+/// The guest, as far as it has been seen.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    nonce: String,
+    /// Expected: name and root hash.
+    layers: Vec<(String, String)>,
+    pub(crate) stage: Stage,
+    pub(crate) lines: LineBuffer,
+    pub(crate) console_checks: ConsoleChecks,
+    port: EventReader,
+    console: EventReader,
+    /// Records came on the port: those on the console are nobody's any more.
+    port_spoke: bool,
+    /// Records without log lines.
+    pub(crate) records: Vec<Record>,
+    /// Lines of all records, for the evidence; taken by the driver.
+    pub(crate) record_lines: Vec<String>,
+    pub(crate) problems: Vec<Problem>,
+    /// Warnings that fail nothing by themselves.
+    pub(crate) notes: Vec<String>,
+    pub(crate) layers_seen: Vec<(String, String)>,
+    pub(crate) root_write: Option<(bool, String)>,
+    pub(crate) services: Services,
+    /// Init's resident memory at ready, KiB.
+    pub(crate) ready: Option<u64>,
+    /// The power button was pressed: an end is expected.
+    asked_to_end: bool,
+    pub(crate) shutdown: Option<String>,
+    /// Init's last word: whether all was left clean.
+    pub(crate) end: Option<bool>,
+    /// QEMU's reason.
+    pub(crate) machine_end: Option<String>,
+    /// The process's status.
+    pub(crate) exited: Option<String>,
+}
+
+impl Watch {
+    pub(crate) fn new(plan: &Plan, nonce: &str, console_checks: ConsoleChecks) -> Self {
+        let direct = matches!(plan.boot, crate::plan::BootPath::Direct { .. });
+        Self {
+            nonce: nonce.to_owned(),
+            layers: plan.layers.clone(),
+            stage: if direct {
+                Stage::Kernel
+            } else {
+                Stage::Firmware
+            },
+            lines: LineBuffer::new(),
+            console_checks,
+            port: EventReader::default(),
+            console: EventReader::default(),
+            port_spoke: false,
+            records: Vec::new(),
+            record_lines: Vec::new(),
+            problems: Vec::new(),
+            notes: Vec::new(),
+            layers_seen: Vec::new(),
+            root_write: None,
+            services: Services::default(),
+            ready: None,
+            asked_to_end: false,
+            shutdown: None,
+            end: None,
+            machine_end: None,
+            exited: None,
+        }
+    }
+
+    /// Bytes of the serial console.
+    pub(crate) fn console_bytes(&mut self, bytes: &[u8]) {
+        let mut lines = Vec::new();
+        self.lines
+            .feed(bytes, &mut |line| lines.push(line.to_owned()));
+        for line in lines {
+            self.console_line(&line);
+        }
+    }
+
+    fn console_line(&mut self, line: &str) {
+        if let Some(text) = console_record(line, &self.nonce) {
+            if !self.port_spoke {
+                let text = text.to_owned();
+                let mut records = Vec::new();
+                self.console.line(&text, &mut |record, line| {
+                    records.push((record, line.to_owned()));
+                });
+                self.take(records);
+                self.judge_readers();
+            }
+            return;
+        }
+        self.console_checks.line(line);
+        let finding = fatal::judge(line, self.stage);
+        if let Some(stage) = Stage::of_line(line) {
+            self.stage = self.stage.max(stage);
+        }
+        if let Some(finding) = finding {
+            self.found(finding.kind, &finding.line);
+        }
+    }
+
+    /// Bytes of the report channel.
+    pub(crate) fn report_bytes(&mut self, bytes: &[u8]) {
+        let mut records = Vec::new();
+        self.port.feed(bytes, &mut |record, line| {
+            records.push((record, line.to_owned()));
+        });
+        self.port_spoke |= !records.is_empty();
+        self.take(records);
+        self.judge_readers();
+    }
+
+    fn take(&mut self, records: Vec<(Record, String)>) {
+        for (record, line) in records {
+            self.record_lines.push(line);
+            if self.records.len() >= MAX_RECORDS {
+                self.flood(format!(
+                    "init's report is endless: more than {MAX_RECORDS} events"
+                ));
+                return;
+            }
+            self.record(&record.event);
+            if !matches!(record.event, Event::Log { .. }) {
+                self.records.push(record);
+            }
+        }
+    }
+
+    fn record(&mut self, event: &Event) {
+        match event {
+            Event::Boot { .. } => self.reached(Phase::Start),
+            Event::Phase { phase } => self.reached(*phase),
+            Event::Layer { name, root_hash } => self.layer(name, root_hash),
+            Event::RootWrite { refused, detail } => {
+                self.root_write = Some((*refused, detail.clone()));
+                if !refused {
+                    self.problem(
+                        BuiltIn::ReadOnly,
+                        Cause::Writable,
+                        format!("a write to / was not refused: {detail}"),
+                    );
+                }
+            }
+            Event::Service {
+                name,
+                state,
+                detail,
+                ..
+            } => {
+                let failed = self.services.change(name, *state, detail) && !self.asked_to_end;
+                if failed {
+                    let line = format!("service {name} failed: {detail}");
+                    self.problem(BuiltIn::Services, Cause::Service(name.clone()), line);
+                }
+            }
+            Event::Ready { rss_kib } => {
+                self.ready = Some(*rss_kib);
+                self.reached(Phase::Running);
+            }
+            Event::Error { phase, what, why } => self.init_error(*phase, what, why),
+            Event::Shutdown { kind, reason } => {
+                let text = format!("init shuts down: {kind}, asked for by {reason}");
+                if !self.asked_to_end {
+                    self.ended(Cause::Ended, text.clone());
+                }
+                self.shutdown = Some(text);
+            }
+            Event::End { clean } => self.end = Some(*clean),
+            Event::Network { .. } | Event::Log { .. } => {}
+        }
+    }
+
+    /// An event of QEMU's monitor.
+    pub(crate) fn monitor(&mut self, event: &MonitorEvent) {
+        match event.name.as_str() {
+            "GUEST_PANICKED" => {
+                let line = format!("QEMU: the guest panicked ({})", event.reason);
+                self.add(BuiltIn::Kernel, Cause::Pvpanic, line, true);
+            }
+            "SHUTDOWN" => {
+                self.machine_end = Some(event.reason.clone());
+                if !self.asked_to_end {
+                    let what = match event.reason.as_str() {
+                        "guest-reset" => "the guest rebooted",
+                        "guest-shutdown" => "the guest powered itself off",
+                        "guest-panic" => "the guest panicked",
+                        _ => "the emulator was ended from outside",
+                    };
+                    self.ended(Cause::Ended, format!("{what} (QEMU: {})", event.reason));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The emulator's process ended.
+    pub(crate) fn process_end(&mut self, status: &str) {
+        if !self.asked_to_end && self.machine_end.is_none() {
+            self.ended(
+                Cause::Emulator,
+                format!("QEMU ended with {status} while the guest ran"),
+            );
+        }
+        self.exited = Some(status.to_owned());
+    }
+
+    /// From now on an end is expected.
+    pub(crate) fn expect_end(&mut self) {
+        self.asked_to_end = true;
+        self.stage = self.stage.max(Stage::PowerOff);
+    }
+
+    /// The guest will do nothing useful any more.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.problems.iter().any(|problem| problem.deadly)
+    }
+
+    /// Ready cannot come any more.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.is_dead() || (self.ready.is_none() && self.services.failed().is_some())
+    }
+
+    /// What was no record, of both ways.
+    pub(crate) fn garbage(&self) -> Garbage {
+        let (port, console) = (self.port.garbage(), self.console.garbage());
+        let mut sum = if port.lines > 0 {
+            port.clone()
+        } else {
+            console.clone()
+        };
+        sum.lines = port.lines + console.lines;
+        sum
+    }
+
+    /// The time until ready is over.
+    pub(crate) fn too_late(&mut self, limit: &str) {
+        let last = self.lines.last();
+        let (cause, phase, line) = match (self.services.unready(), self.stage) {
+            (Some((name, state)), Stage::Init(_)) => (
+                Cause::ServiceSlow(name.clone()),
+                format!("service {name}"),
+                format!("not ready after {limit}; service {name} is {state}"),
+            ),
+            (_, stage) if last.is_empty() && self.records.is_empty() => (
+                Cause::Silent,
+                stage.name(),
+                format!(
+                    "not ready after {limit}; nothing came on the console or the report channel"
+                ),
+            ),
+            (_, stage) => {
+                let last = last.last().map_or("nothing", String::as_str);
+                let line =
+                    format!("not ready after {limit}; the last line of the console is: {last}");
+                (Cause::Late, stage.name(), line)
+            }
+        };
+        self.push(Problem {
+            check: BuiltIn::Ready,
+            cause,
+            phase,
+            line,
+            deadly: true,
+            minor: false,
+        });
+    }
+
+    fn reached(&mut self, phase: Phase) {
+        self.stage = self.stage.max(Stage::Init(phase));
+    }
+
+    fn layer(&mut self, name: &str, root_hash: &str) {
+        let n = self.layers_seen.len();
+        self.layers_seen
+            .push((name.to_owned(), root_hash.to_owned()));
+        let text = match self.layers.get(n) {
+            Some((want, hash)) if want == name && hash.eq_ignore_ascii_case(root_hash) => return,
+            Some((want, hash)) if want == name => {
+                format!("layer {name} is verified against root hash {root_hash}, not {hash}")
+            }
+            Some((want, _)) => format!("layer {} of the stack is {name}, not {want}", n + 1),
+            // A plan without layers leaves them unchecked; the verdict says so.
+            None if self.layers.is_empty() || n > self.layers.len() => return,
+            None => format!(
+                "layer {name} is one more than the {} of the image",
+                self.layers.len()
+            ),
+        };
+        self.problem(BuiltIn::Layers, Cause::Layer, text);
+    }
+
+    fn init_error(&mut self, phase: Phase, what: &str, why: &str) {
+        // Up to the switch of the root init cannot go on; later it can.
+        let deadly = phase <= Phase::Switch && self.ready.is_none();
+        self.push(Problem {
+            check: BuiltIn::Init,
+            cause: Cause::Init(phase),
+            phase: format!("init: {}", phase_name(phase)),
+            line: format!("{what}: {why}"),
+            deadly,
+            minor: false,
+        });
+    }
+
+    fn found(&mut self, kind: Kind, line: &str) {
+        let (check, minor) = match kind {
+            Kind::Stall => {
+                if self.notes.len() < MAX_PROBLEMS {
+                    self.notes.push(line.to_owned());
+                }
+                return;
+            }
+            Kind::Firmware | Kind::Refused | Kind::Stub => (BuiltIn::Ready, false),
+            Kind::Initramfs | Kind::Panic | Kind::InitDied | Kind::Oops | Kind::Bug => {
+                (BuiltIn::Kernel, false)
+            }
+            Kind::Verity | Kind::Io => (BuiltIn::Storage, false),
+            Kind::OutOfMemory | Kind::Segfault => (BuiltIn::Services, false),
+        };
+        self.push(Problem {
+            check,
+            cause: Cause::Console(kind),
+            phase: self.stage.name(),
+            line: line.to_owned(),
+            deadly: kind.is_deadly(),
+            minor,
+        });
+    }
+
+    fn judge_readers(&mut self) {
+        let flood = [&self.port, &self.console]
+            .into_iter()
+            .find(|reader| reader.is_flooded())
+            .map(EventReader::flood);
+        if let Some(text) = flood {
+            return self.flood(text);
+        }
+        let garbage = self.garbage();
+        if garbage.lines > 0 && !self.has(BuiltIn::Report) {
+            self.push(Problem {
+                check: BuiltIn::Report,
+                cause: Cause::Report,
+                phase: self.stage.name(),
+                line: format!(
+                    "a line of init's report is no record ({}): {}",
+                    garbage.why, garbage.first
+                ),
+                deadly: false,
+                minor: true,
+            });
+        }
+    }
+
+    fn flood(&mut self, line: String) {
+        if !self.is_dead() {
+            self.add(BuiltIn::Report, Cause::Report, line, true);
+        }
+    }
+
+    /// The machine ended unasked: the check that it fails depends on how far it was.
+    fn ended(&mut self, cause: Cause, line: String) {
+        let check = if self.ready.is_some() {
+            BuiltIn::PowerOff
+        } else {
+            BuiltIn::Ready
+        };
+        if !self
+            .problems
+            .iter()
+            .any(|problem| problem.check == check && problem.deadly)
+        {
+            self.add(check, cause, line, true);
+        }
+    }
+
+    fn problem(&mut self, check: BuiltIn, cause: Cause, line: String) {
+        self.add(check, cause, line, false);
+    }
+
+    fn add(&mut self, check: BuiltIn, cause: Cause, line: String, deadly: bool) {
+        let phase = match &cause {
+            Cause::Service(name) => format!("service {name}"),
+            _ => self.stage.name(),
+        };
+        self.push(Problem {
+            check,
+            cause,
+            phase,
+            line,
+            deadly,
+            minor: false,
+        });
+    }
+
+    fn push(&mut self, problem: Problem) {
+        // A deadly one always finds room: the run must end.
+        if self.problems.len() < MAX_PROBLEMS || problem.deadly && !self.is_dead() {
+            self.problems.push(problem);
+        }
+    }
+
+    fn has(&self, check: BuiltIn) -> bool {
+        self.problems.iter().any(|problem| problem.check == check)
+    }
+}
