@@ -26,8 +26,8 @@ const TOLD: [(&str, Phase); 4] = [
     ("EXT4-fs error ", Phase::Stack),
     ("overlayfs: failed ", Phase::Stack),
 ];
-/// What dm-verity says when all is well.
-const USUAL: &str = "using implementation";
+/// linux/kern_levels.h: errors and worse; the same parts also tell what is usual.
+const KERN_ERR: u32 = 3;
 
 /// The log, from when it was opened.
 #[derive(Debug, Default)]
@@ -105,7 +105,8 @@ fn telling(record: &[u8]) -> Option<(Phase, String)> {
     let priority: u32 = head.split(',').next()?.parse().ok()?;
     let text = text.lines().next()?;
     let (_, phase) = TOLD.iter().find(|(start, _)| text.starts_with(start))?;
-    (priority >> 3 == 0 && !text.contains(USUAL)).then(|| (*phase, text.to_owned()))
+    // Facility and level in one number: of facility 0 only the level is left.
+    (priority <= KERN_ERR).then(|| (*phase, text.to_owned()))
 }
 
 #[cfg(test)]
