@@ -31,3 +31,28 @@ pub(crate) trait Watched {
     /// Called when the deadline has passed, and after every child's end.
     fn tick(&mut self, turn: &mut Turn<'_>);
 }
+
+/// A part that may be missing waits for nothing.
+impl<T: Watched> Watched for Option<T> {
+    fn fds(&self, out: &mut Vec<libc::pollfd>) {
+        if let Some(part) = self {
+            part.fds(out);
+        }
+    }
+
+    fn ready(&mut self, fd: RawFd, turn: &mut Turn<'_>) {
+        if let Some(part) = self {
+            part.ready(fd, turn);
+        }
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        self.as_ref().and_then(Watched::deadline)
+    }
+
+    fn tick(&mut self, turn: &mut Turn<'_>) {
+        if let Some(part) = self {
+            part.tick(turn);
+        }
+    }
+}
