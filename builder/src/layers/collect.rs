@@ -21,10 +21,10 @@ use super::{Content, Entry, Kind, LayersError, content, files};
 use crate::base::Digest;
 use crate::base::fs::At;
 use crate::spec::{LayerSpec, Owner};
-use crate::store::{Store, StoreError};
+use crate::store::{StatError, Store};
 
 /// Digest and length in bytes of a file of the host.
-pub type DigestOf<'a> = &'a dyn Fn(&Path) -> Result<(Digest, u64), StoreError>;
+pub type DigestOf<'a> = &'a dyn Fn(&Path) -> Result<(Digest, u64), StatError>;
 /// The numbers of an owner given by name; the error says which name is unknown.
 pub type IdsOf<'a> = &'a dyn Fn(&Owner) -> Result<(u32, u32), String>;
 

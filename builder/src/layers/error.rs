@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::base::fs::FsError;
-use crate::store::StoreError;
+use crate::store::{StatError, StoreError};
 
 /// A layer that cannot be gathered, and why.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +14,9 @@ pub enum LayersError {
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A file of the user's has no digest.
+    #[error(transparent)]
+    Stat(#[from] StatError),
     /// Reading or unpacking an archive broke off.
     #[error(
         "cannot {operation} {archive}: {source}; fetch the package again, or report it to its maker"

@@ -2,7 +2,7 @@
 //!
 //! The overlay has lower layers only: there is no upper folder, so nothing can be
 //! written. Each layer is mounted below a short path, which keeps the option text of
-//! 60 layers in 420 bytes; mount(2) takes a page. (The newer fsconfig(2) with
+//! 60 layers in 850 bytes; mount(2) takes a page. (The newer fsconfig(2) with
 //! `lowerdir+` would need kernel 6.8 and gain nothing.)
 
 use std::fs;
@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use slipform_init::contract::event::{Event, Phase};
+use slipform_init::contract::machine::LAYER_ROOT;
 use slipform_init::contract::machine::Layer;
 
 use crate::error::BootError;
@@ -95,7 +96,10 @@ fn stack(count: usize) -> io::Result<()> {
 
 /// Top layer first. Nothing in a layer may redirect a look-up into another.
 fn options(count: usize) -> String {
-    let lower: Vec<String> = (0..count).rev().map(mount_point).collect();
+    let lower: Vec<String> = (0..count)
+        .rev()
+        .map(|index| format!("{}/{LAYER_ROOT}", mount_point(index)))
+        .collect();
     format!(
         "lowerdir={},redirect_dir=nofollow,metacopy=off,index=off",
         lower.join(":")
@@ -110,7 +114,7 @@ mod tests {
     fn the_top_layer_comes_first() {
         assert_eq!(
             options(3),
-            "lowerdir=/l/2:/l/1:/l/0,redirect_dir=nofollow,metacopy=off,index=off"
+            "lowerdir=/l/2/rootfs:/l/1/rootfs:/l/0/rootfs,redirect_dir=nofollow,metacopy=off,index=off"
         );
     }
 
