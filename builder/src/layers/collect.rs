@@ -93,7 +93,7 @@ pub fn collect(input: &CollectInput<'_>) -> Result<Vec<Entry>, LayersError> {
             merge.package(entry)?;
         }
     }
-    for entry in files::entries(input)? {
+    for entry in files::user_entries(input)? {
         if !excludes.leaves_out(&entry.path) {
             merge.user(entry)?;
         }

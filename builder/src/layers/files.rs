@@ -34,7 +34,10 @@ use crate::spec::{FileRule, Owner};
 
 /// All that the user's rules bring, `files` first, then the cargo binary,
 /// `dirs` and `symlinks`.
-pub(super) fn entries(input: &CollectInput<'_>) -> Result<Vec<Entry>, LayersError> {
+///
+/// # Errors
+/// [`LayersError::Rule`] naming the rule that cannot be followed.
+pub fn user_entries(input: &CollectInput<'_>) -> Result<Vec<Entry>, LayersError> {
     let mut entries = Vec::new();
     for (index, rule) in input.spec.files.iter().enumerate() {
         let name = format!("files[{index}] {}", rule.from);

@@ -16,7 +16,7 @@ use super::wishes::Wishes;
 use crate::base::Progress;
 
 /// A locked package that the archives have moved on from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// Package name.
     pub package: String,
@@ -29,6 +29,23 @@ pub struct Finding {
     /// Whether the archives no longer have the locked version: a fresh store could
     /// not fetch it from them.
     pub gone: bool,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.package, self.locked)?;
+        match &self.newest {
+            Some(newest) => write!(f, " -> {newest}")?,
+            None => write!(f, ": the archives no longer have this package")?,
+        }
+        if self.security {
+            write!(f, " (security)")?;
+        }
+        if self.gone && self.newest.is_some() {
+            write!(f, " (the locked version is gone from the mirror)")?;
+        }
+        Ok(())
+    }
 }
 
 /// Compares a lock with what the archives have now; sorted by package, nothing for

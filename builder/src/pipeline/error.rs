@@ -85,10 +85,38 @@ impl PipelineError {
     pub fn is_bad_input(&self) -> bool {
         match self {
             Self::Spec(_) | Self::Board(_) | Self::Module(_) | Self::Stale { .. } | Self::Machine { .. } | Self::Tree(_) => true,
-            Self::Lock(error) => error.is_bad_input(),
-            Self::Layers(error) => error.is_bad_input(),
-            Self::Filesystem(error) => error.is_bad_input(),
+            Self::Lock(error) => lock_is_input(error),
+            Self::Layers(error) => layers_are_input(error),
+            Self::Filesystem(error) => matches!(error, FilesystemError::Path { .. }),
+            Self::Source(error) => matches!(error, SourceError::Config { .. } | SourceError::Uri { .. } | SourceError::NoLocal { .. } | SourceError::Escape(_)),
             _ => false,
         }
     }
+}
+
+/// What the specification or the lock says, rather than what the archives do.
+fn lock_is_input(error: &LockError) -> bool {
+    matches!(
+        error,
+        LockError::Key { .. }
+            | LockError::Local { .. }
+            | LockError::DoubleSource(_)
+            | LockError::Wish { .. }
+            | LockError::Unsolvable { .. }
+            | LockError::NotLocked { .. }
+            | LockError::Newer { .. }
+            | LockError::File { .. }
+    )
+}
+
+/// What the user's rules and files are, rather than what the system does.
+fn layers_are_input(error: &LayersError) -> bool {
+    matches!(
+        error,
+        LayersError::Malformed { .. }
+            | LayersError::Refused { .. }
+            | LayersError::TooLarge { .. }
+            | LayersError::Rule { .. }
+            | LayersError::Collision { .. }
+    )
 }

@@ -8,7 +8,7 @@ use slipform_qemu_tests::{self as harness, BootPath, BootReport, Check, DiskForm
 use super::image::machine_initrd;
 use super::{Cast, PipelineError, Settings, tools};
 use crate::base::fs::At;
-use crate::lock::LockedTool;
+use crate::lock::{LockFile, LockedTool};
 use crate::output::{Artifact, OutputFormat};
 use crate::spec::Image;
 
@@ -28,18 +28,15 @@ impl Settings {
         let tool = lock.tools.iter().find(|tool| tool.name == tools::EMULATOR).ok_or_else(|| {
             PipelineError::Emulator("the lock has none; run `slipform lock --update`".to_owned())
         })?;
-        let unpacked = self.tools(image, tool)?;
+        let unpacked = self.tools(image, &lock, tool)?;
         let version = tool.packages.iter().find(|p| p.name == "qemu-system-x86").map_or("", |p| p.version.as_str());
         tools::emulator(&unpacked, version)
     }
 
     /// A set of tools, fetched and unpacked.
-    ///
-    /// # Errors
-    /// What fetching and unpacking report.
-    pub fn tools(&self, image: &Image, tool: &LockedTool) -> Result<tools::Tools, PipelineError> {
+    fn tools(&self, image: &Image, lock: &LockFile, tool: &LockedTool) -> Result<tools::Tools, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
-        self.fetch_packages(image, &tool.packages)?;
+        self.fetch(image, lock, &tool.packages.iter().collect::<Vec<_>>())?;
         tools::unpack(self, tool)
     }
 
@@ -88,7 +85,7 @@ impl Settings {
     pub fn boot(&self, plan: &Plan, emulator: &Emulator, accelerator: &str) -> Result<BootReport, PipelineError> {
         let accel = self.accel(emulator, accelerator)?;
         let progress = self.progress.clone();
-        Ok(harness::boot_test(plan, emulator, &accel, &move |line| progress.note(line))?)
+        Ok(harness::boot_test(plan, emulator, accel, &move |line| progress.note(line))?)
     }
 
     /// Boots for a person, until they or the machine end it.
@@ -97,7 +94,7 @@ impl Settings {
     /// [`PipelineError::Harness`].
     pub fn interactive(&self, plan: &Plan, emulator: &Emulator, accelerator: &str) -> Result<(), PipelineError> {
         let accel = self.accel(emulator, accelerator)?;
-        harness::run_interactive(plan, emulator, &accel)?;
+        harness::run_interactive(plan, emulator, accel)?;
         Ok(())
     }
 

@@ -9,15 +9,15 @@ use slipform_init::contract::machine::MACHINE_PATH;
 use super::kernel::{self, BootParts};
 use super::layers::{self, Stack};
 use super::machine::{Facts, describe};
-use super::{PipelineError, Settings, blob, output, value};
-use crate::base::{Digest, MIB};
+use super::{PipelineError, Settings, blob, output as record};
+use crate::base::Digest;
 use crate::board::Board;
 use crate::disk::{self, CastInput, DiskFacts, DiskMap};
 use crate::filesystem::cpio::Initrd;
 use crate::lock::{LockFile, LockedBoard, LockedInit, LockedLayer, LockedSuite};
 use crate::output::{self, Artifact, OutputFormat};
 use crate::spec::{Image, SPEC_FILE};
-use crate::store::{Descriptor, Index, Manifest, Output, Outputs, Root, Step};
+use crate::store::{Collected, Descriptor, Index, Manifest, Output, Outputs, Root, Step};
 use crate::uki::{Source, UkiBlob, UkiInput, assemble};
 use crate::verity::Sealed;
 
@@ -152,7 +152,7 @@ impl Settings {
             ("manifest".to_owned(), Output::Blob(manifest)),
             ("disk".to_owned(), Output::Blob(disk.map_digest)),
             ("machine".to_owned(), Output::Blob(machine)),
-            ("uki".to_owned(), output(&uki)?),
+            ("uki".to_owned(), record(&uki)?),
         ]))
     }
 
@@ -209,7 +209,7 @@ impl Settings {
         let name = format!("{}:{}-{}", image.name, image.version, cast.board.name);
         if self.store.tagged(&name)?.map(|d| d.digest) != Some(cast.manifest) {
             let size = self.store.size(&cast.manifest).unwrap_or_default();
-            let mut descriptor = Descriptor::new(crate::store::MANIFEST_TYPE, cast.manifest, size);
+            let mut descriptor = Descriptor::new(crate::store::MANIFEST, cast.manifest, size);
             descriptor.artifact_type = Some(IMAGE_TYPE.to_owned());
             self.store.tag(&name, &descriptor)?;
         }
@@ -230,7 +230,7 @@ impl Settings {
             return Ok(only.manifest);
         }
         let manifests = casts.iter().map(|cast| {
-            Descriptor::new(crate::store::MANIFEST_TYPE, cast.manifest, self.store.size(&cast.manifest).unwrap_or_default())
+            Descriptor::new(crate::store::MANIFEST, cast.manifest, self.store.size(&cast.manifest).unwrap_or_default())
                 .with("org.slipform.board", &cast.board.name)
         });
         let index = Index { manifests: manifests.collect(), ..Index::default() };
@@ -243,7 +243,28 @@ impl Settings {
     /// [`PipelineError::Output`].
     pub fn write(&self, cast: &Cast, format: OutputFormat, path: &Path) -> Result<Artifact, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
-        Ok(output::write(&self.store, &cast.disk, format, path, &*self.progress)?)
+        Ok(output::write(format, &cast.disk, &self.store, path)?)
+    }
+
+    /// The disk map of an image, named by its manifest's or its disk map's digest.
+    ///
+    /// # Errors
+    /// [`PipelineError::Store`] when the store does not have it.
+    pub fn disk_map(&self, digest: &Digest) -> Result<DiskMap, PipelineError> {
+        let map = match self.store.manifest(digest) {
+            Ok(manifest) => manifest.layers.iter().find(|part| part.media_type == MAP_TYPE).map(|part| part.digest),
+            Err(_) => None,
+        };
+        Ok(DiskMap::from_json(&self.store.read(&map.unwrap_or(*digest))?)?)
+    }
+
+    /// Sweeps the store: what no image by name and no project's lock or last build needs.
+    ///
+    /// # Errors
+    /// [`PipelineError::Store`].
+    pub fn gc(&self, dry_run: bool) -> Result<Collected, PipelineError> {
+        let guard = self.store.exclusive(&*self.progress)?;
+        Ok(self.store.collect(&guard, dry_run)?)
     }
 
     /// The flat SHA-256 of an artifact's file.
@@ -251,8 +272,8 @@ impl Settings {
     /// # Errors
     /// [`PipelineError::Output`].
     pub fn flat_sum(&self, artifact: &Artifact) -> Result<Digest, PipelineError> {
-        let _task = self.progress.begin("sum", Some(artifact.bytes / MIB));
-        Ok(output::flat_sum(&artifact.path)?)
+        let _task = self.progress.begin("sum", Some(artifact.bytes));
+        Ok(output::sha256(&artifact.path)?)
     }
 }
 

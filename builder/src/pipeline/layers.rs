@@ -98,7 +98,7 @@ impl<'a> Work<'a> {
 
     /// Digests of all that a layer reads of its own: rules, packages, files.
     fn own_inputs(&self, inputs: &Inputs<'_>) -> Result<Vec<(String, Digest)>, PipelineError> {
-        let files = layers::user_entries(&self.collect_input(inputs))?;
+        let files = self.with_input(inputs, layers::user_entries)?;
         let packages: Vec<String> = inputs.packages.iter().map(|package| package.tar.to_string()).collect();
         // The folder is not an input, what is in it is.
         let rules = LayerSpec { dir: PathBuf::new(), ..inputs.spec.clone() };
@@ -109,15 +109,15 @@ impl<'a> Work<'a> {
         ])
     }
 
-    fn collect_input<'b>(&'b self, inputs: &'b Inputs<'_>) -> CollectInput<'b> {
-        CollectInput {
+    fn with_input<T>(&self, inputs: &Inputs<'_>, gather: impl Fn(&CollectInput<'_>) -> T) -> T {
+        gather(&CollectInput {
             spec: inputs.spec,
             packages: &inputs.packages,
             store: &self.settings.store,
-            stats: &self.stats,
-            accounts: &self.accounts,
+            digest_of: &|path| self.stats.digest(path),
+            ids: &|owner| self.accounts.ids(owner),
             built: inputs.built.as_deref(),
-        }
+        })
     }
 
     fn subject(&self, name: &str) -> String {
@@ -170,7 +170,7 @@ impl<'a> Work<'a> {
 
     /// The tree of one layer with where its files' bytes are.
     fn tree(&self, inputs: &Inputs<'_>, below: &Below<'_>) -> Result<Tree, PipelineError> {
-        let entries = layers::collect(&self.collect_input(inputs))?;
+        let entries = self.with_input(inputs, layers::collect)?;
         let built = tree::build(entries, &inputs.spec.remove, below)?;
         for note in &built.notes {
             self.settings.progress.note(&format!("layer {}: {note}", inputs.spec.name));

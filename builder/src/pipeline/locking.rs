@@ -10,9 +10,8 @@ use crate::base::fs::{At, write_atomic};
 use crate::board::Board;
 use crate::lock::{
     Finding, LocalDeb, LockFile, LockedInit, LockedPackage, ResolveOptions, Update, WishedBoard,
-    WishedLayer, WishedSource, WishedTool, Wishes, check, resolve,
+    WishedLayer, WishedSource, WishedTool, Wishes, resolve,
 };
-use crate::sources::Mirrors;
 use crate::spec::Image;
 
 /// File name of the lock, beside the specification.
@@ -119,8 +118,8 @@ impl Settings {
         if self.offline {
             return Err(PipelineError::OfflineResolve);
         }
-        let mirrors = self.mirrors(&wishes.suite)?;
-        options.allow_expired = mirrors.allow_expired();
+        let mirrors = self.mirrors()?;
+        options.allow_expired = wishes.sources().iter().any(|suite| mirrors.allow_expired(suite));
         let keys = self.archive_keys()?;
         options.debian_keys = keys.as_deref();
         Ok(resolve(wishes, &mirrors, &options, &*self.progress)?)
@@ -135,17 +134,11 @@ impl Settings {
             return Err(PipelineError::OfflineResolve);
         }
         let lock = self.lock(image, &Locking::AsItIs)?;
-        let wishes = self.wishes(image)?;
-        let mirrors: Mirrors = self.mirrors(&wishes.suite)?;
-        let mut options = options(Some(&lock), Update::Named(Vec::new()))?;
-        options.allow_expired = mirrors.allow_expired();
-        let keys = self.archive_keys()?;
-        options.debian_keys = keys.as_deref();
-        Ok(check(&lock, &wishes, &mirrors, &options, &*self.progress)?)
+        self.findings(&lock, &self.wishes(image)?, &self.mirrors()?)
     }
 
     /// Keys that sign Debian's suites on a mirror that signs them anew; Debian's own otherwise.
-    fn archive_keys(&self) -> Result<Option<Vec<u8>>, PipelineError> {
+    pub(super) fn archive_keys(&self) -> Result<Option<Vec<u8>>, PipelineError> {
         match std::env::var_os("SLIPFORM_ARCHIVE_KEYS").filter(|path| !path.is_empty()) {
             Some(path) => Ok(Some(std::fs::read(&path).at("read SLIPFORM_ARCHIVE_KEYS", PathBuf::from(path))?)),
             None => Ok(None),
@@ -190,7 +183,7 @@ impl Settings {
     }
 
     /// What resolution reads from the specification.
-    fn wishes(&self, image: &Image) -> Result<Wishes, PipelineError> {
+    pub(super) fn wishes(&self, image: &Image) -> Result<Wishes, PipelineError> {
         let boards = image.boards.iter().map(|name| {
             let board = Board::find(name, &image.dir)?;
             Ok(WishedBoard { name: board.name, kernel: board.kernel, stub: board.stub_package })
@@ -241,7 +234,7 @@ fn this_init() -> LockedInit {
     LockedInit { size: init_binary().len() as u64, sha256: Digest::of(init_binary()) }
 }
 
-fn options(keep: Option<&LockFile>, update: Update) -> Result<ResolveOptions<'_>, PipelineError> {
+pub(super) fn options(keep: Option<&LockFile>, update: Update) -> Result<ResolveOptions<'_>, PipelineError> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .ok()

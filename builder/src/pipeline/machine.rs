@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use slipform_init::contract::machine as contract;
 
-use crate::spec::{self, CAPABILITIES, Image, LIMITS, Owner};
+use crate::spec::{self, CAPABILITIES, Image, LIMITS};
 use crate::tree::generated::Accounts;
 use crate::verity::Sealed;
 

@@ -5,6 +5,7 @@
 //! some cloud firmware refuses images with many.
 
 mod assemble;
+pub mod modules;
 pub mod pe;
 mod section;
 
