@@ -2,7 +2,8 @@
 //! refuses to publish one that has not booted.
 //!
 //! The rooms, in the order in which the data flows. A room imports what stands
-//! to its left, never to its right; [`pipeline`] alone knows them all.
+//! to its left, never to its right; [`pipeline`] alone knows them all, and
+//! [`cli`] turns it into the command.
 //!
 //! ```text
 //! spec -> lock -> store/sources -> layers -> tree -> filesystem -> verity -> uki -> disk -> output
@@ -14,11 +15,13 @@
 
 pub mod base;
 pub mod board;
+pub mod cli;
 pub mod disk;
 pub mod filesystem;
 pub mod layers;
 pub mod lock;
 pub mod output;
+pub mod pipeline;
 pub mod sources;
 pub mod spec;
 pub mod store;

@@ -1,2 +1,7 @@
 //! The `slipform` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    slipform::cli::main()
+}

@@ -140,3 +140,13 @@ pub struct Plan {
     /// Where evidence goes: console, events, command line, report. Made if it is not there.
     pub evidence: PathBuf,
 }
+
+/// Checks a [`Probe::Console`] pattern.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn check_pattern(pattern: &str) -> Result<(), String> {
+    regex_lite::Regex::new(pattern)
+        .map(drop)
+        .map_err(|error| format!("'{pattern}' is no regular expression: {error}"))
+}

@@ -1,9 +1,11 @@
 //! What every room stands on: digests, derived ids, files written whole, progress.
 
+pub mod bytes;
 pub mod digest;
 pub mod fs;
 pub mod guid;
 pub mod progress;
+pub mod toml;
 
 pub use digest::{Digest, DigestWriter};
 pub use progress::Progress;

@@ -1,1 +1,258 @@
-//! (room under construction)
+//! Targets: one TOML file each, shipped in `boards/` or beside an image.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use slipform_qemu_tests::Emulation;
+
+/// Boards that ship with Slipform, by name, found wherever the command runs from.
+pub const SHIPPED: &[(&str, &str)] = &[(
+    "qemu-x86_64",
+    include_str!("../../../boards/qemu-x86_64.toml"),
+)];
+
+/// A target, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Board {
+    /// Name; equals the file's name.
+    pub name: String,
+    /// Processor architecture: `x86_64`.
+    pub arch: String,
+    /// Debian package of the kernel.
+    pub kernel: String,
+    /// Debian package of the boot stub.
+    pub stub_package: String,
+    /// Absolute path of the stub in its package.
+    pub stub_path: String,
+    /// Kernel modules that init loads, in order; dependencies are added.
+    pub modules: Vec<String>,
+    /// Words of the kernel's command line.
+    pub cmdline: Vec<String>,
+    /// Bytes of the EFI system partition.
+    pub esp_size: u64,
+    /// The disk's size is a multiple of this, in bytes.
+    pub disk_multiple: u64,
+    /// Logical sector size: 512 or 4096.
+    pub sector_size: u32,
+    /// How QEMU plays this board.
+    pub emulation: Emulation,
+}
+
+/// A board file as written.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawBoard {
+    /// Name; must equal the file's name.
+    pub name: String,
+    /// Architecture. Only `x86_64` so far.
+    pub arch: String,
+    /// Debian package of the kernel; a meta package is followed.
+    pub kernel: String,
+    /// Where the boot stub is.
+    pub stub: RawStub,
+    /// Kernel modules that init loads, in order.
+    pub modules: Vec<String>,
+    /// Words of the kernel's command line.
+    #[serde(default)]
+    pub cmdline: Vec<String>,
+    /// Size of the EFI system partition.
+    pub esp_size: String,
+    /// The disk's size is rounded up to a multiple of this.
+    pub disk_multiple: String,
+    /// Logical sector size: 512 (default) or 4096.
+    pub sector_size: Option<u32>,
+    /// How QEMU plays this board: `machine`, `cpu`, `processors`, `memory-mib`, `disk`.
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub emulation: Emulation,
+}
+
+/// Package and path of the boot stub.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawStub {
+    /// Debian package.
+    pub package: String,
+    /// Absolute path in it.
+    pub path: String,
+}
+
+/// What can be wrong with a board.
+#[derive(Debug, thiserror::Error)]
+pub enum BoardError {
+    /// No such board.
+    #[error("there is no board '{name}'; {remedy}")]
+    Unknown {
+        /// The name asked for.
+        name: String,
+        /// What there is.
+        remedy: String,
+    },
+    /// A file that cannot be used.
+    #[error("{file}: {message}", file = file.display())]
+    Bad {
+        /// The file.
+        file: PathBuf,
+        /// Value, rule, remedy.
+        message: String,
+    },
+    /// TOML that cannot be used: file, line and remedy.
+    #[error("{0}")]
+    Parse(String),
+}
+
+impl Board {
+    /// Finds the board `name`: `boards/NAME.toml` in `dir` (an image's folder), or a shipped one.
+    ///
+    /// # Errors
+    /// [`BoardError`] with what there is, or where the file is wrong.
+    pub fn find(name: &str, dir: &Path) -> Result<Self, BoardError> {
+        let own = dir.join("boards").join(format!("{name}.toml"));
+        if !name.contains(['/', '\0']) && own.is_file() {
+            let text = std::fs::read_to_string(&own).map_err(|error| BoardError::Bad {
+                file: own.clone(),
+                message: error.to_string(),
+            })?;
+            return Self::parse(name, &text, &own);
+        }
+        match SHIPPED.iter().find(|(shipped, _)| *shipped == name) {
+            Some((_, text)) => Self::parse(name, text, Path::new(&format!("boards/{name}.toml"))),
+            None => {
+                let names: Vec<&str> = SHIPPED.iter().map(|(name, _)| *name).collect();
+                let remedy = format!(
+                    "shipped ones: {}; or write boards/{name}.toml beside slipform.toml",
+                    names.join(", ")
+                );
+                Err(BoardError::Unknown {
+                    name: name.to_owned(),
+                    remedy,
+                })
+            }
+        }
+    }
+
+    /// Parses and checks a board file.
+    ///
+    /// # Errors
+    /// [`BoardError::Parse`] and [`BoardError::Bad`].
+    pub fn parse(name: &str, text: &str, file: &Path) -> Result<Self, BoardError> {
+        let raw: RawBoard = crate::base::toml::parse(text, file).map_err(BoardError::Parse)?;
+        let bad = |message: String| BoardError::Bad {
+            file: file.to_owned(),
+            message,
+        };
+        if raw.name != name {
+            return Err(bad(format!(
+                "name = \"{}\", but the file's name says '{name}'; make them equal",
+                raw.name
+            )));
+        }
+        if raw.arch != "x86_64" {
+            return Err(bad(format!(
+                "arch = \"{}\" is not supported; write \"x86_64\"",
+                raw.arch
+            )));
+        }
+        let sector_size = raw.sector_size.unwrap_or(512);
+        if ![512, 4096].contains(&sector_size) {
+            return Err(bad(format!(
+                "sector-size = {sector_size} is not supported; write 512 or 4096"
+            )));
+        }
+        let size = |key: &str, text: &str| {
+            crate::base::bytes::size(text).map_err(|m| bad(format!("{key}: {m}")))
+        };
+        let (esp_size, disk_multiple) = (
+            size("esp-size", &raw.esp_size)?,
+            size("disk-multiple", &raw.disk_multiple)?,
+        );
+        if !(33 << 20..=4 << 30).contains(&esp_size) || esp_size % (1 << 20) != 0 {
+            return Err(bad(format!(
+                "esp-size = \"{}\" must be a multiple of 1MiB from 33MiB (FAT32's least) to 4GiB",
+                raw.esp_size
+            )));
+        }
+        if disk_multiple == 0 || disk_multiple % (1 << 20) != 0 {
+            return Err(bad(format!(
+                "disk-multiple = \"{}\" must be a multiple of 1MiB",
+                raw.disk_multiple
+            )));
+        }
+        if !["virtio-blk", "nvme"].contains(&raw.emulation.disk.as_str()) {
+            return Err(bad(format!(
+                "emulation.disk = \"{}\" is not supported; write \"virtio-blk\" or \"nvme\"",
+                raw.emulation.disk
+            )));
+        }
+        Ok(Self {
+            name: raw.name,
+            arch: raw.arch,
+            kernel: raw.kernel,
+            stub_package: raw.stub.package,
+            stub_path: raw.stub.path,
+            modules: raw.modules,
+            cmdline: raw.cmdline,
+            esp_size,
+            disk_multiple,
+            sector_size,
+            emulation: raw.emulation,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_shipped_board_is_listed_and_loads() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../boards");
+        let mut names: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| {
+                entry
+                    .unwrap()
+                    .path()
+                    .file_stem()
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned()
+            })
+            .collect();
+        names.sort();
+        assert_eq!(
+            names,
+            SHIPPED
+                .iter()
+                .map(|(name, _)| (*name).to_owned())
+                .collect::<Vec<_>>()
+        );
+        for name in names {
+            Board::find(&name, Path::new(".")).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_wrong_board_says_what_and_where() {
+        let text = SHIPPED[0].1;
+        let file = Path::new("boards/x.toml");
+        let error =
+            |name: &str, text: &str| Board::parse(name, text, file).unwrap_err().to_string();
+        assert!(error("other", text).contains("make them equal"));
+        assert!(error("qemu-x86_64", &text.replace("64MiB", "16MiB")).contains("33MiB"));
+        assert!(
+            error("qemu-x86_64", &text.replace("modules =", "modlues ="))
+                .contains("did you mean 'modules'")
+        );
+        assert!(
+            Board::find("quemu", Path::new("."))
+                .unwrap_err()
+                .to_string()
+                .contains("qemu-x86_64")
+        );
+        assert!(Board::find("../x", Path::new(".")).is_err());
+    }
+}

@@ -1,1 +1,25 @@
-//! (room under construction)
+//! The disk: where every byte of it comes from.
+//!
+//! ```text
+//! 0          1 MiB                                                                      size
+//! | GPT      | ESP: FAT32 | layer 1: ext4, dm-verity | layer 2 | … | reserve | GPT copy |
+//! ```
+//!
+//! [`cast`] turns sealed layers and a unified kernel image into a [`DiskMap`]:
+//! sorted extents of blobs. The map is the disk's identity; formats are written
+//! from it in `output`. [`reader`] reads a disk back, trusting nothing.
+
+pub mod assemble;
+mod error;
+pub mod esp;
+pub mod gpt;
+pub mod map;
+pub mod plan;
+pub mod reader;
+mod stream;
+
+pub use assemble::{CastInput, Disk, DiskFacts, LayerPartition, cast};
+pub use error::DiskError;
+pub use map::{DiskMap, Extent, ExtentContent};
+pub use reader::{ImageInfo, inspect};
+pub use stream::DiskReader;

@@ -18,6 +18,17 @@ pub struct Entry {
     pub origin: String,
 }
 
+/// How the origin of everything that a package brings begins.
+pub(crate) const PACKAGE_ORIGIN: &str = "package ";
+
+impl Entry {
+    /// Whether a package brought it, and not one of the user's rules.
+    #[must_use]
+    pub fn is_of_package(&self) -> bool {
+        self.origin.starts_with(PACKAGE_ORIGIN)
+    }
+}
+
 /// Ownership, permission and time of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Meta {

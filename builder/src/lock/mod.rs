@@ -1,7 +1,38 @@
 //! `slipform.lock`: every input by name, version, size and digest.
+//!
+//! From [`Wishes`] to a [`LockFile`], pure over the [`Archive`] trait:
+//!
+//! ```text
+//! InRelease -> release -> Packages -> index -> solve -> resolve -> file
+//!   keys, signature, suite, age        |         apt's choices      slipform.lock
+//!                                      check: what is newer than the lock
+//! ```
 
 pub mod archive;
+pub mod catalog;
+pub mod check;
+pub mod date;
+pub mod deb822;
+pub mod error;
 pub mod file;
+pub mod index;
+mod kernel;
+pub mod keys;
+pub mod relation;
+pub mod release;
+pub mod resolve;
+pub mod solve;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+pub mod version;
+pub mod wishes;
 
 pub use archive::*;
+pub use check::{Finding, check};
+pub use error::LockError;
 pub use file::*;
+pub use relation::Wish;
+pub use resolve::{ResolveOptions, Update, resolve};
+pub use wishes::*;

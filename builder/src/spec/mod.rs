@@ -1,5 +1,25 @@
 //! What the user writes, checked: `slipform.toml` and `layer.toml` become an [`Image`].
+//!
+//! ```text
+//! raw.rs   as written (serde, strict)
+//! load.rs  finds and reads the files       check.rs, layer.rs, service.rs  raw -> checked
+//! image.rs checked types                   values.rs sizes, modes, names, guest paths
+//! ```
 
+mod check;
+mod error;
 pub mod image;
+mod layer;
+mod load;
+pub mod raw;
+mod service;
+mod values;
 
+pub use error::SpecError;
 pub use image::*;
+pub use load::{SPEC_FILE, load};
+pub use service::{CAPABILITIES, LIMITS};
+pub use values::name as check_name;
+
+#[cfg(test)]
+mod tests;

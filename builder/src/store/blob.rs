@@ -1,69 +1,108 @@
-//! Blobs: put = temporary file, fsync, rename to the digest; read = verified.
+//! Blobs on their way in: temporary file, fsync, rename to the digest, fsync of the folder.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
-use crate::base::fs::{At, FsError, sync_folder};
-use crate::base::{Digest, DigestWriter};
+use sha2::{Digest as _, Sha256};
 
-/// What can go wrong in the store.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The system refused.
-    #[error(transparent)]
-    Fs(#[from] FsError),
-    /// A blob that is not there.
-    #[error("blob {0} is not in the store; run without --offline, or `slipform fetch`")]
-    Missing(Digest),
-    /// A blob whose bytes are not what its name says.
-    #[error(
-        "blob {name} in the store is damaged (its bytes have {found}); it was set aside, run again to make it anew"
-    )]
-    Damaged {
-        /// The name.
-        name: Digest,
-        /// The digest of what is there.
-        found: Digest,
-    },
-    /// Bytes that are not what was promised.
-    #[error("{what} has digest {found}, but {expected} was expected")]
-    Unexpected {
-        /// What was being put.
-        what: String,
-        /// Promised.
-        expected: Digest,
-        /// Found.
-        found: Digest,
-    },
-}
+use super::error::is_full;
+use super::read::Stamp;
+use super::{StoreError, fault};
+use crate::base::Digest;
+use crate::base::fs::{At, sync_folder};
 
-/// The store, open.
+/// The layout file's content (image-spec, image-layout.md, "oci-layout file").
+const LAYOUT: &str = "{\"imageLayoutVersion\":\"1.0.0\"}";
+
+/// Largest `oci-layout` file that is read.
+const LAYOUT_LIMIT: u64 = 64 * 1024;
+
+/// The store, open. Clones share what this process has verified already.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    /// Blobs whose content this process has seen to be right, and the state of
+    /// the file at that time.
+    pub(super) verified: Arc<Mutex<HashMap<Digest, Stamp>>>,
 }
 
 /// A blob on its way in: write, then [`BlobWriter::finish`]. Dropped before
 /// that, it leaves nothing.
-#[derive(Debug)]
 pub struct BlobWriter<'a> {
     store: &'a Store,
-    sink: DigestWriter<tempfile::NamedTempFile>,
+    file: tempfile::NamedTempFile,
+    hasher: Sha256,
+    length: u64,
+    /// Whether the file's end must still be moved to `length`, because it ends in a hole.
+    ends_in_hole: bool,
+}
+
+impl std::fmt::Debug for BlobWriter<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlobWriter")
+            .field("file", &self.file.path())
+            .field("length", &self.length)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Store {
-    /// Opens the store at `root`, making it if need be.
+    /// Opens the store at `root`, making it if need be, and clears what killed
+    /// processes left in `tmp`.
     ///
     /// # Errors
-    /// [`StoreError::Fs`] when the folders cannot be made.
+    /// [`StoreError::Fs`] when the folders cannot be made;
+    /// [`StoreError::Malformed`] when an OCI layout of another version is there.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let root = root.into();
-        for folder in ["blobs/sha256", "steps", "tmp"] {
-            let folder = root.join(folder);
+        let store = Self {
+            root,
+            verified: Arc::default(),
+        };
+        for folder in [
+            "blobs/sha256",
+            "steps",
+            "subjects",
+            "stat",
+            "roots",
+            "unpacked",
+            "quarantine",
+            "tmp",
+        ] {
+            let folder = store.root.join(folder);
             fs::create_dir_all(&folder).at("create", &folder)?;
         }
-        Ok(Self { root })
+        store.clear_temp();
+        store.check_layout()?;
+        store.ensure_index()?;
+        Ok(store)
+    }
+
+    fn check_layout(&self) -> Result<(), StoreError> {
+        let path = self.root.join("oci-layout");
+        let mut text = String::new();
+        match File::open(&path) {
+            Ok(file) => file
+                .take(LAYOUT_LIMIT)
+                .read_to_string(&mut text)
+                .at("read", &path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return self.replace(&path, LAYOUT.as_bytes(), true);
+            }
+            Err(error) => Err(error).at("open", &path)?,
+        };
+        let found: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        if found["imageLayoutVersion"] == "1.0.0" {
+            return Ok(());
+        }
+        Err(StoreError::Malformed {
+            what: path.display().to_string(),
+            why: "imageLayoutVersion must be 1.0.0; point SLIPFORM_STORE at another folder"
+                .to_owned(),
+        })
     }
 
     /// The store's folder.
@@ -72,7 +111,8 @@ impl Store {
         &self.root
     }
 
-    /// A folder of the store's own file system for temporary files.
+    /// A folder of the store's own file system for temporary files. Prefer
+    /// [`Store::temp`]: what lies here without an owner is cleared after a day.
     #[must_use]
     pub fn tmp(&self) -> PathBuf {
         self.root.join("tmp")
@@ -81,7 +121,19 @@ impl Store {
     /// Where a blob lies, whether it is there or not.
     #[must_use]
     pub fn path(&self, digest: &Digest) -> PathBuf {
-        self.root.join("blobs/sha256").join(digest.hex())
+        self.blobs().join(digest.hex())
+    }
+
+    /// Where a folder made from blobs lies (unpacked tools), whether it is
+    /// there or not; `digest` is that of all that it is made from. Make it with
+    /// [`Store::temp_folder`] and [`TempFolder::publish`](super::TempFolder::publish).
+    #[must_use]
+    pub fn unpacked(&self, digest: &Digest) -> PathBuf {
+        self.root.join("unpacked").join(digest.hex())
+    }
+
+    pub(super) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
     }
 
     /// Whether a blob is there (its bytes are not read).
@@ -90,108 +142,141 @@ impl Store {
         self.path(digest).is_file()
     }
 
+    /// Size of a blob in bytes, holes included; `None` when it is not there.
+    #[must_use]
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        let meta = fs::metadata(self.path(digest)).ok()?;
+        meta.is_file().then_some(meta.len())
+    }
+
     /// Starts a new blob.
     ///
     /// # Errors
     /// [`StoreError::Fs`].
     pub fn writer(&self) -> Result<BlobWriter<'_>, StoreError> {
-        let folder = self.tmp();
-        let file = tempfile::Builder::new()
-            .prefix("put-")
-            .tempfile_in(&folder)
-            .at("create a file in", &folder)?;
         Ok(BlobWriter {
             store: self,
-            sink: DigestWriter::new(file),
+            file: self.temp()?,
+            hasher: Sha256::new(),
+            length: 0,
+            ends_in_hole: false,
         })
     }
 
-    /// Puts bytes.
+    /// Puts bytes. What is there already and right is not written again.
     ///
     /// # Errors
-    /// [`StoreError::Fs`].
+    /// [`StoreError::Fs`], [`StoreError::Full`].
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Digest::of(bytes);
+        if self.size(&digest) == Some(bytes.len() as u64) && self.check(&digest)? {
+            return Ok(digest);
+        }
         let mut writer = self.writer()?;
         writer.write_all(bytes).at("write", self.tmp())?;
         writer.finish()
     }
 
-    /// Takes over a finished temporary file (made in [`Store::tmp`]) whose digest the caller computed while it wrote it.
+    /// Takes over a finished temporary file (made by [`Store::temp`], or in
+    /// [`Store::tmp`]) whose digest the caller computed while it wrote it.
     ///
     /// # Errors
-    /// [`StoreError::Fs`].
+    /// [`StoreError::Fs`], [`StoreError::Full`].
     pub fn adopt(&self, file: tempfile::NamedTempFile, digest: &Digest) -> Result<(), StoreError> {
         let path = self.path(digest);
+        fault::point();
         file.as_file().sync_all().at("sync", file.path())?;
-        file.persist(&path)
+        fault::point();
+        let file = file
+            .persist(&path)
             .map_err(|e| e.error)
             .at("rename to", &path)?;
-        sync_folder(&self.root.join("blobs/sha256"))?;
+        fault::point();
+        sync_folder(&self.blobs())?;
+        self.remember(digest, Stamp::of(&file).at("stat", &path)?);
         Ok(())
     }
 
-    /// Opens a blob for reading ranges. Its bytes are verified first, unless
-    /// this process has verified or written it already.
+    /// As [`Store::adopt`], for a file whose digest is not known yet: it is
+    /// read once, from the start.
     ///
     /// # Errors
-    /// [`StoreError::Missing`], [`StoreError::Damaged`], [`StoreError::Fs`].
-    pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
-        let path = self.path(digest);
-        match File::open(&path) {
-            Ok(file) => Ok(file),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Err(StoreError::Missing(*digest))
-            }
-            Err(error) => Err(error).at("open", path)?,
-        }
-    }
-
-    /// Reads a whole small blob, verified.
-    ///
-    /// # Errors
-    /// As [`Store::open_blob`].
-    pub fn read(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
-        let mut bytes = Vec::new();
-        self.open_blob(digest)?
-            .read_to_end(&mut bytes)
-            .at("read", self.path(digest))?;
-        let found = Digest::of(&bytes);
-        if found != *digest {
-            return Err(StoreError::Damaged {
-                name: *digest,
-                found,
-            });
-        }
-        Ok(bytes)
+    /// [`StoreError::Fs`], [`StoreError::Full`].
+    pub fn adopt_unknown(&self, mut file: tempfile::NamedTempFile) -> Result<Digest, StoreError> {
+        let path = file.path().to_owned();
+        file.rewind().at("read", &path)?;
+        let (digest, _) = Digest::of_reader(file.as_file_mut()).at("read", &path)?;
+        self.adopt(file, &digest)?;
+        Ok(digest)
     }
 }
 
 impl Write for BlobWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.sink.write(bytes)
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        fault::point();
+        let written = self
+            .file
+            .write(bytes)
+            .map_err(|error| self.explain(error))?;
+        self.hasher.update(&bytes[..written]);
+        self.length += written as u64;
+        self.ends_in_hole &= written == 0;
+        Ok(written)
     }
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.sink.flush()
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 
 impl BlobWriter<'_> {
+    /// Bytes so far, holes included.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Adds `count` zero bytes as a hole that takes no room on the disk.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn zeros(&mut self, count: u64) -> io::Result<()> {
+        const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        if count == 0 {
+            return Ok(());
+        }
+        let end = self
+            .length
+            .checked_add(count)
+            .filter(|end| i64::try_from(*end).is_ok())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        self.file.seek(SeekFrom::Start(end))?;
+        let mut left = count;
+        while left > 0 {
+            let part = left.min(ZEROS.len() as u64);
+            self.hasher.update(&ZEROS[..part as usize]);
+            left -= part;
+        }
+        self.length = end;
+        self.ends_in_hole = true;
+        Ok(())
+    }
+
     /// Names the blob by its digest, durably.
     ///
     /// # Errors
-    /// [`StoreError::Fs`].
+    /// [`StoreError::Fs`], [`StoreError::Full`].
     pub fn finish(self) -> Result<Digest, StoreError> {
-        let (digest, file) = self.sink.finish();
-        self.store.adopt(file, &digest)?;
+        let (store, file, digest) = self.seal()?;
+        store.adopt(file, &digest)?;
         Ok(digest)
     }
 
     /// As [`BlobWriter::finish`], but refuses bytes other than promised; `what` names them in the error.
     ///
     /// # Errors
-    /// [`StoreError::Unexpected`] and nothing is kept; [`StoreError::Fs`].
+    /// [`StoreError::Unexpected`] and nothing is kept; [`StoreError::Fs`], [`StoreError::Full`].
     pub fn finish_as(self, expected: &Digest, what: &str) -> Result<(), StoreError> {
-        let (found, file) = self.sink.finish();
+        let (store, file, found) = self.seal()?;
         if found != *expected {
             return Err(StoreError::Unexpected {
                 what: what.to_owned(),
@@ -199,6 +284,36 @@ impl BlobWriter<'_> {
                 found,
             });
         }
-        self.store.adopt(file, expected)
+        store.adopt(file, expected)
+    }
+}
+
+impl<'a> BlobWriter<'a> {
+    fn seal(self) -> Result<(&'a Store, tempfile::NamedTempFile, Digest), StoreError> {
+        if self.ends_in_hole {
+            self.file
+                .as_file()
+                .set_len(self.length)
+                .at("write", self.file.path())?;
+        }
+        let digest = Digest::from_bytes(self.hasher.finalize().into());
+        Ok((self.store, self.file, digest))
+    }
+
+    /// A full disk under the store, named with its remedy: whoever writes here
+    /// sees an [`io::Error`] only.
+    fn explain(&self, error: io::Error) -> io::Error {
+        if !is_full(&error) {
+            return error;
+        }
+        let kind = error.kind();
+        io::Error::new(
+            kind,
+            StoreError::Full {
+                operation: "write",
+                path: self.store.tmp(),
+                source: error,
+            },
+        )
     }
 }

@@ -22,3 +22,40 @@ pub struct Node {
     /// What it is.
     pub kind: Kind,
 }
+
+impl Tree {
+    /// The first path that breaks what is promised above, and how: a parent that
+    /// is missing or no folder, a name that no file system takes, a hard link
+    /// whose target is not an earlier file of the same tree.
+    #[must_use]
+    pub fn fault(&self) -> Option<(&str, &'static str)> {
+        let root = self.nodes.get("").map(|node| &node.kind);
+        if !self.nodes.is_empty() && root != Some(&Kind::Directory) {
+            return Some(("", "must be a folder"));
+        }
+        self.nodes
+            .iter()
+            .filter(|(path, _)| !path.is_empty())
+            .find_map(|(path, node)| {
+                self.fault_of(path, node)
+                    .map(|fault| (path.as_str(), fault))
+            })
+    }
+
+    fn fault_of(&self, path: &str, node: &Node) -> Option<&'static str> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        if matches!(name, "" | "." | "..") || name.len() > 255 || name.contains('\0') {
+            return Some("has a name that no file system takes");
+        }
+        if self.nodes.get(parent).map(|parent| &parent.kind) != Some(&Kind::Directory) {
+            return Some("has no folder above it");
+        }
+        if let Kind::Hardlink(target) = &node.kind {
+            let file = self.nodes.get(target).map(|target| &target.kind);
+            if !matches!(file, Some(Kind::File(_))) || target.as_str() >= path {
+                return Some("is a hard link, but not to an earlier file");
+            }
+        }
+        None
+    }
+}

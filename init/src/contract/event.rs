@@ -159,3 +159,14 @@ pub enum Event {
         clean: bool,
     },
 }
+
+/// What the harness may send over the report channel: one JSON line each,
+/// such as `{"command":"power-off"}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Command {
+    /// Stop everything and switch off.
+    PowerOff,
+    /// Stop everything and start again.
+    Reboot,
+}

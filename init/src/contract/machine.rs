@@ -11,6 +11,8 @@ pub const MACHINE_PATH: &str = "/machine.json";
 pub const MODULES_DIR: &str = "/modules";
 /// File names of [`MODULES_DIR`] in the order of loading, one a line; a line may go on with module parameters after a space.
 pub const MODULES_LIST: &str = "/modules/list";
+/// Folder of each layer's file system that is stacked; what stands beside it (`lost+found`) is not.
+pub const LAYER_ROOT: &str = "rootfs";
 /// Version of the format.
 pub const MACHINE_SCHEMA: u32 = 1;
 

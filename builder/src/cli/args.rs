@@ -1,0 +1,209 @@
+//! The command line's grammar and its help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Casts bootable, minimal, immutable OS images, and boots them before anybody else does.
+#[derive(Debug, Parser)]
+#[command(name = "slipform", version, after_help = "Example: slipform new myapp && cd myapp && slipform test\n\nExit codes: 0 good, 1 the operation failed, 2 the input is wrong, 3 the image failed its boot test.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// Print one JSON object on stdout.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress on stderr.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Use no network at all.
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Base URI of a Debian mirror.
+    #[arg(long, global = true, value_name = "URI")]
+    pub mirror: Option<String>,
+    /// Folder of the store.
+    #[arg(long, global = true, value_name = "DIR", env = "SLIPFORM_STORE")]
+    pub store: Option<PathBuf>,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make a new project that boots at once.
+    #[command(after_help = "Example: slipform new myapp")]
+    New(New),
+    /// Resolve packages and write slipform.lock.
+    #[command(after_help = "Examples:\n  slipform lock                          lock what is not locked yet\n  slipform lock --update redis-server    move one package to the newest\n  slipform lock --check                  what is newer, and what of it is security")]
+    Lock(Lock),
+    /// Put everything that the lock names into the store.
+    #[command(after_help = "Example: slipform fetch . && slipform build --offline")]
+    Fetch(Project),
+    /// Cast the image.
+    #[command(after_help = "Example: slipform build --format raw,qcow2 --explain")]
+    Build(Build),
+    /// Boot the image for a person; Ctrl-] ends it.
+    #[command(after_help = "Example: slipform run --publish 8080:8080")]
+    Run(Run),
+    /// Cast the image, boot it and check it.
+    #[command(after_help = "Example: slipform test layers/images/hello")]
+    Test(Test),
+    /// Say what is in an image: a raw or qcow2 file, or a digest of the store.
+    #[command(after_help = "Example: slipform inspect out/myapp-0.1.0-qemu-x86_64.raw")]
+    Inspect(Inspect),
+    /// Remove from the store what no project's last build or lock needs.
+    #[command(after_help = "Example: slipform gc --dry-run")]
+    Gc(Gc),
+    /// Print the JSON schema of slipform.toml, layer.toml or a board.
+    #[command(after_help = "Example: slipform schema image > slipform.schema.json")]
+    Schema(Schema),
+    /// Print completions for a shell.
+    #[command(after_help = "Example: slipform completions bash > ~/.local/share/bash-completion/completions/slipform")]
+    Completions(Completions),
+}
+
+/// `slipform new`.
+#[derive(Debug, Args)]
+pub struct New {
+    /// Folder to make; its name becomes the image's.
+    pub dir: PathBuf,
+}
+
+/// A project's folder.
+#[derive(Debug, Args)]
+pub struct Project {
+    /// Folder with slipform.toml.
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+}
+
+/// `slipform lock`.
+#[derive(Debug, Args)]
+pub struct Lock {
+    /// Folder with slipform.toml.
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Move these packages to the newest; all of them if none is named.
+    #[arg(long, num_args = 0.., value_name = "PKG", conflicts_with = "check")]
+    pub update: Option<Vec<String>>,
+    /// Change nothing; say what is newer. Exit code 1 if anything is.
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// What to cast, and how.
+#[derive(Debug, Args)]
+pub struct Casting {
+    /// Folder with slipform.toml.
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Boards to cast for, instead of those in slipform.toml.
+    #[arg(long, value_delimiter = ',', value_name = "BOARD")]
+    pub board: Vec<String>,
+    /// Folder for the images; `out` beside slipform.toml by default.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Fail when slipform.lock is missing or stale.
+    #[arg(long)]
+    pub locked: bool,
+}
+
+/// `slipform build`.
+#[derive(Debug, Args)]
+pub struct Build {
+    /// What to cast.
+    #[command(flatten)]
+    pub casting: Casting,
+    /// Formats to write.
+    #[arg(long, value_delimiter = ',', default_value = "raw", value_name = "FORMAT")]
+    pub format: Vec<crate::output::OutputFormat>,
+    /// Say for each step whether it was done before, and if not, which input changed.
+    #[arg(long)]
+    pub explain: bool,
+    /// Also compute each file's flat SHA-256.
+    #[arg(long)]
+    pub sum: bool,
+}
+
+/// Which emulator, and how it runs.
+#[derive(Debug, Args)]
+pub struct Emulating {
+    /// `locked`: QEMU and firmware from the lock; `host`: the host's.
+    #[arg(long, default_value = "locked", value_parser = ["locked", "host"])]
+    pub qemu: String,
+    /// `auto` probes whether KVM works, `tcg` never uses it, `kvm` insists.
+    #[arg(long, default_value = "auto", value_parser = ["auto", "tcg", "kvm"], env = "SLIPFORM_ACCEL")]
+    pub accel: String,
+}
+
+/// `slipform run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// What to cast.
+    #[command(flatten)]
+    pub casting: Casting,
+    /// The emulator.
+    #[command(flatten)]
+    pub emulating: Emulating,
+    /// Forward a port of this host (0: a free one) to one of the machine.
+    #[arg(long, value_name = "HOST:GUEST", value_parser = port_pair)]
+    pub publish: Vec<(u16, u16)>,
+}
+
+/// `slipform test`.
+#[derive(Debug, Args)]
+pub struct Test {
+    /// What to cast.
+    #[command(flatten)]
+    pub casting: Casting,
+    /// The emulator.
+    #[command(flatten)]
+    pub emulating: Emulating,
+    /// Start the kernel directly, without firmware: quicker, and no proof that the image boots.
+    #[arg(long)]
+    pub direct: bool,
+    /// Folder for console, events and report; `out/boot-BOARD` by default.
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+}
+
+/// `slipform inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// A raw or qcow2 file, or `sha256:…` of the store.
+    pub image: String,
+}
+
+/// `slipform gc`.
+#[derive(Debug, Args)]
+pub struct Gc {
+    /// Remove nothing; say what would go.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `slipform schema`.
+#[derive(Debug, Args)]
+pub struct Schema {
+    /// Which file's.
+    #[arg(value_parser = ["image", "layer", "board"])]
+    pub kind: String,
+}
+
+/// `slipform completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+fn port_pair(text: &str) -> Result<(u16, u16), String> {
+    let error = || format!("'{text}' is no pair of ports; write HOST:GUEST, such as 8080:80");
+    let (host, guest) = text.split_once(':').ok_or_else(error)?;
+    let guest: u16 = guest.parse().map_err(|_| error())?;
+    if guest == 0 {
+        return Err(error());
+    }
+    Ok((host.parse().map_err(|_| error())?, guest))
+}

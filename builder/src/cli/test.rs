@@ -1,0 +1,85 @@
+//! `slipform test` and `slipform run`.
+
+use anyhow::Context;
+use slipform_qemu_tests::{BootReport, Outcome};
+
+use super::args::{Cli, Run, Test};
+use super::build::{cast_all, write};
+use super::{Done, print, print_json, settings};
+use crate::output::OutputFormat;
+use crate::pipeline::load;
+
+/// Casts, boots, probes, prints the verdicts.
+pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
+    let settings = settings(cli)?;
+    let image = load(&verb.casting.dir)?;
+    let casts = cast_all(&settings, &image, &verb.casting)?;
+    let emulator = settings.emulator(&image, &verb.emulating.qemu)?;
+    let mut reports = Vec::new();
+    for cast in &casts {
+        let artifact = write(&settings, &image, cast, OutputFormat::Raw, &verb.casting)?;
+        let folder = match &verb.report {
+            Some(folder) => folder.clone(),
+            None => artifact.path.with_file_name(format!("boot-{}", cast.board.name)),
+        };
+        let mut plan = settings.plan(&image, cast, &artifact, &folder);
+        if verb.direct {
+            plan.boot = settings.direct(cast, &folder)?;
+        }
+        let report = settings.boot(&plan, &emulator, &verb.emulating.accel)?;
+        if !cli.json {
+            print(&verdicts(&report, &folder))?;
+        }
+        reports.push(report);
+    }
+    if cli.json {
+        print_json(&serde_json::json!({ "passed": reports.iter().all(|r| r.passed), "reports": reports }))?;
+    }
+    Ok(if reports.iter().all(|report| report.passed) { Done::Good } else { Done::Red })
+}
+
+/// The report for people.
+fn verdicts(report: &BootReport, folder: &std::path::Path) -> String {
+    let mut text = String::new();
+    for verdict in &report.verdicts {
+        let (word, detail) = match &verdict.outcome {
+            Outcome::Passed(detail) => ("passed ", detail),
+            Outcome::Failed(detail) => ("FAILED ", detail),
+            Outcome::Skipped(detail) => ("skipped", detail),
+        };
+        text.push_str(&format!("  {word}  {}", verdict.check));
+        text.push_str(&if detail.is_empty() { "\n".to_owned() } else { format!(": {detail}\n") });
+    }
+    if let Some(failure) = &report.failure {
+        text.push_str(&format!("\ndied in: {}\nbecause: {}\n", failure.phase, failure.line));
+        if !failure.console.is_empty() {
+            text.push_str("last lines of the console:\n");
+            for line in &failure.console {
+                text.push_str(&format!("  | {line}\n"));
+            }
+        }
+        text.push_str(&format!("next:    {}\nkept in: {}\n", failure.next, folder.display()));
+    }
+    let ready = report.ready_seconds.map(|s| format!(", ready after {s:.1} s")).unwrap_or_default();
+    let word = if report.passed { "PASSED" } else { "FAILED" };
+    text.push_str(&format!(
+        "\n{word}  {} in {:.1} s{ready} ({}, {})\n",
+        report.name, report.total_seconds, report.accelerator, report.emulator
+    ));
+    text
+}
+
+/// Boots for a person.
+pub(crate) fn interactive(cli: &Cli, verb: &Run) -> anyhow::Result<Done> {
+    let settings = settings(cli)?;
+    let image = load(&verb.casting.dir)?;
+    let casts = cast_all(&settings, &image, &verb.casting)?;
+    let cast = casts.first().context("there is no board to run")?;
+    let emulator = settings.emulator(&image, &verb.emulating.qemu)?;
+    let artifact = write(&settings, &image, cast, OutputFormat::Raw, &verb.casting)?;
+    let folder = artifact.path.with_file_name(format!("run-{}", cast.board.name));
+    let mut plan = settings.plan(&image, cast, &artifact, &folder);
+    plan.publish.clone_from(&verb.publish);
+    settings.interactive(&plan, &emulator, &verb.emulating.accel)?;
+    Ok(Done::Good)
+}

@@ -1,0 +1,58 @@
+//! What can go wrong in casting a disk.
+
+use crate::base::Digest;
+use crate::store::StoreError;
+
+/// A disk that cannot be cast.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A figure of the board that breaks a rule.
+    #[error("cannot lay out the disk with {key} = {value}: {rule}")]
+    Fact {
+        /// Key of the board's file.
+        key: &'static str,
+        /// Its value.
+        value: u64,
+        /// What it must be.
+        rule: String,
+    },
+    /// A boot entry that does not fit.
+    #[error(
+        "the unified kernel image has {size} bytes, but the ESP has room for {room}; raise the board's esp_size"
+    )]
+    EspFull {
+        /// Bytes of the image.
+        size: u64,
+        /// Bytes that fit.
+        room: u64,
+    },
+    /// Two layers with the same bytes.
+    #[error(
+        "the layers '{first}' and '{second}' have the same content and would share a partition GUID; remove one"
+    )]
+    SameLayer {
+        /// The lower one.
+        first: String,
+        /// The upper one.
+        second: String,
+    },
+    /// Too many layers.
+    #[error("{0} layers are more than the {max} that a disk takes; merge some", max = super::plan::MAX_LAYERS)]
+    TooManyLayers(usize),
+    /// A map that is no map.
+    #[error("cannot read a disk map: {0}")]
+    Map(String),
+    /// A map whose blob ends too early.
+    #[error("the disk map wants bytes up to {end} of blob {blob}, which has only {size}")]
+    ShortBlob {
+        /// The blob.
+        blob: Digest,
+        /// First byte behind what is wanted.
+        end: u64,
+        /// Its length.
+        size: u64,
+    },
+}

@@ -1,0 +1,249 @@
+//! The partition tables: protective MBR, header and entries, and their copy.
+//!
+//! Source: UEFI Specification 2.10, section 5.3 "GUID Partition Table (GPT)
+//! Disk Layout", and 5.2.3 "Protective MBR". Written out by hand because the
+//! result is two small constant-shaped blobs; the `gpt` crate judges it in tests.
+
+use std::io::{self, Read, Seek, SeekFrom};
+
+use uuid::Uuid;
+
+/// Type of an EFI system partition.
+pub const ESP_TYPE: Uuid = Uuid::from_u128(0xc12a7328_f81f_11d2_ba4b_00a0c93ec93b);
+/// Type of a layer's partition: file system and dm-verity tree in one.
+///
+/// Slipform's own: `guid::derive` of "slipform" and "partition type: layer". The Discoverable Partitions
+/// Specification's root types promise a whole root file system and, for verity,
+/// its tree in a second partition; a layer is neither, and tools like
+/// systemd-dissect would take the first layer for the whole system.
+pub const LAYER_TYPE: Uuid = Uuid::from_u128(0xf24cc72c_8fa0_81cb_b617_f839dde506d3);
+/// Attributes of a layer, bits 60 (read-only) and 63 (no automount) of the
+/// Discoverable Partitions Specification.
+pub const LAYER_ATTRIBUTES: u64 = 1 << 60 | 1 << 63;
+
+/// Entries in a table.
+const ENTRIES: u32 = 128;
+/// Bytes of an entry.
+const ENTRY_SIZE: u32 = 128;
+/// Bytes of all entries.
+const TABLE_SIZE: u64 = (ENTRIES * ENTRY_SIZE) as u64;
+/// Bytes of a header; the rest of its sector is zero.
+const HEADER_SIZE: u32 = 92;
+const SIGNATURE: [u8; 8] = *b"EFI PART";
+/// Revision 1.0.
+const REVISION: u32 = 0x0001_0000;
+/// Letters in a partition's name.
+const NAME_UNITS: usize = 36;
+
+/// One partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// What it is for.
+    pub type_guid: Uuid,
+    /// Its own GUID.
+    pub guid: Uuid,
+    /// First sector.
+    pub first_lba: u64,
+    /// Last sector, inclusive.
+    pub last_lba: u64,
+    /// Attribute bits.
+    pub attributes: u64,
+    /// Name, at most 36 UTF-16 units.
+    pub name: String,
+}
+
+/// Both tables of a disk, as bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tables {
+    /// Protective MBR, header, entries: the disk's first bytes.
+    pub primary: Vec<u8>,
+    /// Entries and header: the disk's last bytes.
+    pub backup: Vec<u8>,
+}
+
+/// What a table on a disk says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// Sector size that the table was found with.
+    pub sector_size: u32,
+    /// The disk's GUID.
+    pub disk_guid: Uuid,
+    /// Entries in use, in their order.
+    pub partitions: Vec<Partition>,
+}
+
+/// Bytes at the end of a disk that the copy of the table takes.
+#[must_use]
+pub fn backup_size(sector_size: u32) -> u64 {
+    TABLE_SIZE + u64::from(sector_size)
+}
+
+/// Both tables for a disk of `sectors` sectors (more than the tables take).
+/// Partitions beyond the 128th are left out; callers have far fewer.
+#[must_use]
+pub fn tables(sector_size: u32, sectors: u64, disk_guid: Uuid, partitions: &[Partition]) -> Tables {
+    let sector = sector_size as usize;
+    let table_sectors = TABLE_SIZE / u64::from(sector_size);
+    let entries = entries(partitions);
+    let last = sectors - 1;
+    let header = |own: u64, other: u64, table: u64| {
+        header(
+            &[own, other, 2 + table_sectors, last - table_sectors - 1],
+            disk_guid,
+            table,
+            &entries,
+        )
+    };
+    let mut primary = vec![0; 2 * sector];
+    protective_mbr(&mut primary, sectors);
+    primary[sector..sector + HEADER_SIZE as usize].copy_from_slice(&header(1, last, 2));
+    primary.extend_from_slice(&entries);
+    let mut backup = entries.clone();
+    backup.extend_from_slice(&header(last, 1, last - table_sectors));
+    backup.resize(entries.len() + sector, 0);
+    Tables { primary, backup }
+}
+
+/// One partition of type 0xEE over the whole disk.
+fn protective_mbr(sector: &mut [u8], sectors: u64) {
+    let length = u32::try_from(sectors - 1).unwrap_or(u32::MAX);
+    let entry = &mut sector[446..462];
+    entry[1..4].copy_from_slice(&[0x00, 0x02, 0x00]);
+    entry[4] = 0xee;
+    entry[5..8].copy_from_slice(&[0xff; 3]);
+    entry[8..12].copy_from_slice(&1u32.to_le_bytes());
+    entry[12..16].copy_from_slice(&length.to_le_bytes());
+    sector[510..512].copy_from_slice(&[0x55, 0xaa]);
+}
+
+/// A header; `lbas` are its own, its copy's, the first and the last usable sector.
+fn header(
+    lbas: &[u64; 4],
+    disk_guid: Uuid,
+    table: u64,
+    entries: &[u8],
+) -> [u8; HEADER_SIZE as usize] {
+    let mut bytes = [0; HEADER_SIZE as usize];
+    let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+    put(0, &SIGNATURE);
+    put(8, &REVISION.to_le_bytes());
+    put(12, &HEADER_SIZE.to_le_bytes());
+    for (index, lba) in lbas.iter().enumerate() {
+        put(24 + 8 * index, &lba.to_le_bytes());
+    }
+    put(56, &disk_guid.to_bytes_le());
+    put(72, &table.to_le_bytes());
+    put(80, &ENTRIES.to_le_bytes());
+    put(84, &ENTRY_SIZE.to_le_bytes());
+    put(88, &crc32fast::hash(entries).to_le_bytes());
+    let checksum = crc32fast::hash(&bytes);
+    bytes[16..20].copy_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+fn entries(partitions: &[Partition]) -> Vec<u8> {
+    let mut bytes = vec![0; TABLE_SIZE as usize];
+    for (entry, partition) in bytes.chunks_mut(ENTRY_SIZE as usize).zip(partitions) {
+        entry[..16].copy_from_slice(&partition.type_guid.to_bytes_le());
+        entry[16..32].copy_from_slice(&partition.guid.to_bytes_le());
+        entry[32..40].copy_from_slice(&partition.first_lba.to_le_bytes());
+        entry[40..48].copy_from_slice(&partition.last_lba.to_le_bytes());
+        entry[48..56].copy_from_slice(&partition.attributes.to_le_bytes());
+        let units = partition.name.encode_utf16().take(NAME_UNITS);
+        for (slot, unit) in entry[56..].chunks_mut(2).zip(units) {
+            slot.copy_from_slice(&unit.to_le_bytes());
+        }
+    }
+    bytes
+}
+
+/// Reads a disk's table, the copy when the first is damaged, with sectors of
+/// 512 or 4096 bytes, whichever is found. `None` when there is none.
+///
+/// # Errors
+/// What the disk reports; a table that is wrong is none.
+pub fn read<R: Read + Seek>(disk: &mut R) -> io::Result<Option<Table>> {
+    let size = disk.seek(SeekFrom::End(0))?;
+    for sector_size in [512, 4096] {
+        let sectors = size / u64::from(sector_size);
+        for lba in [1, sectors.saturating_sub(1)] {
+            if lba > 0
+                && lba < sectors
+                && let Some(table) = read_at(disk, sector_size, sectors, lba)?
+            {
+                return Ok(Some(table));
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn read_at<R: Read + Seek>(
+    disk: &mut R,
+    sector_size: u32,
+    sectors: u64,
+    lba: u64,
+) -> io::Result<Option<Table>> {
+    let mut header = [0; HEADER_SIZE as usize];
+    disk.seek(SeekFrom::Start(lba * u64::from(sector_size)))?;
+    disk.read_exact(&mut header)?;
+    let u32_at = |at: usize| {
+        u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
+    let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+    let mut unsigned = header;
+    unsigned[16..20].fill(0);
+    let good = header[..8] == SIGNATURE
+        && u32_at(12) == HEADER_SIZE
+        && u32_at(16) == crc32fast::hash(&unsigned)
+        && u64_at(24) == lba
+        && u32_at(80) == ENTRIES
+        && u32_at(84) == ENTRY_SIZE
+        && u64_at(72) < sectors;
+    let table = u64_at(72).saturating_mul(u64::from(sector_size));
+    if !good || table + TABLE_SIZE > sectors * u64::from(sector_size) {
+        return Ok(None);
+    }
+    let mut entries = vec![0; TABLE_SIZE as usize];
+    disk.seek(SeekFrom::Start(table))?;
+    disk.read_exact(&mut entries)?;
+    if crc32fast::hash(&entries) != u32_at(88) {
+        return Ok(None);
+    }
+    let guid = |bytes: &[u8]| Uuid::from_slice_le(bytes).unwrap_or_default();
+    let partitions = entries
+        .chunks(ENTRY_SIZE as usize)
+        .filter_map(parse_entry)
+        .filter(|partition| {
+            partition.first_lba <= partition.last_lba && partition.last_lba < sectors
+        })
+        .collect();
+    Ok(Some(Table {
+        sector_size,
+        disk_guid: guid(&header[56..72]),
+        partitions,
+    }))
+}
+
+/// An entry in use.
+fn parse_entry(entry: &[u8]) -> Option<Partition> {
+    let u64_at = |at: usize| Some(u64::from_le_bytes(entry.get(at..at + 8)?.try_into().ok()?));
+    let type_guid = Uuid::from_slice_le(entry.get(..16)?).ok()?;
+    if type_guid.is_nil() {
+        return None;
+    }
+    let units: Vec<u16> = entry
+        .get(56..)?
+        .chunks_exact(2)
+        .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+        .take_while(|unit| *unit != 0)
+        .collect();
+    Some(Partition {
+        type_guid,
+        guid: Uuid::from_slice_le(entry.get(16..32)?).ok()?,
+        first_lba: u64_at(32)?,
+        last_lba: u64_at(40)?,
+        attributes: u64_at(48)?,
+        name: String::from_utf16_lossy(&units),
+    })
+}

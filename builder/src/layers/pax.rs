@@ -1,0 +1,148 @@
+//! PAX extended headers: records `<length> <key>=<value>\n`.
+//! Source: POSIX.1-2024, pax, "pax Extended Header". The values may hold any
+//! byte (`SCHILY.xattr.security.capability` is binary), so that only the
+//! length says where a record ends.
+
+use std::collections::BTreeMap;
+
+/// What a header said about the entry that follows it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Pax {
+    pub(super) path: Option<Vec<u8>>,
+    pub(super) linkpath: Option<Vec<u8>>,
+    pub(super) size: Option<u64>,
+    pub(super) uid: Option<u64>,
+    pub(super) gid: Option<u64>,
+    pub(super) mtime: Option<i64>,
+    pub(super) xattrs: BTreeMap<String, Vec<u8>>,
+}
+
+impl Pax {
+    /// Reads a header's records; keys that mean nothing for an image are passed over.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let mut pax = Self::default();
+        for record in records(bytes)? {
+            let (key, value) = record;
+            match key {
+                "path" => pax.path = Some(value.to_vec()),
+                "linkpath" => pax.linkpath = Some(value.to_vec()),
+                "size" => pax.size = Some(number(key, value)?),
+                "uid" => pax.uid = Some(number(key, value)?),
+                "gid" => pax.gid = Some(number(key, value)?),
+                "mtime" => pax.mtime = Some(seconds(value)?),
+                _ if key.starts_with("GNU.sparse.") => {
+                    return Err("sparse files in archives are not supported".into());
+                }
+                _ => {
+                    if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
+                        pax.xattrs.insert(name.to_owned(), value.to_vec());
+                    }
+                }
+            }
+        }
+        Ok(pax)
+    }
+
+    /// Whether a header says anything but comments.
+    pub(super) fn says_something(bytes: &[u8]) -> Result<bool, String> {
+        Ok(records(bytes)?.iter().any(|(key, _)| *key != "comment"))
+    }
+}
+
+/// Splits a header into its records.
+fn records(mut bytes: &[u8]) -> Result<Vec<(&str, &[u8])>, String> {
+    let bad = |what: &str| format!("a PAX header {what}");
+    let mut records = Vec::new();
+    while !bytes.is_empty() {
+        let space = bytes
+            .iter()
+            .take(11)
+            .position(|b| *b == b' ')
+            .ok_or_else(|| bad("has a record without a length"))?;
+        let length = usize::try_from(number("length", &bytes[..space])?)
+            .map_err(|_| bad("has a record that is too long"))?;
+        if length <= space + 1 || length > bytes.len() || bytes[length - 1] != b'\n' {
+            return Err(bad("has a record of a wrong length"));
+        }
+        let record = &bytes[space + 1..length - 1];
+        let equals = record
+            .iter()
+            .position(|b| *b == b'=')
+            .ok_or_else(|| bad("has a record without '='"))?;
+        let key = std::str::from_utf8(&record[..equals])
+            .map_err(|_| bad("has a key that is not UTF-8"))?;
+        records.push((key, &record[equals + 1..]));
+        bytes = &bytes[length..];
+    }
+    Ok(records)
+}
+
+fn number(key: &str, value: &[u8]) -> Result<u64, String> {
+    std::str::from_utf8(value)
+        .ok()
+        .filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| {
+            format!(
+                "a PAX header's {key} '{}' is no number",
+                value.escape_ascii()
+            )
+        })
+}
+
+/// Whole seconds, rounded down, of a decimal time such as `-1.5`.
+fn seconds(value: &[u8]) -> Result<i64, String> {
+    let error = || format!("a PAX header's mtime '{}' is no time", value.escape_ascii());
+    let text = std::str::from_utf8(value).map_err(|_| error())?;
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(error());
+    }
+    let whole: i64 = whole.parse().map_err(|_| error())?;
+    let below = text.starts_with('-') && fraction.bytes().any(|b| b != b'0');
+    whole.checked_sub(i64::from(below)).ok_or_else(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::testing::pax_record as record;
+
+    #[test]
+    fn reads_binary_values_by_their_length() {
+        let mut bytes = record("path", "a/b".as_bytes());
+        bytes.extend(record("SCHILY.xattr.security.capability", b"\x01\n=\x00\n"));
+        bytes.extend(record("mtime", b"-1.5"));
+        bytes.extend(record("size", b"12"));
+        let pax = Pax::parse(&bytes).unwrap();
+        assert_eq!(pax.path.as_deref(), Some(&b"a/b"[..]));
+        assert_eq!(pax.xattrs["security.capability"], b"\x01\n=\x00\n");
+        assert_eq!((pax.mtime, pax.size), (Some(-2), Some(12)));
+    }
+
+    #[test]
+    fn refuses_malformed_records() {
+        for bytes in [
+            &b"x"[..],
+            b"5 a=b\n",
+            b"7 a=b\n",
+            b"2 a=b\n",
+            b"0 a=b\n",
+            b"99999999999999999999 a=b\n",
+            b"6 abc\n",
+            b"11 size=-1\n",
+            b"10 mtime=\n",
+            b"13 mtime=1.x\n",
+            b"6 \xff=b\n",
+        ] {
+            assert!(Pax::parse(bytes).is_err(), "{}", bytes.escape_ascii());
+        }
+        assert!(Pax::parse(&record("GNU.sparse.map", b"0,1")).is_err());
+    }
+
+    #[test]
+    fn tells_comments_from_orders() {
+        assert!(!Pax::says_something(&record("comment", b"git")).unwrap());
+        assert!(Pax::says_something(&record("path", b"x")).unwrap());
+    }
+}

@@ -1,0 +1,281 @@
+//! Reads qcow2 files, ours and others, for `slipform inspect`.
+//!
+//! Source: QEMU, docs/interop/qcow2.rst. Versions 2 and 3, clusters plain,
+//! zlib or zstd; no backing file, no encryption, no external data. The file may
+//! be anyone's: tables and buffers are bounded whatever the header says.
+
+use std::io::{self, Read, Seek, SeekFrom};
+
+use super::qcow2::MAGIC;
+
+/// Largest L1 table that QEMU itself takes, in bytes.
+const MAX_L1: u64 = 32 * 1024 * 1024;
+/// Largest disk, beyond every real one.
+const MAX_SIZE: u64 = 1 << 60;
+/// Offsets in L1 and L2 entries: bits 9 to 55.
+const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+const COMPRESSED: u64 = 1 << 62;
+/// L2 entry of version 3: the cluster reads as zeros.
+const ZERO: u64 = 1;
+/// Incompatible features that do not hinder reading: dirty refcounts, compression type.
+const READABLE_FEATURES: u64 = 1 | 1 << 3;
+
+/// How compressed clusters are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compression {
+    Zlib,
+    Zstd,
+}
+
+/// The disk in a qcow2 file, as a file of its full size.
+#[derive(Debug)]
+pub struct Qcow2Reader<R> {
+    file: R,
+    size: u64,
+    cluster_bits: u32,
+    version: u32,
+    compression: Compression,
+    l1: Vec<u64>,
+    at: u64,
+    /// The L2 table that was used last: its offset, its entries.
+    table: Option<(u64, Vec<u64>)>,
+    /// The compressed cluster that was read last: its entry, its bytes.
+    cluster: Option<(u64, Vec<u8>)>,
+}
+
+fn invalid(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+impl<R: Read + Seek> Qcow2Reader<R> {
+    /// Opens the disk in `file`.
+    ///
+    /// # Errors
+    /// [`io::Error`] of the file, or of kind `InvalidData` naming the field
+    /// that cannot be read here.
+    pub fn open(mut file: R) -> io::Result<Self> {
+        let mut header = [0; 112];
+        file.seek(SeekFrom::Start(0))?;
+        let mut start = Vec::new();
+        file.by_ref().take(112).read_to_end(&mut start)?;
+        header[..start.len()].copy_from_slice(&start);
+        let u32_at = |at: usize| {
+            u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+        };
+        let u64_at = |at: usize| u64::from(u32_at(at)) << 32 | u64::from(u32_at(at + 4));
+        let version = u32_at(4);
+        let cluster_bits = u32_at(20);
+        let size = u64_at(24);
+        let features = if version == 3 { u64_at(72) } else { 0 };
+        let rules = [
+            (
+                header[..4] == MAGIC && start.len() >= 72,
+                "magic",
+                u64::from(u32_at(0)),
+                "QFI\\xfb",
+            ),
+            (
+                matches!(version, 2 | 3),
+                "version",
+                u64::from(version),
+                "2 or 3",
+            ),
+            (
+                u64_at(8) == 0,
+                "backing_file_offset",
+                u64_at(8),
+                "0 (convert the image to one without a backing file)",
+            ),
+            (
+                (9..=21).contains(&cluster_bits),
+                "cluster_bits",
+                u64::from(cluster_bits),
+                "9 to 21",
+            ),
+            (size <= MAX_SIZE, "size", size, "an exbibyte at most"),
+            (
+                u32_at(32) == 0,
+                "crypt_method",
+                u64::from(u32_at(32)),
+                "0, not encrypted",
+            ),
+            (
+                features & !READABLE_FEATURES == 0,
+                "incompatible_features",
+                features,
+                "nothing but dirty refcounts and a compression type",
+            ),
+        ];
+        for (holds, field, value, rule) in rules {
+            if !holds {
+                return Err(invalid(format!(
+                    "{field} is {value:#x}, but must be {rule}"
+                )));
+            }
+        }
+        let named = features & 1 << 3 != 0 && u32_at(100) > 104;
+        let compression = match if named { header[104] } else { 0 } {
+            0 => Compression::Zlib,
+            1 => Compression::Zstd,
+            other => {
+                return Err(invalid(format!(
+                    "compression_type is {other}, but must be 0 (zlib) or 1 (zstd)"
+                )));
+            }
+        };
+        let covered = 1u64 << (2 * cluster_bits - 3);
+        let needed = size.div_ceil(covered);
+        if needed > u64::from(u32_at(36)) || needed * 8 > MAX_L1 {
+            return Err(invalid(format!(
+                "l1_size is {}, but a disk of {size} bytes needs {needed} (at most {} are read)",
+                u32_at(36),
+                MAX_L1 / 8
+            )));
+        }
+        let l1 = read_words(&mut file, u64_at(40), needed)?;
+        Ok(Self {
+            file,
+            size,
+            cluster_bits,
+            version,
+            compression,
+            l1,
+            at: 0,
+            table: None,
+            cluster: None,
+        })
+    }
+
+    /// Bytes of the disk.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The L2 entry of the cluster at `at`; 0 when there is none.
+    fn entry(&mut self, at: u64) -> io::Result<u64> {
+        let index = at >> self.cluster_bits;
+        let entries = 1u64 << (self.cluster_bits - 3);
+        let l1 = self
+            .l1
+            .get((index / entries) as usize)
+            .copied()
+            .unwrap_or(0)
+            & OFFSET_MASK;
+        if l1 == 0 {
+            return Ok(0);
+        }
+        let table = match self.table.take() {
+            Some((offset, table)) if offset == l1 => table,
+            _ => read_words(&mut self.file, l1, entries)?,
+        };
+        let entry = table.get((index % entries) as usize).copied().unwrap_or(0);
+        self.table = Some((l1, table));
+        Ok(entry)
+    }
+
+    /// Fills `buffer` from the cluster at `at`, which it does not leave.
+    fn read_in_cluster(&mut self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let inside = at & ((1 << self.cluster_bits) - 1);
+        let entry = self.entry(at)?;
+        if entry & COMPRESSED != 0 {
+            let bytes = match self.cluster.take() {
+                Some((current, bytes)) if current == entry => bytes,
+                _ => self.decompress(entry)?,
+            };
+            let inside = inside as usize;
+            buffer.copy_from_slice(&bytes[inside..inside + buffer.len()]);
+            self.cluster = Some((entry, bytes));
+            return Ok(());
+        }
+        let offset = entry & OFFSET_MASK;
+        if offset == 0 || (self.version == 3 && entry & ZERO != 0) {
+            buffer.fill(0);
+            return Ok(());
+        }
+        self.file.seek(SeekFrom::Start(offset + inside))?;
+        // A plain cluster at the end of the file may be cut off: zeros.
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        buffer[filled..].fill(0);
+        Ok(())
+    }
+
+    /// The bytes of a compressed cluster, exactly one cluster of them.
+    fn decompress(&mut self, entry: u64) -> io::Result<Vec<u8>> {
+        let offset_bits = 62 - (self.cluster_bits - 8);
+        let offset = entry & ((1 << offset_bits) - 1);
+        let sectors = ((entry & (COMPRESSED - 1)) >> offset_bits) + 1;
+        let length = sectors * 512 - offset % 512;
+        let cluster = 1usize << self.cluster_bits;
+        self.file.seek(SeekFrom::Start(offset))?;
+        let mut packed = Vec::new();
+        self.file.by_ref().take(length).read_to_end(&mut packed)?;
+        let mut bytes = Vec::new();
+        match self.compression {
+            Compression::Zlib => {
+                let decoder = flate2::bufread::DeflateDecoder::new(&packed[..]);
+                decoder.take(cluster as u64).read_to_end(&mut bytes)?;
+            }
+            Compression::Zstd => {
+                let decoder = zstd::stream::read::Decoder::with_buffer(&packed[..])?.single_frame();
+                decoder.take(cluster as u64).read_to_end(&mut bytes)?;
+            }
+        }
+        if bytes.len() != cluster {
+            return Err(invalid(format!(
+                "the compressed cluster at {offset:#x} has {} bytes, but must have {cluster}",
+                bytes.len()
+            )));
+        }
+        Ok(bytes)
+    }
+}
+
+/// So many big-endian words at `offset`; memory grows only with what is there.
+fn read_words<R: Read + Seek>(file: &mut R, offset: u64, count: u64) -> io::Result<Vec<u64>> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(offset))?;
+    file.take(count * 8).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 != count * 8 {
+        return Err(invalid(format!("the table at {offset:#x} leaves the file")));
+    }
+    let words = bytes
+        .chunks_exact(8)
+        .filter_map(|chunk| chunk.try_into().ok());
+    Ok(words.map(u64::from_be_bytes).collect())
+}
+
+impl<R: Read + Seek> Read for Qcow2Reader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let cluster = 1u64 << self.cluster_bits;
+        let room = (cluster - self.at % cluster).min(self.size.saturating_sub(self.at));
+        let length = usize::try_from(room)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
+        if length > 0 {
+            self.read_in_cluster(self.at, &mut buffer[..length])?;
+            self.at += length as u64;
+        }
+        Ok(length)
+    }
+}
+
+impl<R: Read + Seek> Seek for Qcow2Reader<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let target = match to {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::End(by) => self.size.checked_add_signed(by),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = target.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(self.at)
+    }
+}

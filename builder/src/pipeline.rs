@@ -1,0 +1,133 @@
+//! The composition: the only file (with its folder) that knows every room.
+//!
+//! ```text
+//! locking.rs  specification -> lock          sources.rs  lock -> store, packages unpacked
+//! layers.rs   packages, files -> sealed layers           machine.rs  machine.json
+//! kernel.rs   kernel package -> kernel, constant initrd  cargo.rs    a layer's cargo rule
+//! image.rs    UKI, disk, manifest, files                 tools.rs    emulator from locked packages
+//! harness.rs  boot test and interactive run
+//! ```
+
+mod cargo;
+mod error;
+mod harness;
+mod image;
+mod kernel;
+mod layers;
+mod locking;
+mod machine;
+mod sources;
+pub mod tools;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::base::{Digest, Progress};
+use crate::spec::{self, Image};
+use crate::store::{Output, Outputs, Step, StepLog, StepState, Store, StoreError};
+
+pub use error::PipelineError;
+pub use image::Cast;
+pub use locking::{LOCK_FILE, Locking, changes, init_binary};
+pub use sources::Fetched;
+
+/// What all steps share: the store, where packages come from, who listens.
+#[derive(Debug)]
+pub struct Settings {
+    pub(crate) store: Store,
+    pub(crate) mirror: Option<String>,
+    pub(crate) offline: bool,
+    pub(crate) progress: Arc<dyn Progress>,
+    steps: StepLog,
+}
+
+/// Loads and checks the specification in `dir`.
+///
+/// # Errors
+/// [`PipelineError::Spec`].
+pub fn load(dir: &Path) -> Result<Image, PipelineError> {
+    Ok(spec::load(dir)?)
+}
+
+impl Settings {
+    /// Opens the store: where the caller or `SLIPFORM_STORE` says, else below
+    /// `XDG_CACHE_HOME`, else `~/.cache`.
+    ///
+    /// # Errors
+    /// [`PipelineError::Store`]; [`PipelineError::NoStore`] without a home.
+    pub fn new(
+        store: Option<PathBuf>,
+        mirror: Option<String>,
+        offline: bool,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Self, PipelineError> {
+        let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let root = store
+            .or_else(|| from("SLIPFORM_STORE"))
+            .or_else(|| from("XDG_CACHE_HOME").map(|dir| dir.join("slipform")))
+            .or_else(|| from("HOME").map(|dir| dir.join(".cache/slipform")))
+            .ok_or(PipelineError::NoStore)?;
+        Ok(Self { store: Store::open(root)?, mirror, offline, progress, steps: StepLog::default() })
+    }
+
+    /// The open store.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// One line a step: hit, or miss and which input changed.
+    #[must_use]
+    pub fn explain(&self) -> String {
+        self.steps.events().iter().map(|event| format!("{event}\n")).collect()
+    }
+
+    /// The same for machines.
+    #[must_use]
+    pub fn steps_json(&self) -> serde_json::Value {
+        serde_json::to_value(self.steps.events()).unwrap_or_default()
+    }
+
+    /// Returns what `step` made, now or before.
+    fn step(
+        &self,
+        step: &Step,
+        make: impl FnOnce() -> Result<Outputs, PipelineError>,
+    ) -> Result<Outputs, PipelineError> {
+        match self.store.step(step, &self.steps) {
+            StepState::Hit(outputs) => Ok(outputs),
+            StepState::Miss { .. } => {
+                let outputs = make()?;
+                self.store.record(step, &outputs)?;
+                Ok(outputs)
+            }
+        }
+    }
+}
+
+/// The blob named `name` among a step's outputs.
+fn blob(outputs: &Outputs, name: &str) -> Result<Digest, PipelineError> {
+    match outputs.get(name) {
+        Some(Output::Blob(digest)) => Ok(*digest),
+        _ => Err(PipelineError::Store(damaged(name))),
+    }
+}
+
+/// The value named `name` among a step's outputs.
+fn value<T: serde::de::DeserializeOwned>(outputs: &Outputs, name: &str) -> Result<T, PipelineError> {
+    match outputs.get(name) {
+        Some(Output::Value(value)) => {
+            serde_json::from_value(value.clone()).map_err(|_| PipelineError::Store(damaged(name)))
+        }
+        _ => Err(PipelineError::Store(damaged(name))),
+    }
+}
+
+fn damaged(name: &str) -> StoreError {
+    StoreError::Malformed { what: "a step's record".to_owned(), why: format!("it has no output '{name}'") }
+}
+
+/// A value as a step's output.
+fn output(value: &impl serde::Serialize) -> Result<Output, PipelineError> {
+    serde_json::to_value(value).map(Output::Value).map_err(|error| PipelineError::Internal(error.to_string()))
+}

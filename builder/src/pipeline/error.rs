@@ -1,0 +1,122 @@
+//! What a whole run can fail of: each room's error, and which of them are the input's fault.
+
+use std::path::PathBuf;
+
+use crate::base::fs::FsError;
+use crate::board::BoardError;
+use crate::disk::DiskError;
+use crate::filesystem::FilesystemError;
+use crate::layers::LayersError;
+use crate::lock::LockError;
+use crate::output::OutputError;
+use crate::sources::SourceError;
+use crate::spec::SpecError;
+use crate::store::{StatError, StoreError};
+use crate::tree::TreeError;
+use crate::uki::UkiError;
+use crate::uki::modules::ModuleError;
+use crate::verity::VerityError;
+
+/// Any failure of a run.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // each variant carries a room's own error, documented there
+pub enum PipelineError {
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    #[error(transparent)]
+    Board(#[from] BoardError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Stat(#[from] StatError),
+    #[error(transparent)]
+    Layers(#[from] LayersError),
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error(transparent)]
+    Filesystem(#[from] FilesystemError),
+    #[error(transparent)]
+    Verity(#[from] VerityError),
+    #[error(transparent)]
+    Module(#[from] ModuleError),
+    #[error(transparent)]
+    Uki(#[from] UkiError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Output(#[from] OutputError),
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    #[error(transparent)]
+    Harness(#[from] slipform_qemu_tests::HarnessError),
+    /// Neither SLIPFORM_STORE nor a home folder is known.
+    #[error("no place for the store: set SLIPFORM_STORE, XDG_CACHE_HOME or HOME")]
+    NoStore,
+    /// Resolving asks the archives, which `--offline` forbids.
+    #[error("the lock must be resolved, which needs the network; run once without --offline")]
+    OfflineResolve,
+    /// `--locked` and the lock does not fit.
+    #[error("{lock}: {reason}; mend it with: slipform lock {dir}", lock = lock.display(), dir = dir.display())]
+    Stale { lock: PathBuf, dir: PathBuf, reason: String },
+    /// The specification asks for what the image does not have.
+    #[error("{file}: {message}", file = file.display())]
+    Machine { file: PathBuf, message: String },
+    /// A cargo rule failed.
+    #[error("layer '{layer}': cargo cannot build {package}: {why}", package = package.display())]
+    Cargo { layer: String, package: PathBuf, why: String },
+    /// The kernel or stub package is not as expected.
+    #[error("board '{board}': {what}")]
+    Kernel { board: String, what: String },
+    /// There is no emulator to boot with.
+    #[error("no emulator: {0}")]
+    Emulator(String),
+    /// A fault of Slipform itself.
+    #[error("this is a fault of slipform, please report it: {0}")]
+    Internal(String),
+}
+
+impl PipelineError {
+    /// Whether the input is wrong (exit code 2), rather than the operation failed (1).
+    #[must_use]
+    pub fn is_bad_input(&self) -> bool {
+        match self {
+            Self::Spec(_) | Self::Board(_) | Self::Module(_) | Self::Stale { .. } | Self::Machine { .. } | Self::Tree(_) => true,
+            Self::Lock(error) => lock_is_input(error),
+            Self::Layers(error) => layers_are_input(error),
+            Self::Filesystem(error) => matches!(error, FilesystemError::Path { .. }),
+            Self::Source(error) => matches!(error, SourceError::Config { .. } | SourceError::Uri { .. } | SourceError::NoLocal { .. } | SourceError::Escape(_)),
+            _ => false,
+        }
+    }
+}
+
+/// What the specification or the lock says, rather than what the archives do.
+fn lock_is_input(error: &LockError) -> bool {
+    matches!(
+        error,
+        LockError::Key { .. }
+            | LockError::Local { .. }
+            | LockError::DoubleSource(_)
+            | LockError::Wish { .. }
+            | LockError::Unsolvable { .. }
+            | LockError::NotLocked { .. }
+            | LockError::Newer { .. }
+            | LockError::File { .. }
+    )
+}
+
+/// What the user's rules and files are, rather than what the system does.
+fn layers_are_input(error: &LayersError) -> bool {
+    matches!(
+        error,
+        LayersError::Malformed { .. }
+            | LayersError::Refused { .. }
+            | LayersError::TooLarge { .. }
+            | LayersError::Rule { .. }
+            | LayersError::Collision { .. }
+    )
+}

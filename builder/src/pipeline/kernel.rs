@@ -1,0 +1,164 @@
+//! The kernel package and the boot stub become what a board's images share:
+//! the kernel, the stub, and the constant part of the initrd (init and modules).
+
+use std::io::Read;
+
+use serde::{Deserialize, Serialize};
+use slipform_init::contract::machine::{MODULES_DIR, MODULES_LIST};
+
+use super::{PipelineError, Settings, blob, output, sources, value};
+use crate::base::Digest;
+use crate::board::Board;
+use crate::filesystem::cpio::Initrd;
+use crate::layers::{Content, Entry, Kind, content};
+use crate::lock::{LockFile, LockedBoard};
+use crate::spec::Image;
+use crate::store::{Output, Outputs, Step};
+use crate::uki::modules::{Kernel, Module};
+
+/// No part of a kernel package that is read into memory is larger.
+const LARGEST: u64 = 64 << 20;
+
+/// What all images of a board and kernel share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct BootParts {
+    /// `uname -r`.
+    pub(super) release: String,
+    /// bzImage.
+    pub(super) kernel: Digest,
+    /// systemd-stub.
+    pub(super) stub: Digest,
+    /// cpio archive with init and the modules.
+    pub(super) initrd: Digest,
+}
+
+/// Makes the parts, or finds them made.
+pub(super) fn parts(settings: &Settings, image: &Image, board: &Board, lock: &LockFile, locked: &LockedBoard) -> Result<BootParts, PipelineError> {
+    let modules: Vec<String> = board.modules.iter().chain(&image.kernel.modules).cloned().collect();
+    let step = Step::new("boot parts 1", format!("{} of {}", board.name, image.dir.display()))
+        .input("kernel package", locked.kernel.sha256)
+        .input("stub package", locked.stub.sha256)
+        .value("stub path", &board.stub_path)
+        .value("modules", modules.join(" "))
+        .input("init", lock.init.sha256);
+    let outputs = settings.step(&step, || make(settings, board, locked, &modules, &settings.init(lock)?))?;
+    Ok(BootParts {
+        release: value(&outputs, "release")?,
+        kernel: blob(&outputs, "kernel")?,
+        stub: blob(&outputs, "stub")?,
+        initrd: blob(&outputs, "initrd")?,
+    })
+}
+
+fn make(settings: &Settings, board: &Board, locked: &LockedBoard, modules: &[String], init: &[u8]) -> Result<Outputs, PipelineError> {
+    let fail = |what: String| PipelineError::Kernel { board: board.name.clone(), what };
+    let package = Package::open(settings, &locked.kernel.sha256)?;
+    let image = package
+        .files()
+        .find(|(path, _)| path.starts_with("/boot/vmlinuz-"))
+        .ok_or_else(|| fail(format!("package {} has no /boot/vmlinuz-*; name another `kernel`", locked.kernel.name)))?;
+    let release = image.0.trim_start_matches("/boot/vmlinuz-").to_owned();
+    let stub_package = Package::open(settings, &locked.stub.sha256)?;
+    let stub = stub_package
+        .read(&board.stub_path)?
+        .ok_or_else(|| fail(format!("package {} has no {}; correct the board's `stub`", locked.stub.name, board.stub_path)))?;
+    let chosen = choose(&package, &release, modules)?;
+    let initrd = initrd(&chosen, init)?;
+    let store = &settings.store;
+    Ok(Outputs::from([
+        ("release".to_owned(), output(&release)?),
+        ("kernel".to_owned(), Output::Blob(store.put(&package.bytes(image.1)?)?)),
+        ("stub".to_owned(), Output::Blob(store.put(&stub)?)),
+        ("initrd".to_owned(), Output::Blob(store.put(&initrd)?)),
+        // Kept, so that another compiler's init breaks no rebuild.
+        ("init".to_owned(), Output::Blob(store.put(init)?)),
+    ]))
+}
+
+/// The wanted modules of the package, in the order of loading.
+fn choose(package: &Package<'_>, release: &str, wanted: &[String]) -> Result<Vec<Module>, PipelineError> {
+    let mut builtin = Vec::new();
+    for root in ["/usr/lib/modules", "/lib/modules"] {
+        if let Some(bytes) = package.read(&format!("{root}/{release}/modules.builtin"))? {
+            builtin = bytes;
+        }
+    }
+    let paths = package.files().map(|(path, _)| path).filter(|path| path.contains("/modules/"));
+    let kernel = Kernel::new(release, paths, &String::from_utf8_lossy(&builtin));
+    Ok(kernel.select(wanted, &mut |path| {
+        let bytes = package.read(path).map_err(|e| e.to_string())?.unwrap_or_default();
+        unpack_module(path, &bytes)
+    })?)
+}
+
+/// A module's ELF bytes, bounded.
+fn unpack_module(path: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let mut elf = Vec::new();
+    let mut reader: Box<dyn Read> = match path.rsplit('.').next() {
+        Some("xz") => Box::new(lzma_rust2::XzReader::new(bytes, true)),
+        Some("zst") => Box::new(zstd::Decoder::new(bytes).map_err(|e| e.to_string())?),
+        Some("gz") => Box::new(flate2::read::GzDecoder::new(bytes)),
+        _ => Box::new(bytes),
+    };
+    (&mut reader).take(LARGEST + 1).read_to_end(&mut elf).map_err(|e| format!("cannot be decompressed: {e}"))?;
+    if elf.len() as u64 > LARGEST {
+        return Err("is larger than 64 MiB".to_owned());
+    }
+    Ok(elf)
+}
+
+/// The constant part of the initrd: uncompressed, so that no compressor's
+/// version enters an identity and no time is lost unpacking it.
+fn initrd(modules: &[Module], init: &[u8]) -> Result<Vec<u8>, PipelineError> {
+    let mut archive = Initrd::new(Vec::new());
+    archive.file("/init", 0o755, init)?;
+    // Where init mounts the kernel's file systems and the new root.
+    for folder in ["/dev", "/proc", "/sys", "/run", "/layers", "/root"] {
+        archive.folder(folder, 0o755)?;
+    }
+    // The kernel opens it for init before there is a devtmpfs.
+    archive.device("/dev/console", 0o600, 5, 1)?;
+    archive.folder(MODULES_DIR, 0o755)?;
+    let mut list = String::new();
+    for module in modules {
+        archive.file(&format!("{MODULES_DIR}/{}.ko", module.name), 0o644, &module.bytes)?;
+        list.push_str(&format!("{}.ko\n", module.name));
+    }
+    archive.file(MODULES_LIST, 0o644, list.as_bytes())?;
+    Ok(archive.finish()?)
+}
+
+/// A package's files, by path.
+struct Package<'a> {
+    settings: &'a Settings,
+    entries: Vec<Entry>,
+}
+
+impl<'a> Package<'a> {
+    fn open(settings: &'a Settings, deb: &Digest) -> Result<Self, PipelineError> {
+        let entries = sources::unpack(settings, deb)?.entries(&settings.store)?;
+        Ok(Self { settings, entries })
+    }
+
+    fn files(&self) -> impl Iterator<Item = (&str, &Content)> {
+        self.entries.iter().filter_map(|entry| match &entry.kind {
+            Kind::File(content) => Some((entry.path.as_str(), content)),
+            _ => None,
+        })
+    }
+
+    fn read(&self, path: &str) -> Result<Option<Vec<u8>>, PipelineError> {
+        let found = self.files().find(|(name, _)| *name == path);
+        found.map(|(_, content)| self.bytes(content)).transpose()
+    }
+
+    fn bytes(&self, content: &Content) -> Result<Vec<u8>, PipelineError> {
+        let mut bytes = Vec::new();
+        let reader = content::open(content, &self.settings.store)?;
+        reader
+            .take(LARGEST)
+            .read_to_end(&mut bytes)
+            .map_err(|error| PipelineError::Internal(format!("a package's file cannot be read: {error}")))?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,264 @@
+//! Each layer becomes a sealed file system, or is found to be one already.
+//!
+//! A layer's key is made of its own inputs and of those facts of the layers
+//! below that it read ([`crate::tree::Below`] remembers them). So it is found
+//! again, although something else below it changed:
+//!
+//! ```text
+//! own inputs + layers below, whole -> facts    quick: nothing below changed, nothing is read
+//! own inputs                       -> facts    what this layer asked last time; asked again
+//! own inputs + facts               -> sealed   the answers are the same: the layer is the same
+//! ```
+
+use std::path::PathBuf;
+
+use super::{PipelineError, Settings, blob, cargo, output, sources, value};
+use crate::base::Digest;
+use crate::filesystem::ext4::{self, Ext4Options};
+use crate::layers::{self, CollectInput, Kind, UnpackedDeb, content};
+use crate::lock::LockFile;
+use crate::spec::{Image, LayerSpec};
+use crate::store::{Output, Outputs, StatCache, Step, StepLog, StepState};
+use crate::tree::generated::{self, Accounts, GenerateInput};
+use crate::tree::{self, Below, Facts, Tree, listing};
+use crate::verity::{self, Sealed};
+
+/// Changes when a layer's bytes change for the same inputs.
+const FORMAT: &str = "layer 1";
+/// The folder of a layer's file system that is stacked, so that `lost+found` is not.
+const ROOT: &str = slipform_init::contract::machine::LAYER_ROOT;
+/// Name of the topmost layer.
+const GENERATED: &str = "generated";
+
+/// All layers of an image, bottom to top, the generated one last.
+#[derive(Debug)]
+pub(super) struct Stack {
+    pub(super) layers: Vec<(String, Sealed)>,
+    pub(super) accounts: Accounts,
+}
+
+/// A layer of the image with what it is made of.
+struct Inputs<'a> {
+    spec: &'a LayerSpec,
+    packages: Vec<UnpackedDeb>,
+    built: Option<PathBuf>,
+    /// Named digests of all that it reads of its own.
+    own: Vec<(String, Digest)>,
+}
+
+/// A layer made or found.
+struct Made {
+    sealed: Sealed,
+    listing: Digest,
+}
+
+/// Makes or finds every layer of `image`.
+pub(super) fn stack(settings: &Settings, image: &Image, lock: &LockFile) -> Result<Stack, PipelineError> {
+    let work = Work::new(settings, image, lock)?;
+    let mut made: Vec<Made> = Vec::new();
+    for index in 0..work.inputs.len() {
+        made.push(work.layer(index, &made)?);
+    }
+    let top = work.generated(&made)?;
+    work.stats.save()?;
+    let names = image.layers.iter().map(|layer| layer.name.clone()).chain([GENERATED.to_owned()]);
+    let layers = names.zip(made.into_iter().chain([top]).map(|m| m.sealed)).collect();
+    Ok(Stack { layers, accounts: work.accounts })
+}
+
+/// What all layers of one build share.
+struct Work<'a> {
+    settings: &'a Settings,
+    image: &'a Image,
+    accounts: Accounts,
+    stats: StatCache,
+    inputs: Vec<Inputs<'a>>,
+}
+
+impl<'a> Work<'a> {
+    fn new(settings: &'a Settings, image: &'a Image, lock: &LockFile) -> Result<Self, PipelineError> {
+        let stats = StatCache::load(&settings.store, &image.dir.to_string_lossy());
+        let mut inputs = Vec::new();
+        for spec in &image.layers {
+            let locked = lock.layers.iter().find(|layer| layer.name == spec.name);
+            let mut packages = Vec::new();
+            for package in locked.map(|layer| layer.packages.as_slice()).unwrap_or_default() {
+                packages.push(sources::unpack(settings, &package.sha256)?);
+            }
+            let built = spec.cargo.as_ref().map(|rule| cargo::build(&settings.store, spec, rule, settings.offline));
+            inputs.push(Inputs { spec, packages, built: built.transpose()?, own: Vec::new() });
+        }
+        let accounts = accounts(image, &inputs)?;
+        let mut work = Self { settings, image, accounts, stats, inputs };
+        for index in 0..work.inputs.len() {
+            work.inputs[index].own = work.own_inputs(&work.inputs[index])?;
+        }
+        Ok(work)
+    }
+
+    /// Digests of all that a layer reads of its own: rules, packages, files.
+    fn own_inputs(&self, inputs: &Inputs<'_>) -> Result<Vec<(String, Digest)>, PipelineError> {
+        let files = self.with_input(inputs, layers::user_entries)?;
+        let packages: Vec<String> = inputs.packages.iter().map(|package| package.tar.to_string()).collect();
+        // The folder is not an input, what is in it is.
+        let rules = LayerSpec { dir: PathBuf::new(), ..inputs.spec.clone() };
+        Ok(vec![
+            ("rules".to_owned(), Digest::of(format!("{rules:?}"))),
+            ("packages".to_owned(), Digest::of(packages.join("\n"))),
+            ("files".to_owned(), Digest::of(files.iter().map(file_line).collect::<String>())),
+        ])
+    }
+
+    fn with_input<T>(&self, inputs: &Inputs<'_>, gather: impl Fn(&CollectInput<'_>) -> T) -> T {
+        gather(&CollectInput {
+            spec: inputs.spec,
+            packages: &inputs.packages,
+            store: &self.settings.store,
+            digest_of: &|path| self.stats.digest(path),
+            ids: &|owner| self.accounts.ids(owner),
+            built: inputs.built.as_deref(),
+        })
+    }
+
+    fn subject(&self, name: &str) -> String {
+        format!("{name} of {}", self.image.dir.display())
+    }
+
+    /// Makes or finds one layer; `below` are those under it.
+    fn layer(&self, index: usize, below: &[Made]) -> Result<Made, PipelineError> {
+        let inputs = &self.inputs[index];
+        let name = &inputs.spec.name;
+        let step = |kind: &str| inputs.own.iter().fold(Step::new(kind, self.subject(name)), |s, (n, d)| s.input(n, *d));
+        let store = &self.settings.store;
+        let quiet = StepLog::default();
+        let quick = step("layer, nothing below changed").value("below", below.iter().map(|m| m.listing.to_string()).collect::<String>());
+        let asked = step("layer, what it asks of those below");
+        let keyed = |facts: Digest| step(FORMAT).input("layers below", facts);
+
+        let mut facts = match store.step(&quick, &quiet) {
+            StepState::Hit(outputs) => Some(blob(&outputs, "facts")?),
+            StepState::Miss { .. } => None,
+        };
+        let trees = if facts.is_none() { self.listings(below)? } else { Vec::new() };
+        let view = Below::new(&self.named(&trees));
+        if let (None, StepState::Hit(outputs)) = (facts, store.step(&asked, &quiet)) {
+            let digest = blob(&outputs, "facts")?;
+            let answers: Option<Facts> = serde_json::from_slice(&store.read(&digest)?).ok();
+            facts = answers.filter(|answers| view.still_true(answers)).map(|_| digest);
+        }
+        if let Some(digest) = facts
+            && let StepState::Hit(outputs) = store.step(&keyed(digest), &self.settings.steps)
+        {
+            store.record(&quick, &Outputs::from([("facts".to_owned(), Output::Blob(digest))]))?;
+            return made(&outputs);
+        }
+        if facts.is_none() {
+            store.step(&step(FORMAT), &self.settings.steps); // for --explain: which input changed
+        }
+        let trees = if trees.is_empty() && !below.is_empty() { self.listings(below)? } else { trees };
+        let view = Below::new(&self.named(&trees));
+        let tree = self.tree(inputs, &view)?;
+        let outputs = self.seal(name, &tree)?;
+        let answers = serde_json::to_vec(&view.facts()).map_err(|e| PipelineError::Internal(e.to_string()))?;
+        let facts = store.put(&answers)?;
+        let known = Outputs::from([("facts".to_owned(), Output::Blob(facts))]);
+        store.record(&keyed(facts), &outputs)?;
+        store.record(&asked, &known)?;
+        store.record(&quick, &known)?;
+        made(&outputs)
+    }
+
+    /// The tree of one layer with where its files' bytes are.
+    fn tree(&self, inputs: &Inputs<'_>, below: &Below<'_>) -> Result<Tree, PipelineError> {
+        let entries = self.with_input(inputs, layers::collect)?;
+        let built = tree::build(entries, &inputs.spec.remove, below)?;
+        for note in &built.notes {
+            self.settings.progress.note(&format!("layer {}: {note}", inputs.spec.name));
+        }
+        Ok(built.tree)
+    }
+
+    /// The topmost layer: what depends on the whole stack.
+    fn generated(&self, below: &[Made]) -> Result<Made, PipelineError> {
+        let rules = self.inputs.iter().map(|i| format!("{:?}{:?}", i.spec.users, i.spec.groups)).collect::<String>();
+        let stack: String = below.iter().map(|m| m.sealed.root_hex()).collect();
+        let step = Step::new("generated layer 1", self.subject(GENERATED))
+            .value("layers below", stack)
+            .value("users and groups", rules)
+            .value("name and version", format!("{} {}", self.image.name, self.image.version))
+            .value("scratch", format!("{:?}", self.image.scratch));
+        let outputs = self.settings.step(&step, || {
+            // Their content is needed, which listings do not have.
+            let mut trees: Vec<Tree> = Vec::new();
+            for inputs in &self.inputs {
+                let tree = self.tree(inputs, &Below::new(&self.named(&trees)))?;
+                trees.push(tree);
+            }
+            let view = Below::new(&self.named(&trees));
+            let entries = generated::generate(&GenerateInput {
+                below: &view,
+                store: &self.settings.store,
+                accounts: &self.accounts,
+                name: &self.image.name,
+                version: &self.image.version,
+                scratch: &self.image.scratch,
+            })?;
+            self.seal(GENERATED, &tree::build(entries, &[], &view)?.tree)
+        })?;
+        made(&outputs)
+    }
+
+    /// Writes, hashes and stores a tree.
+    fn seal(&self, name: &str, tree: &Tree) -> Result<Outputs, PipelineError> {
+        let store = &self.settings.store;
+        let files = |kind: &Kind| if let Kind::File(content) = kind { content.size } else { 0 };
+        let total = tree.nodes.values().map(|node| files(&node.kind)).sum();
+        let task = self.settings.progress.begin(&format!("layer {name}"), Some(total));
+        let text = listing::write(tree);
+        // Same files, same file system: UUID, hash seed and salt are drawn from the listing.
+        let seed = Digest::of(&text);
+        let image = ext4::write(store, tree, &Ext4Options { seed, label: name, root: ROOT }, &|content| {
+            task.advance(content.size);
+            content::open(content, store).map(|reader| Box::new(reader) as Box<dyn std::io::Read>).map_err(std::io::Error::other)
+        })?;
+        let sealed = verity::seal(store, image, &seed)?;
+        Ok(Outputs::from([
+            ("blob".to_owned(), Output::Blob(sealed.blob)),
+            ("sealed".to_owned(), output(&sealed)?),
+            ("listing".to_owned(), Output::Blob(store.put(text.as_bytes())?)),
+        ]))
+    }
+
+    fn listings(&self, made: &[Made]) -> Result<Vec<Tree>, PipelineError> {
+        made.iter()
+            .map(|layer| {
+                let bytes = self.settings.store.read(&layer.listing)?;
+                Ok(listing::read(&String::from_utf8_lossy(&bytes))?)
+            })
+            .collect()
+    }
+
+    fn named<'b>(&'b self, trees: &'b [Tree]) -> Vec<(&'b str, &'b Tree)> {
+        self.inputs.iter().map(|i| i.spec.name.as_str()).zip(trees).collect()
+    }
+}
+
+fn made(outputs: &Outputs) -> Result<Made, PipelineError> {
+    Ok(Made { sealed: value(outputs, "sealed")?, listing: blob(outputs, "listing")? })
+}
+
+/// All users and groups of the image: Debian's, the packages', the user's.
+fn accounts(image: &Image, inputs: &[Inputs<'_>]) -> Result<Accounts, PipelineError> {
+    let packages = inputs.iter().flat_map(|i| &i.packages).flat_map(|package| package.sysusers.iter());
+    Accounts::new(image.layers.iter(), packages.map(|(path, text)| (path.as_str(), text.as_str())))
+        .map_err(|message| PipelineError::Machine { file: image.dir.join(crate::spec::SPEC_FILE), message: message.to_string() })
+}
+
+/// A file of the user's as a line: everything of it that enters the image.
+fn file_line(entry: &layers::Entry) -> String {
+    let what = match &entry.kind {
+        Kind::File(content) => format!("file {} {:?}", content.size, content.digest),
+        other => format!("{other:?}"),
+    };
+    format!("{}\0{:?}\0{what}\n", entry.path, entry.meta)
+}

@@ -1,0 +1,258 @@
+//! From the specification to a lock that fits it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{PipelineError, Settings, sources, tools};
+use crate::base::Digest;
+use crate::base::fs::{At, write_atomic};
+use crate::board::Board;
+use crate::lock::{
+    Finding, LocalDeb, LockFile, LockedInit, LockedPackage, ResolveOptions, Update, WishedBoard,
+    WishedLayer, WishedSource, WishedTool, Wishes, resolve,
+};
+use crate::spec::Image;
+
+/// File name of the lock, beside the specification.
+pub const LOCK_FILE: &str = "slipform.lock";
+/// Debian's name of the only architecture so far.
+const ARCH: &str = "amd64";
+
+/// PID 1 as built into this command: a static x86_64 executable.
+#[must_use]
+pub fn init_binary() -> &'static [u8] {
+    include_bytes!(concat!(env!("OUT_DIR"), "/slipform-init"))
+}
+
+/// What may happen to the lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Locking {
+    /// It is made when there is none, and mended when the specification has changed.
+    IfNeeded,
+    /// It must fit as it is.
+    AsItIs,
+    /// These packages move to their newest versions.
+    Update(Vec<String>),
+    /// All packages move.
+    UpdateAll,
+}
+
+/// Where an image's lock lies.
+pub(super) fn lock_path(image: &Image) -> PathBuf {
+    image.dir.join(LOCK_FILE)
+}
+
+impl Settings {
+    /// Where an image's lock lies.
+    #[must_use]
+    pub fn lock_path(&self, image: &Image) -> PathBuf {
+        lock_path(image)
+    }
+
+    /// The lock as it lies there; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`PipelineError::Lock`] for one that cannot be read.
+    pub fn read_lock(&self, image: &Image) -> Result<Option<LockFile>, PipelineError> {
+        let path = lock_path(image);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(LockFile::parse(&text, &path)?)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).at("read", path)?,
+        }
+    }
+
+    /// A lock that fits the specification, resolved and written if that is called for.
+    ///
+    /// # Errors
+    /// [`PipelineError::Stale`] under [`Locking::AsItIs`]; [`PipelineError::Lock`]
+    /// and [`PipelineError::Source`] when resolving fails.
+    pub fn lock(&self, image: &Image, locking: &Locking) -> Result<LockFile, PipelineError> {
+        let wishes = self.wishes(image)?;
+        let before = self.read_lock(image)?;
+        let reason = match &before {
+            None => Some("there is no lock".to_owned()),
+            Some(lock) => lock.stale(&wishes),
+        };
+        let update = match locking {
+            Locking::Update(names) => Update::Named(names.clone()),
+            Locking::UpdateAll => Update::All,
+            Locking::IfNeeded | Locking::AsItIs => Update::Named(Vec::new()),
+        };
+        let asked = matches!(locking, Locking::Update(_) | Locking::UpdateAll);
+        match (before, reason) {
+            (Some(lock), None) if !asked => self.with_this_init(image, lock, locking),
+            (_, Some(reason)) if *locking == Locking::AsItIs => Err(PipelineError::Stale {
+                lock: lock_path(image),
+                dir: image.dir.clone(),
+                reason,
+            }),
+            (before, _) => {
+                let options = options(before.as_ref(), update)?;
+                let lock = self.resolve(&wishes, options)?;
+                self.write_lock(image, &lock)?;
+                Ok(lock)
+            }
+        }
+    }
+
+    /// A lock for tools alone, such as those that tests judge with; nothing is written.
+    ///
+    /// # Errors
+    /// As [`Settings::lock`].
+    pub fn lock_tools(&self, name: &str, packages: &[&str], keep: Option<&LockFile>) -> Result<LockFile, PipelineError> {
+        let wishes = Wishes {
+            suite: "trixie".to_owned(),
+            arch: ARCH.to_owned(),
+            tools: vec![WishedTool { name: name.to_owned(), packages: packages.iter().map(|p| (*p).to_owned()).collect() }],
+            ..Wishes::default()
+        };
+        if let Some(lock) = keep.filter(|lock| lock.stale(&wishes).is_none()) {
+            return Ok(lock.clone());
+        }
+        self.resolve(&wishes, options(None, Update::Named(Vec::new()))?)
+    }
+
+    fn resolve(&self, wishes: &Wishes, mut options: ResolveOptions<'_>) -> Result<LockFile, PipelineError> {
+        if self.offline {
+            return Err(PipelineError::OfflineResolve);
+        }
+        let mirrors = self.mirrors()?;
+        options.allow_expired = wishes.sources().iter().any(|suite| mirrors.allow_expired(suite));
+        let keys = self.archive_keys()?;
+        options.debian_keys = keys.as_deref();
+        Ok(resolve(wishes, &mirrors, &options, &*self.progress)?)
+    }
+
+    /// What the archives have that is newer than the lock.
+    ///
+    /// # Errors
+    /// As [`Settings::lock`]; [`PipelineError::Stale`] without a lock.
+    pub fn check_lock(&self, image: &Image) -> Result<Vec<Finding>, PipelineError> {
+        if self.offline {
+            return Err(PipelineError::OfflineResolve);
+        }
+        let lock = self.lock(image, &Locking::AsItIs)?;
+        self.findings(&lock, &self.wishes(image)?, &self.mirrors()?)
+    }
+
+    /// Keys that sign Debian's suites on a mirror that signs them anew; Debian's own otherwise.
+    pub(super) fn archive_keys(&self) -> Result<Option<Vec<u8>>, PipelineError> {
+        match std::env::var_os("SLIPFORM_ARCHIVE_KEYS").filter(|path| !path.is_empty()) {
+            Some(path) => Ok(Some(std::fs::read(&path).at("read SLIPFORM_ARCHIVE_KEYS", PathBuf::from(path))?)),
+            None => Ok(None),
+        }
+    }
+
+    /// A lock names the init that it was made with; the command may have another one by now.
+    fn with_this_init(&self, image: &Image, lock: LockFile, locking: &Locking) -> Result<LockFile, PipelineError> {
+        let init = this_init();
+        if lock.init == init {
+            return Ok(lock);
+        }
+        if *locking == Locking::AsItIs {
+            if self.store.has(&lock.init.sha256) {
+                return Ok(lock);
+            }
+            return Err(PipelineError::Stale {
+                lock: lock_path(image),
+                dir: image.dir.clone(),
+                reason: format!("it names init {}, which is neither in this command nor in the store", lock.init.sha256.short()),
+            });
+        }
+        let lock = LockFile { init, ..lock };
+        self.progress.note(&format!("{}: init is now {}", lock_path(image).display(), lock.init.sha256.short()));
+        self.write_lock(image, &lock)?;
+        Ok(lock)
+    }
+
+    /// The bytes of the init that a lock names: this command's, or an earlier one's from the store.
+    pub(super) fn init(&self, lock: &LockFile) -> Result<Vec<u8>, PipelineError> {
+        if lock.init == this_init() {
+            return Ok(init_binary().to_vec());
+        }
+        Ok(self.store.read(&lock.init.sha256)?)
+    }
+
+    fn write_lock(&self, image: &Image, lock: &LockFile) -> Result<(), PipelineError> {
+        let path = lock_path(image);
+        write_atomic(&path, lock.to_toml().as_bytes())?;
+        self.progress.note(&format!("wrote {} ({} packages)", path.display(), lock.packages().count()));
+        Ok(())
+    }
+
+    /// What resolution reads from the specification.
+    pub(super) fn wishes(&self, image: &Image) -> Result<Wishes, PipelineError> {
+        let boards = image.boards.iter().map(|name| {
+            let board = Board::find(name, &image.dir)?;
+            Ok(WishedBoard { name: board.name, kernel: board.kernel, stub: board.stub_package })
+        });
+        let apt = image.apt.iter().map(|apt| {
+            let key = std::fs::read(&apt.key).at("read", &apt.key)?;
+            let mut wished = WishedSource::new(&apt.name, &apt.uri, &apt.suite, key);
+            wished.components.clone_from(&apt.components);
+            Ok(wished)
+        });
+        let layers = image.layers.iter().map(|layer| {
+            let local = layer.debs.iter().map(|deb| self.local_deb(&image.dir, deb));
+            Ok(WishedLayer {
+                name: layer.name.clone(),
+                packages: layer.packages.clone(),
+                without: layer.without.clone(),
+                local: local.collect::<Result<_, PipelineError>>()?,
+                present: Vec::new(),
+            })
+        });
+        Ok(Wishes {
+            suite: image.suite.clone(),
+            arch: ARCH.to_owned(),
+            apt: apt.collect::<Result<_, PipelineError>>()?,
+            boards: boards.collect::<Result<_, PipelineError>>()?,
+            layers: layers.collect::<Result<_, PipelineError>>()?,
+            tools: vec![WishedTool {
+                name: tools::EMULATOR.to_owned(),
+                packages: tools::EMULATOR_PACKAGES.iter().map(|p| (*p).to_owned()).collect(),
+            }],
+        })
+    }
+
+    /// A `.deb` of the user's: into the store, and what its control file says.
+    fn local_deb(&self, dir: &Path, deb: &Path) -> Result<LocalDeb, PipelineError> {
+        let mut file = std::fs::File::open(deb).at("open", deb)?;
+        let mut writer = self.store.writer()?;
+        let size = std::io::copy(&mut file, &mut writer).at("read", deb)?;
+        let sha256 = writer.finish()?;
+        let control = sources::unpack(self, &sha256)?.control;
+        let control: String = control.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+        let path = deb.strip_prefix(dir).unwrap_or(deb).to_string_lossy().into_owned();
+        Ok(LocalDeb { path, control, size, sha256 })
+    }
+}
+
+fn this_init() -> LockedInit {
+    LockedInit { size: init_binary().len() as u64, sha256: Digest::of(init_binary()) }
+}
+
+pub(super) fn options(keep: Option<&LockFile>, update: Update) -> Result<ResolveOptions<'_>, PipelineError> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_secs()).ok())
+        .ok_or_else(|| PipelineError::Internal("the host's clock is before 1970; set it".to_owned()))?;
+    Ok(ResolveOptions { init: this_init(), now, allow_expired: false, keep, update, debian_keys: None })
+}
+
+/// What changed from one lock to the next, a line a package.
+#[must_use]
+pub fn changes(before: Option<&LockFile>, after: &LockFile) -> Vec<String> {
+    let old: BTreeMap<&str, &LockedPackage> = before.iter().flat_map(|lock| lock.packages()).map(|p| (p.name.as_str(), p)).collect();
+    let new: BTreeMap<&str, &LockedPackage> = after.packages().map(|p| (p.name.as_str(), p)).collect();
+    let added = new.iter().filter_map(|(name, package)| match old.get(name) {
+        None => Some(format!("+ {name} {} ({})", package.version, package.why)),
+        Some(before) if before.version != package.version => Some(format!("~ {name} {} -> {}", before.version, package.version)),
+        Some(_) => None,
+    });
+    let gone = old.iter().filter(|(name, _)| !new.contains_key(*name)).map(|(name, package)| format!("- {name} {}", package.version));
+    added.chain(gone).collect()
+}

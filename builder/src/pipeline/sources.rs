@@ -1,0 +1,119 @@
+//! What the lock names comes into the store; packages are unpacked once.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use serde::Serialize;
+
+use super::locking::{lock_path, options};
+use super::{PipelineError, Settings, output, value};
+use crate::base::Digest;
+use crate::layers::{self, UnpackedDeb};
+use crate::lock::{Finding, LockFile, LockedBoard, LockedPackage, Update, Wishes, check};
+use crate::sources::{FetchSummary, Fetcher, Host, Mirrors};
+use crate::spec::Image;
+use crate::store::{Output, Outputs, Root, Step, StepLog, StepState};
+
+/// What `fetch` came to.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Fetched {
+    /// Packages that the lock names.
+    pub packages: usize,
+    /// Those that were not in the store before.
+    pub fetched: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Settings {
+    /// Everything that the lock names, tools included.
+    ///
+    /// # Errors
+    /// [`PipelineError::Source`].
+    pub fn fetch_all(&self, image: &Image, lock: &LockFile) -> Result<Fetched, PipelineError> {
+        let _guard = self.store.shared(&*self.progress)?;
+        let packages: Vec<&LockedPackage> = lock.packages().collect();
+        let summary = self.fetch(image, lock, &packages)?;
+        let root = Root { path: lock_path(image), digests: packages.iter().map(|p| p.sha256).collect() };
+        if !self.store.roots()?.contains_key(&root.path) {
+            self.store.set_root(&root)?;
+        }
+        Ok(Fetched { packages: summary.fetched + summary.present, fetched: summary.fetched, bytes: summary.bytes })
+    }
+
+    /// Some of the lock's packages, those that the store lacks.
+    pub(super) fn fetch(&self, image: &Image, lock: &LockFile, packages: &[&LockedPackage]) -> Result<FetchSummary, PipelineError> {
+        if packages.iter().all(|package| self.store.has(&package.sha256)) {
+            return Ok(FetchSummary { present: packages.len(), ..FetchSummary::default() });
+        }
+        let wishes = self.wishes(image)?;
+        self.fetch_from(&wishes, lock, &image.dir, packages)
+    }
+
+    /// As [`Settings::fetch`], for a lock without an image.
+    pub(super) fn fetch_from(
+        &self,
+        wishes: &Wishes,
+        lock: &LockFile,
+        folder: &Path,
+        packages: &[&LockedPackage],
+    ) -> Result<FetchSummary, PipelineError> {
+        let mirrors = self.mirrors()?;
+        // Asked only when a package is gone: what the archives have now.
+        let found: OnceLock<Vec<Finding>> = OnceLock::new();
+        let current = |package: &LockedPackage| {
+            let findings = found.get_or_init(|| self.findings(lock, wishes, &mirrors).unwrap_or_default());
+            findings.iter().find(|f| f.package == package.name).and_then(|f| f.newest.clone())
+        };
+        Ok(Fetcher {
+            store: &self.store,
+            mirrors: &mirrors,
+            suites: &wishes.sources(),
+            locked: &lock.suites,
+            folder,
+            verify: false,
+            current: Some(&current),
+            progress: &*self.progress,
+        }
+        .fetch_all(packages)?)
+    }
+
+    /// The archives, found when first asked.
+    pub(super) fn mirrors(&self) -> Result<Mirrors, PipelineError> {
+        let mirrors = Mirrors::new(Host::real(), self.mirror.clone())?;
+        Ok(if self.offline { mirrors.offline() } else { mirrors })
+    }
+
+    /// What the archives have that is newer than `lock`.
+    pub(super) fn findings(&self, lock: &LockFile, wishes: &Wishes, mirrors: &Mirrors) -> Result<Vec<Finding>, PipelineError> {
+        let mut options = options(Some(lock), Update::Named(Vec::new()))?;
+        options.allow_expired = wishes.sources().iter().any(|suite| mirrors.allow_expired(suite));
+        let keys = self.archive_keys()?;
+        options.debian_keys = keys.as_deref();
+        Ok(check(lock, wishes, mirrors, &options, &*self.progress)?)
+    }
+
+    /// What an image for one board is made of.
+    pub(super) fn fetch_image(&self, image: &Image, lock: &LockFile, board: &LockedBoard) -> Result<(), PipelineError> {
+        let layers = lock.layers.iter().flat_map(|layer| &layer.packages);
+        let packages: Vec<&LockedPackage> = layers.chain([&board.kernel, &board.stub]).collect();
+        self.fetch(image, lock, &packages)?;
+        Ok(())
+    }
+}
+
+/// A package's files as a tar in the store, made once for each package.
+pub(super) fn unpack(settings: &Settings, deb: &Digest) -> Result<UnpackedDeb, PipelineError> {
+    let step = Step::new("unpack 1", deb.short()).input("package", *deb);
+    // Packages are many and never change: they are no news for --explain.
+    if let StepState::Hit(outputs) = settings.store.step(&step, &StepLog::default()) {
+        return value(&outputs, "unpacked");
+    }
+    let unpacked = layers::deb::unpack(&settings.store, deb)?;
+    let outputs = Outputs::from([
+        ("tar".to_owned(), Output::Blob(unpacked.tar)),
+        ("unpacked".to_owned(), output(&unpacked)?),
+    ]);
+    settings.store.record(&step, &outputs)?;
+    Ok(unpacked)
+}

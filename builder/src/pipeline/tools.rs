@@ -1,0 +1,156 @@
+//! Locked Debian packages as tools: unpacked into the store, run with their own
+//! loader and libraries, so that the host needs nothing and its release does not matter.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use slipform_qemu_tests::Emulator;
+
+use super::{PipelineError, Settings};
+use crate::base::Digest;
+use crate::base::fs::At;
+use crate::lock::LockedTool;
+
+/// The name of the emulator's tool set in the lock.
+pub const EMULATOR: &str = "emulator";
+/// What the emulator's set is resolved from.
+pub const EMULATOR_PACKAGES: &[&str] = &["qemu-system-x86", "ovmf"];
+
+/// A folder with unpacked packages.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    root: PathBuf,
+}
+
+impl Tools {
+    /// The folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Program and leading arguments that start `name` (`e2fsck`) from the
+    /// folder, through its own loader; `None` if it has no such program.
+    #[must_use]
+    pub fn words(&self, name: &str) -> Option<Vec<OsString>> {
+        let places = ["usr/sbin", "usr/bin", "sbin", "bin", "usr/lib/apt/methods"];
+        let program = places.iter().map(|p| self.root.join(p).join(name)).find(|p| p.is_file())?;
+        let libraries = self.root.join("usr/lib/x86_64-linux-gnu");
+        // Some packages keep libraries of their own one folder deeper.
+        let path = ["", "systemd", "cryptsetup"].iter().map(|d| libraries.join(d)).filter(|d| d.is_dir());
+        let path = std::env::join_paths(path).ok()?;
+        Some(vec![
+            self.root.join("usr/lib64/ld-linux-x86-64.so.2").into(),
+            "--library-path".into(),
+            path,
+            program.into(),
+        ])
+    }
+
+    /// A command that starts `name` from the folder.
+    #[must_use]
+    pub fn command(&self, name: &str) -> Option<Command> {
+        let words = self.words(name)?;
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env("LC_ALL", "C");
+        Some(command)
+    }
+}
+
+/// Unpacks a set of fetched packages; a set that is there already costs nothing.
+pub(super) fn unpack(settings: &Settings, tool: &LockedTool) -> Result<Tools, PipelineError> {
+    let list: Vec<String> = tool.packages.iter().map(|p| p.sha256.to_string()).collect();
+    let digest = Digest::of(list.join("\n"));
+    let root = settings.store.unpacked(&digest);
+    if root.is_dir() {
+        return Ok(Tools { root });
+    }
+    let total = tool.packages.iter().map(|p| p.size).sum();
+    let task = settings.progress.begin(&format!("unpack {}", tool.name), Some(total));
+    let folder = settings.store.temp_folder()?;
+    for package in &tool.packages {
+        let unpacked = super::sources::unpack(settings, &package.sha256)?;
+        extract(settings, &unpacked.tar, folder.path())?;
+        task.advance(package.size);
+    }
+    folder.publish(&root)?;
+    Ok(Tools { root })
+}
+
+/// Extracts a tar blob; the `tar` crate keeps entries inside `folder`.
+fn extract(settings: &Settings, tar: &Digest, folder: &Path) -> Result<(), PipelineError> {
+    let file = settings.store.open_blob(tar)?;
+    let mut archive = tar::Archive::new(std::io::BufReader::with_capacity(1 << 16, file));
+    archive.set_preserve_mtime(false);
+    archive.set_overwrite(true);
+    for entry in archive.entries().at("read", folder)? {
+        let mut entry = entry.at("read", folder)?;
+        // Devices and owners are of no use to a tool and would need root.
+        use tar::EntryType::{Directory, Link, Regular, Symlink};
+        if ![Directory, Link, Regular, Symlink].contains(&entry.header().entry_type()) {
+            continue;
+        }
+        let target = folder.join(entry.path().at("read", folder)?);
+        if entry.header().entry_type() == Directory {
+            // A folder may stand where another package has a link; and it must stay writable for us.
+            fs::create_dir_all(&target).at("create", &target)?;
+            continue;
+        }
+        entry.unpack_in(folder).at("unpack", &target)?;
+    }
+    Ok(())
+}
+
+/// The emulator from an unpacked set.
+pub(super) fn emulator(tools: &Tools, version: &str) -> Result<Emulator, PipelineError> {
+    let root = tools.root();
+    let missing = |what: &str| PipelineError::Emulator(format!("the locked emulator has no {what}; run `slipform lock --update`"));
+    let mut command = tools.words("qemu-system-x86_64").ok_or_else(|| missing("qemu-system-x86_64"))?;
+    for folder in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
+        command.push("-L".into());
+        command.push(root.join(folder).into());
+    }
+    let modules = root.join("usr/lib/x86_64-linux-gnu/qemu");
+    let firmware = |name: &str| {
+        let path = root.join("usr/share/OVMF").join(name);
+        if path.is_file() { Ok(path) } else { Err(missing(name)) }
+    };
+    Ok(Emulator {
+        command,
+        env: BTreeMap::from([("QEMU_MODULE_DIR".into(), modules.into())]),
+        firmware_code: firmware("OVMF_CODE_4M.fd")?,
+        firmware_vars: firmware("OVMF_VARS_4M.fd")?,
+        version: format!("qemu {version}, locked"),
+    })
+}
+
+/// The host's emulator: `qemu-system-x86_64` on the path, firmware where distributions put it.
+pub(super) fn host_emulator() -> Result<Emulator, PipelineError> {
+    const FIRMWARE: &[(&str, &str)] = &[
+        ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+        ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+        ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+        ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+        ("/usr/share/qemu/ovmf-x86_64-code.bin", "/usr/share/qemu/ovmf-x86_64-vars.bin"),
+    ];
+    let output = Command::new("qemu-system-x86_64").arg("--version").output().map_err(|error| {
+        PipelineError::Emulator(format!("qemu-system-x86_64 cannot be started ({error}); install it, or leave --qemu host out"))
+    })?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let version = text.split_whitespace().nth(3).unwrap_or("of unknown version").to_owned();
+    let pair = FIRMWARE.iter().find(|(code, vars)| Path::new(code).is_file() && Path::new(vars).is_file());
+    let (code, vars) = pair.ok_or_else(|| {
+        let places: Vec<&str> = FIRMWARE.iter().map(|(code, _)| *code).collect();
+        PipelineError::Emulator(format!("the host has no UEFI firmware (looked for {}); install ovmf, or leave --qemu host out", places.join(", ")))
+    })?;
+    Ok(Emulator {
+        command: vec!["qemu-system-x86_64".into()],
+        env: BTreeMap::new(),
+        firmware_code: code.into(),
+        firmware_vars: vars.into(),
+        version: format!("qemu {version}, the host's"),
+    })
+}

@@ -1,0 +1,372 @@
+//! Raw to checked: the image as a whole. The only door to an [`Image`].
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::base::{bytes, toml as toml_text};
+
+use super::image::{AptSource, Image, KernelSpec, LayerSpec, ScratchSpec, ServiceSpec, TestSpec};
+use super::raw::{RawApt, RawImage, RawKernel, RawScalar, RawScratch, RawTest};
+use super::{SpecError, layer, service, values};
+
+/// More layers than this cannot be stacked (each is a partition and a mount).
+const MOST_LAYERS: usize = 60;
+
+/// A file's text, to turn byte offsets into lines.
+pub(super) struct Source<'a> {
+    pub(super) file: &'a Path,
+    pub(super) text: &'a str,
+}
+
+impl Source<'_> {
+    /// An error at a byte offset of the text.
+    pub(super) fn at(&self, offset: usize, message: String) -> SpecError {
+        SpecError::At {
+            file: self.file.to_owned(),
+            line: toml_text::line_of(self.text, offset),
+            message,
+        }
+    }
+
+    /// An error at the first place where `needle` stands, for values without a span.
+    pub(super) fn near(&self, needle: &str, message: String) -> SpecError {
+        self.at(self.text.find(needle).unwrap_or(0), message)
+    }
+}
+
+/// Checks everything that can be checked without reading the layers' files.
+pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Image, SpecError> {
+    values::name(&raw.name).map_err(|m| source.near("name", format!("name: {m}")))?;
+    if raw.version.is_empty() || raw.version.len() > 64 || raw.version.contains(char::is_control) {
+        return Err(source.near(
+            "version",
+            "version: write 1 to 64 printable characters".to_owned(),
+        ));
+    }
+    if raw.layer.is_empty() {
+        return Err(source.at(
+            0,
+            "there is no [[layer]]; an image needs one, such as `use = \"base\"`".to_owned(),
+        ));
+    }
+    let layers = check_layers(raw.layer, source, dir)?;
+    let services = service::check_all(raw.service, source)?;
+    Ok(Image {
+        boards: if raw.boards.is_empty() {
+            vec!["qemu-x86_64".to_owned()]
+        } else {
+            raw.boards
+        },
+        suite: check_suite(raw.suite, source)?,
+        apt: raw
+            .apt
+            .into_iter()
+            .map(|apt| check_apt(apt, source, dir))
+            .collect::<Result<_, _>>()?,
+        layers,
+        tests: check_tests(raw.test, source)?,
+        kernel: check_kernel(raw.kernel, source)?,
+        sysctl: raw
+            .sysctl
+            .into_iter()
+            .map(|(key, value)| check_sysctl(key, &value, source))
+            .collect::<Result<_, _>>()?,
+        scratch: raw
+            .scratch
+            .into_iter()
+            .map(|s| check_scratch(s, source))
+            .collect::<Result<_, _>>()?,
+        services,
+        name: raw.name,
+        version: raw.version,
+        dir: dir.to_owned(),
+    })
+}
+
+fn check_layers(
+    raw: Vec<toml::Spanned<super::raw::RawLayer>>,
+    source: &Source<'_>,
+    dir: &Path,
+) -> Result<Vec<LayerSpec>, SpecError> {
+    if raw.len() > MOST_LAYERS {
+        return Err(source.at(
+            raw[MOST_LAYERS].span().start,
+            format!("an image has at most {MOST_LAYERS} layers; merge some"),
+        ));
+    }
+    let mut names = BTreeSet::new();
+    let mut layers = Vec::new();
+    for entry in raw {
+        let start = entry.span().start;
+        let checked = layer::check(entry.into_inner(), start, source, dir)?;
+        if checked.name == "generated" {
+            return Err(source.at(start, "the name 'generated' is taken by the topmost layer that slipform makes; choose another".to_owned()));
+        }
+        if !names.insert(checked.name.clone()) {
+            return Err(source.at(
+                start,
+                format!("two layers are named '{}'; rename one", checked.name),
+            ));
+        }
+        layers.push(checked);
+    }
+    Ok(layers)
+}
+
+fn check_suite(suite: Option<String>, source: &Source<'_>) -> Result<String, SpecError> {
+    let suite = suite.unwrap_or_else(|| "trixie".to_owned());
+    if suite != "trixie" {
+        return Err(source.near(
+            "suite",
+            format!(
+                "suite: '{suite}' is not supported; write \"trixie\" (Debian 13) or leave it out"
+            ),
+        ));
+    }
+    Ok(suite)
+}
+
+fn check_apt(raw: RawApt, source: &Source<'_>, dir: &Path) -> Result<AptSource, SpecError> {
+    let fail = |m: String| source.near("[[apt]]", m);
+    values::name(&raw.name).map_err(|m| fail(format!("apt.name: {m}")))?;
+    if raw.name.starts_with("trixie") || raw.name == "local" {
+        return Err(fail(format!(
+            "apt.name: '{}' is taken; choose another",
+            raw.name
+        )));
+    }
+    if !["http://", "https://", "file:/"]
+        .iter()
+        .any(|scheme| raw.uri.starts_with(scheme))
+    {
+        return Err(fail(format!(
+            "apt.uri: '{}' is no archive; write an http://, https:// or file:/ URI",
+            raw.uri
+        )));
+    }
+    let key = layer::inside(dir, &raw.key).map_err(|m| fail(format!("apt.key: {m}")))?;
+    let plain = |text: &str| {
+        !text.is_empty()
+            && text.split('/').all(|part| {
+                !part.is_empty()
+                    && part != ".."
+                    && part
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b"-._+~".contains(&b))
+            })
+    };
+    let components = if raw.components.is_empty() {
+        vec!["main".to_owned()]
+    } else {
+        raw.components
+    };
+    if let Some(bad) = components
+        .iter()
+        .chain([&raw.suite])
+        .find(|text| !plain(text))
+    {
+        return Err(fail(format!(
+            "apt: '{bad}' is no suite or component; write letters, digits, '-', '.', '_' and '/'"
+        )));
+    }
+    Ok(AptSource {
+        name: raw.name,
+        uri: raw.uri.trim_end_matches('/').to_owned(),
+        suite: raw.suite,
+        components,
+        key,
+    })
+}
+
+fn check_kernel(raw: RawKernel, source: &Source<'_>) -> Result<KernelSpec, SpecError> {
+    for word in &raw.args {
+        if word.is_empty() || word.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(source.near(
+                "args",
+                format!(
+                    "kernel.args: '{word}' is not one word; write each argument as its own string"
+                ),
+            ));
+        }
+    }
+    for module in &raw.modules {
+        if module.is_empty()
+            || !module
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        {
+            return Err(source.near(
+                "modules",
+                format!(
+                    "kernel.modules: '{module}' is no module name; write it without path and .ko"
+                ),
+            ));
+        }
+    }
+    Ok(KernelSpec {
+        args: raw.args,
+        modules: raw.modules,
+    })
+}
+
+fn check_sysctl(
+    key: String,
+    value: &RawScalar,
+    source: &Source<'_>,
+) -> Result<(String, String), SpecError> {
+    let good = key.contains('.')
+        && key
+            .split('.')
+            .all(|part| !part.is_empty() && !part.contains('/'));
+    if !good {
+        return Err(source.near(
+            &key,
+            format!("sysctl: '{key}' is no key; write it dotted, such as \"vm.overcommit_memory\""),
+        ));
+    }
+    let value = match value {
+        RawScalar::Number(number) => number.to_string(),
+        RawScalar::Truth(truth) => i32::from(*truth).to_string(),
+        RawScalar::Text(text) => text.clone(),
+    };
+    Ok((key, value))
+}
+
+fn check_scratch(raw: RawScratch, source: &Source<'_>) -> Result<ScratchSpec, SpecError> {
+    let fail = |m: String| source.near(&raw.path, format!("scratch: {m}"));
+    let path = values::guest_path(&raw.path).map_err(fail)?;
+    let taken = ["/", "/proc", "/sys", "/dev", "/run", "/tmp", "/usr", "/etc"];
+    if taken.contains(&path.as_str()) {
+        return Err(fail(format!(
+            "'{path}' cannot be a tmpfs of yours; name a folder below it"
+        )));
+    }
+    Ok(ScratchSpec {
+        size: bytes::size(raw.size.as_deref().unwrap_or("16MiB")).map_err(fail)?,
+        mode: values::mode(raw.mode.as_deref().unwrap_or("0755")).map_err(fail)?,
+        owner: raw
+            .owner
+            .as_deref()
+            .map(values::owner)
+            .transpose()
+            .map_err(fail)?,
+        path,
+    })
+}
+
+fn check_tests(
+    raw: Vec<toml::Spanned<RawTest>>,
+    source: &Source<'_>,
+) -> Result<Vec<TestSpec>, SpecError> {
+    let mut names = BTreeSet::new();
+    raw.into_iter()
+        .map(|entry| {
+            let start = entry.span().start;
+            let test = entry.into_inner();
+            if test.name.is_empty() || !names.insert(test.name.clone()) {
+                return Err(source.at(
+                    start,
+                    format!(
+                        "test name '{}' is empty or used twice; write a sentence of its own",
+                        test.name
+                    ),
+                ));
+            }
+            check_test(test).map_err(|m| source.at(start, m))
+        })
+        .collect()
+}
+
+fn check_test(raw: RawTest) -> Result<TestSpec, String> {
+    use slipform_qemu_tests::{Probe, TcpStep};
+    let name = raw.name;
+    let check = match (raw.http, raw.tcp, raw.console) {
+        (Some(http), None, None) => {
+            let path = http.path.unwrap_or_else(|| "/".to_owned());
+            if !path.starts_with('/')
+                || path.contains(|c: char| c.is_whitespace() || c.is_control())
+            {
+                return Err(format!(
+                    "test '{name}': path '{path}' must start with / and have no spaces"
+                ));
+            }
+            Probe::Http {
+                port: http.port,
+                path,
+                status: http.status.unwrap_or(200),
+                contains: http.contains,
+            }
+        }
+        (None, Some(tcp), None) if tcp.steps.is_empty() => {
+            return Err(format!(
+                "test '{name}': tcp needs steps, such as [{{ send = \"PING\\r\\n\", expect = \"PONG\" }}]"
+            ));
+        }
+        (None, Some(tcp), None) => Probe::Tcp {
+            port: tcp.port,
+            steps: tcp
+                .steps
+                .into_iter()
+                .map(|s| TcpStep {
+                    send: s.send,
+                    expect: s.expect,
+                })
+                .collect(),
+        },
+        (None, None, Some(matches)) => {
+            slipform_qemu_tests::check_pattern(&matches)
+                .map_err(|m| format!("test '{name}': console: {m}"))?;
+            Probe::Console { matches }
+        }
+        _ => {
+            return Err(format!(
+                "test '{name}' must have exactly one of http, tcp and console"
+            ));
+        }
+    };
+    Ok(TestSpec { name, check })
+}
+
+/// Every name in `after` must be a service, and there must be no circle.
+pub(super) fn check_order(services: &[ServiceSpec]) -> Result<(), String> {
+    for service in services {
+        if let Some(unknown) = service
+            .after
+            .iter()
+            .find(|name| !services.iter().any(|s| s.name == **name))
+        {
+            let near = toml_text::nearest(unknown, services.iter().map(|s| s.name.as_str()));
+            let hint = near.map_or_else(
+                || "name a [[service]] of this image".to_owned(),
+                |n| format!("did you mean '{n}'?"),
+            );
+            return Err(format!(
+                "service '{}' is after '{unknown}', which is no service; {hint}",
+                service.name
+            ));
+        }
+    }
+    let mut done: BTreeSet<&str> = BTreeSet::new();
+    while done.len() < services.len() {
+        let ready: Vec<&str> = services
+            .iter()
+            .filter(|s| {
+                !done.contains(s.name.as_str()) && s.after.iter().all(|a| done.contains(a.as_str()))
+            })
+            .map(|s| s.name.as_str())
+            .collect();
+        if ready.is_empty() {
+            let stuck: Vec<&str> = services
+                .iter()
+                .map(|s| s.name.as_str())
+                .filter(|n| !done.contains(n))
+                .collect();
+            return Err(format!(
+                "services {} wait for each other in a circle; remove one `after`",
+                stuck.join(", ")
+            ));
+        }
+        done.extend(ready);
+    }
+    Ok(())
+}

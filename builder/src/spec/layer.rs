@@ -1,0 +1,198 @@
+//! Raw to checked: one layer.
+
+use std::path::{Component, Path, PathBuf};
+
+use crate::base::toml as toml_text;
+
+use super::check::Source;
+use super::image::{CargoRule, DirRule, FileRule, GroupRule, LayerSpec, SymlinkRule, UserRule};
+use super::raw::{RawDir, RawFile, RawLayer, RawUser};
+use super::{SpecError, load, values};
+
+/// Checks a `[[layer]]`; follows `use` (one step: a used layer uses no other).
+pub(super) fn check(
+    raw: RawLayer,
+    start: usize,
+    source: &Source<'_>,
+    dir: &Path,
+) -> Result<LayerSpec, SpecError> {
+    let Some(wanted) = raw.uses.clone() else {
+        let name = raw.name.clone().ok_or_else(|| {
+            source.at(
+                start,
+                "this layer has neither 'name' nor 'use'; add one".to_owned(),
+            )
+        })?;
+        return own(raw, name, dir).map_err(|m| source.at(start, m));
+    };
+    let bare = RawLayer {
+        uses: raw.uses.clone(),
+        name: raw.name.clone(),
+        ..RawLayer::default()
+    };
+    if format!("{bare:?}") != format!("{raw:?}") {
+        return Err(source.at(start, format!("a layer with use = \"{wanted}\" takes only 'name' beside it; put the rest into a layer of its own above it")));
+    }
+    let used = load::used(&wanted, dir).map_err(|m| source.at(start, m))?;
+    let inner: RawLayer = toml_text::parse(&used.text, &used.file).map_err(SpecError::Parse)?;
+    let inside = Source {
+        file: &used.file,
+        text: &used.text,
+    };
+    if inner.uses.is_some() {
+        return Err(inside.at(
+            0,
+            "a layer.toml cannot 'use' another layer; name both in the image".to_owned(),
+        ));
+    }
+    let name = raw.name.or_else(|| inner.name.clone()).unwrap_or(used.name);
+    own(inner, name, &used.folder).map_err(|m| inside.at(0, m))
+}
+
+fn own(raw: RawLayer, name: String, dir: &Path) -> Result<LayerSpec, String> {
+    values::name(&name).map_err(|m| format!("layer name: {m}"))?;
+    for pattern in raw.exclude.iter().chain(&raw.remove) {
+        if !pattern.starts_with('/') {
+            return Err(format!(
+                "'{pattern}' must be an absolute path or glob in the image, such as /usr/share/doc/**"
+            ));
+        }
+        globset::Glob::new(pattern).map_err(|error| format!("'{pattern}' is no glob: {error}"))?;
+    }
+    Ok(LayerSpec {
+        dir: dir.to_owned(),
+        packages: raw.packages,
+        debs: raw
+            .debs
+            .iter()
+            .map(|deb| inside(dir, deb))
+            .collect::<Result<_, _>>()?,
+        without: raw.without,
+        docs: raw.docs,
+        files: raw.files.into_iter().map(file).collect::<Result<_, _>>()?,
+        dirs: raw.dirs.into_iter().map(folder).collect::<Result<_, _>>()?,
+        symlinks: raw
+            .symlinks
+            .into_iter()
+            .map(|link| {
+                if link.target.is_empty() || link.target.len() > 4095 || link.target.contains('\0')
+                {
+                    return Err(format!(
+                        "symlink {}: the target must have 1 to 4095 characters",
+                        link.path
+                    ));
+                }
+                Ok(SymlinkRule {
+                    path: values::guest_path(&link.path)?,
+                    target: link.target,
+                })
+            })
+            .collect::<Result<_, _>>()?,
+        users: raw.users.into_iter().map(user).collect::<Result<_, _>>()?,
+        groups: raw
+            .groups
+            .into_iter()
+            .map(|group| {
+                values::name(&group.name).map(|()| GroupRule {
+                    name: group.name,
+                    gid: group.gid,
+                })
+            })
+            .collect::<Result<_, _>>()?,
+        exclude: raw.exclude,
+        remove: raw.remove,
+        cargo: raw
+            .cargo
+            .map(|rule| cargo(rule.path, rule.bin, dir))
+            .transpose()?,
+        name,
+    })
+}
+
+fn file(raw: RawFile) -> Result<FileRule, String> {
+    if raw.from.is_empty() {
+        return Err("files: 'from' is empty; name a file, a folder or a glob".to_owned());
+    }
+    let trailing = if raw.to.len() > 1 && raw.to.ends_with('/') {
+        "/"
+    } else {
+        ""
+    };
+    Ok(FileRule {
+        to: values::guest_path(&raw.to)? + trailing,
+        mode: raw.mode.as_deref().map(values::mode).transpose()?,
+        owner: raw.owner.as_deref().map(values::owner).transpose()?,
+        from: raw.from,
+    })
+}
+
+fn folder(raw: RawDir) -> Result<DirRule, String> {
+    Ok(DirRule {
+        path: values::guest_path(&raw.path)?,
+        mode: raw.mode.as_deref().map(values::mode).transpose()?,
+        owner: raw.owner.as_deref().map(values::owner).transpose()?,
+    })
+}
+
+fn user(raw: RawUser) -> Result<UserRule, String> {
+    values::name(&raw.name).map_err(|m| format!("user: {m}"))?;
+    let plain = |text: &str| text.starts_with('/') && !text.contains([':', '\n', '\0']);
+    let home = raw.home.unwrap_or_else(|| "/nonexistent".to_owned());
+    let shell = raw.shell.unwrap_or_else(|| "/usr/sbin/nologin".to_owned());
+    if let Some(bad) = [&home, &shell].into_iter().find(|text| !plain(text)) {
+        return Err(format!(
+            "user {}: '{bad}' must be an absolute path without ':'",
+            raw.name
+        ));
+    }
+    for group in raw.groups.iter().chain(&raw.group) {
+        values::name(group).map_err(|m| format!("user {}: group: {m}", raw.name))?;
+    }
+    Ok(UserRule {
+        name: raw.name,
+        uid: raw.uid,
+        group: raw.group,
+        home,
+        shell,
+        groups: raw.groups,
+    })
+}
+
+fn cargo(path: Option<String>, bin: String, dir: &Path) -> Result<CargoRule, String> {
+    if bin.is_empty()
+        || !bin
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    {
+        return Err(format!("cargo.bin: '{bin}' is no binary's name"));
+    }
+    let path = path.unwrap_or_else(|| ".".to_owned());
+    let folder = inside(dir, &path)?;
+    if !folder.join("Cargo.toml").is_file() {
+        return Err(format!(
+            "cargo.path: there is no Cargo.toml in '{path}'; name the package's folder"
+        ));
+    }
+    Ok(CargoRule { path, bin })
+}
+
+/// `path` below `dir`; refuses what leaves it by `..`, absolutely, or through a symbolic link.
+pub(super) fn inside(dir: &Path, path: &str) -> Result<PathBuf, String> {
+    let relative = Path::new(path);
+    let climbs = relative
+        .components()
+        .any(|c| !matches!(c, Component::Normal(_) | Component::CurDir));
+    if path.is_empty() || climbs {
+        return Err(format!(
+            "'{path}' leaves the folder of the specification; name a path below it, without '..'"
+        ));
+    }
+    let full = dir.join(relative);
+    match full.canonicalize() {
+        Ok(real) if real.starts_with(dir) => Ok(full),
+        Ok(_) => Err(format!(
+            "'{path}' leads out of the folder of the specification through a symbolic link; copy the file there"
+        )),
+        Err(error) => Err(format!("'{path}' cannot be found: {error}; check the name")),
+    }
+}

@@ -1,0 +1,339 @@
+//! `slipform.toml` and `layer.toml` as written. Strict: an unknown key is an
+//! error. The doc comments here become the JSON schema (`slipform schema`).
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use toml::Spanned;
+
+/// An image: layers stacked bottom to top, services, and the checks that it must pass before it counts as built.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawImage {
+    /// Name of the image; also the host name. Lower-case letters, digits and `-`.
+    pub name: String,
+    /// Your own version of the image.
+    pub version: String,
+    /// Boards (targets) to cast for: shipped ones, or `boards/NAME.toml` beside this file. Default: `["qemu-x86_64"]`.
+    #[serde(default)]
+    pub boards: Vec<String>,
+    /// Debian suite that packages come from, with its updates and security. Default: `trixie`.
+    pub suite: Option<String>,
+    /// Further package sources.
+    #[serde(default)]
+    pub apt: Vec<RawApt>,
+    /// Layers, bottom to top.
+    #[serde(default)]
+    #[schemars(with = "Vec<RawLayer>")]
+    pub layer: Vec<Spanned<RawLayer>>,
+    /// Programs that init starts and supervises.
+    #[serde(default)]
+    #[schemars(with = "Vec<RawService>")]
+    pub service: Vec<Spanned<RawService>>,
+    /// Checks from outside the machine; `slipform test` runs them.
+    #[serde(default)]
+    #[schemars(with = "Vec<RawTest>")]
+    pub test: Vec<Spanned<RawTest>>,
+    /// The kernel.
+    #[serde(default)]
+    pub kernel: RawKernel,
+    /// `/proc/sys` settings, such as `"vm.overcommit_memory" = 1`.
+    #[serde(default)]
+    pub sysctl: BTreeMap<String, RawScalar>,
+    /// Writable tmpfs folders, for apps that write where they were not told to.
+    #[serde(default)]
+    pub scratch: Vec<RawScratch>,
+}
+
+/// A further package source, trusted by its own key.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawApt {
+    /// Name of the source, as the lock shows it.
+    pub name: String,
+    /// Base URI of the archive.
+    pub uri: String,
+    /// Suite below `dists/`.
+    pub suite: String,
+    /// Components. Default: `["main"]`.
+    #[serde(default)]
+    pub components: Vec<String>,
+    /// File with the archive's public key, beside this file.
+    pub key: String,
+}
+
+/// A layer: either `use` of one that exists, or one made here.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawLayer {
+    /// A layer that ships with slipform (`base`, `busybox`), or the path of a folder with a `layer.toml`.
+    #[serde(rename = "use")]
+    pub uses: Option<String>,
+    /// Name of a layer made here; unique in the image.
+    pub name: Option<String>,
+    /// Debian packages: `"redis-server"`, `"redis-server (>= 7)"`, `"redis-server=5:7.0.15-1"`. Their scripts are never run.
+    #[serde(default)]
+    pub packages: Vec<String>,
+    /// Local `.deb` files.
+    #[serde(default)]
+    pub debs: Vec<String>,
+    /// Packages that count as present although they are not: cuts dependencies off.
+    #[serde(default)]
+    pub without: Vec<String>,
+    /// Keep manuals and other documentation. Default: only copyright files are kept.
+    #[serde(default)]
+    pub docs: bool,
+    /// Files, folders or globs of yours.
+    #[serde(default)]
+    pub files: Vec<RawFile>,
+    /// Empty folders.
+    #[serde(default)]
+    pub dirs: Vec<RawDir>,
+    /// Symbolic links.
+    #[serde(default)]
+    pub symlinks: Vec<RawSymlink>,
+    /// Users to add.
+    #[serde(default)]
+    pub users: Vec<RawUser>,
+    /// Groups to add.
+    #[serde(default)]
+    pub groups: Vec<RawGroup>,
+    /// Globs of paths that this layer leaves out, such as `/usr/lib/x86_64-linux-gnu/gconv/**`.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Paths or globs of lower layers to hide. One that hits nothing is an error.
+    #[serde(default)]
+    pub remove: Vec<String>,
+    /// A Rust program built by cargo into `/usr/bin`.
+    pub cargo: Option<RawCargo>,
+}
+
+/// Files from beside the specification.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawFile {
+    /// A file, a folder or a glob, relative to the layer's folder.
+    pub from: String,
+    /// Absolute path in the image. For a folder, where its content goes; for a glob or with a trailing `/`, the folder that takes the files.
+    pub to: String,
+    /// Mode in octal, such as `"0640"`. Default: 0755 for executables, else 0644.
+    pub mode: Option<String>,
+    /// `user:group`, by name or number. Default: `root:root`.
+    pub owner: Option<String>,
+}
+
+/// An empty folder.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawDir {
+    /// Absolute path in the image.
+    pub path: String,
+    /// Mode in octal. Default: `"0755"`.
+    pub mode: Option<String>,
+    /// `user:group`. Default: `root:root`.
+    pub owner: Option<String>,
+}
+
+/// A symbolic link.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawSymlink {
+    /// Absolute path of the link.
+    pub path: String,
+    /// What it points to.
+    pub target: String,
+}
+
+/// A user.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawUser {
+    /// Login name.
+    pub name: String,
+    /// Numeric id.
+    pub uid: u32,
+    /// Primary group by name. Default: a group of the user's name and id.
+    pub group: Option<String>,
+    /// Home folder. Default: `/nonexistent`.
+    pub home: Option<String>,
+    /// Shell. Default: `/usr/sbin/nologin`.
+    pub shell: Option<String>,
+    /// Further groups.
+    #[serde(default)]
+    pub groups: Vec<String>,
+}
+
+/// A group.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawGroup {
+    /// Group name.
+    pub name: String,
+    /// Numeric id.
+    pub gid: u32,
+}
+
+/// A program built by cargo.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawCargo {
+    /// Folder of the package's Cargo.toml, relative to the layer's folder. Default: the layer's folder.
+    pub path: Option<String>,
+    /// Name of the binary; it becomes `/usr/bin/NAME`.
+    pub bin: String,
+}
+
+/// A supervised program.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawService {
+    /// Name, unique in the image.
+    pub name: String,
+    /// Program (absolute path) and its arguments. No shell is involved.
+    pub exec: Vec<String>,
+    /// Environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// User to run as. Default: `root`.
+    pub user: Option<String>,
+    /// Group to run as. Default: the user's.
+    pub group: Option<String>,
+    /// Further groups.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Working directory. Default: `/`.
+    pub workdir: Option<String>,
+    /// `always`, `on-failure` (default) or `never`.
+    pub restart: Option<RawRestart>,
+    /// How it shows that it is ready. Default: as soon as it runs.
+    pub ready: Option<RawReady>,
+    /// Services that must be ready before this one starts.
+    #[serde(default)]
+    pub after: Vec<String>,
+    /// Capabilities it keeps, such as `"CAP_NET_BIND_SERVICE"`; all others are dropped unless it runs as root.
+    #[serde(default)]
+    pub capabilities: Vec<String>,
+    /// Resource limits, such as `{ nofile = 65536 }`.
+    #[serde(default)]
+    pub limits: BTreeMap<String, u64>,
+    /// Time between SIGTERM and SIGKILL when it is stopped. Default: `"10s"`.
+    pub stop_timeout: Option<String>,
+}
+
+/// Restart policy.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawRestart {
+    /// Whatever its status.
+    Always,
+    /// After a failure.
+    OnFailure,
+    /// Never.
+    Never,
+}
+
+/// Readiness: one of `tcp`, `http`, `log`, `notify`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawReady {
+    /// `"address:port"` that must accept a connection.
+    pub tcp: Option<String>,
+    /// `"http://address:port/path"` that must answer 2xx or 3xx.
+    pub http: Option<String>,
+    /// Text that a line of output must contain.
+    pub log: Option<String>,
+    /// It tells over sd_notify (`READY=1`).
+    #[serde(default)]
+    pub notify: bool,
+    /// How long it may take on real hardware. Default: `"30s"`.
+    pub timeout: Option<String>,
+}
+
+/// A check from outside: one of `http`, `tcp`, `console`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawTest {
+    /// A sentence, shown with the verdict.
+    pub name: String,
+    /// An HTTP request.
+    pub http: Option<RawHttp>,
+    /// A TCP conversation.
+    pub tcp: Option<RawTcp>,
+    /// A regular expression that a line of the console must match.
+    pub console: Option<String>,
+}
+
+/// An HTTP check.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawHttp {
+    /// Port in the machine.
+    pub port: u16,
+    /// Path. Default: `/`.
+    pub path: Option<String>,
+    /// Expected status. Default: 200.
+    pub status: Option<u16>,
+    /// Text that the answer's body must contain.
+    pub contains: Option<String>,
+}
+
+/// A TCP check.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawTcp {
+    /// Port in the machine.
+    pub port: u16,
+    /// Steps, in order.
+    pub steps: Vec<RawTcpStep>,
+}
+
+/// One step of a TCP check.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawTcpStep {
+    /// Sent as it is.
+    #[serde(default)]
+    pub send: String,
+    /// What the answer must contain.
+    #[serde(default)]
+    pub expect: String,
+}
+
+/// `[kernel]`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawKernel {
+    /// Words added to the command line.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Modules that init loads beyond the board's.
+    #[serde(default)]
+    pub modules: Vec<String>,
+}
+
+/// A writable tmpfs.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawScratch {
+    /// Absolute path in the image.
+    pub path: String,
+    /// Size limit. Default: `"16MiB"`.
+    pub size: Option<String>,
+    /// Mode in octal. Default: `"0755"`.
+    pub mode: Option<String>,
+    /// `user:group`. Default: `root:root`.
+    pub owner: Option<String>,
+}
+
+/// A number, a truth value or a text.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawScalar {
+    /// A number.
+    Number(i64),
+    /// `true` is written as 1, `false` as 0.
+    Truth(bool),
+    /// Text.
+    Text(String),
+}

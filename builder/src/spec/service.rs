@@ -1,0 +1,198 @@
+//! Raw to checked: services.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use toml::Spanned;
+
+use crate::base::toml as toml_text;
+
+use super::check::{Source, check_order};
+use super::image::{Ready, Restart, ServiceSpec};
+use super::raw::{RawReady, RawRestart, RawService};
+use super::{SpecError, values};
+
+/// Linux capabilities by number (`linux/capability.h`).
+pub const CAPABILITIES: &[&str] = &[
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+/// Resource limits by number (`asm-generic/resource.h`).
+pub const LIMITS: &[&str] = &[
+    "cpu",
+    "fsize",
+    "data",
+    "stack",
+    "core",
+    "rss",
+    "nproc",
+    "nofile",
+    "memlock",
+    "as",
+    "locks",
+    "sigpending",
+    "msgqueue",
+    "nice",
+    "rtprio",
+    "rttime",
+];
+
+/// Checks all services and their order.
+pub(super) fn check_all(
+    raw: Vec<Spanned<RawService>>,
+    source: &Source<'_>,
+) -> Result<Vec<ServiceSpec>, SpecError> {
+    let mut names = BTreeSet::new();
+    let mut services = Vec::new();
+    let mut first = 0;
+    for entry in raw {
+        let start = entry.span().start;
+        first = if services.is_empty() { start } else { first };
+        let service = check(entry.into_inner()).map_err(|m| source.at(start, m))?;
+        if !names.insert(service.name.clone()) {
+            return Err(source.at(
+                start,
+                format!("two services are named '{}'; rename one", service.name),
+            ));
+        }
+        services.push(service);
+    }
+    check_order(&services).map_err(|m| source.at(first, m))?;
+    Ok(services)
+}
+
+fn check(raw: RawService) -> Result<ServiceSpec, String> {
+    values::name(&raw.name).map_err(|m| format!("service name: {m}"))?;
+    let name = raw.name;
+    let tell = |m: String| format!("service '{name}': {m}");
+    let program = raw.exec.first().ok_or_else(|| {
+        tell("exec is empty; write the program's absolute path and its arguments".to_owned())
+    })?;
+    values::guest_path(program).map_err(|m| tell(format!("exec: {m}")))?;
+    if raw
+        .exec
+        .iter()
+        .chain(raw.env.keys())
+        .chain(raw.env.values())
+        .any(|text| text.contains('\0'))
+    {
+        return Err(tell("exec and env must not contain a NUL byte".to_owned()));
+    }
+    for user in raw.user.iter().chain(&raw.group).chain(&raw.groups) {
+        values::name(user).map_err(|m| tell(format!("user or group: {m}")))?;
+    }
+    for capability in &raw.capabilities {
+        known(capability, CAPABILITIES, "capability").map_err(tell)?;
+    }
+    for limit in raw.limits.keys() {
+        known(limit, LIMITS, "limit").map_err(tell)?;
+    }
+    let (ready, ready_timeout) = ready(raw.ready.unwrap_or_default()).map_err(tell)?;
+    Ok(ServiceSpec {
+        user: raw.user.unwrap_or_else(|| "root".to_owned()),
+        group: raw.group,
+        groups: raw.groups,
+        workdir: values::guest_path(raw.workdir.as_deref().unwrap_or("/")).map_err(tell)?,
+        restart: match raw.restart {
+            Some(RawRestart::Always) => Restart::Always,
+            Some(RawRestart::OnFailure) | None => Restart::OnFailure,
+            Some(RawRestart::Never) => Restart::Never,
+        },
+        stop_timeout: values::duration(raw.stop_timeout.as_deref().unwrap_or("10s"))
+            .map_err(tell)?,
+        ready,
+        ready_timeout,
+        exec: raw.exec,
+        env: raw.env,
+        after: raw.after,
+        capabilities: raw.capabilities,
+        limits: raw.limits,
+        name,
+    })
+}
+
+fn known(name: &str, table: &[&str], what: &str) -> Result<(), String> {
+    if table.contains(&name) {
+        return Ok(());
+    }
+    let hint = toml_text::nearest(name, table.iter().copied()).map_or_else(
+        || format!("known: {}", table.join(", ")),
+        |near| format!("did you mean '{near}'?"),
+    );
+    Err(format!("unknown {what} '{name}'; {hint}"))
+}
+
+fn ready(raw: RawReady) -> Result<(Ready, Duration), String> {
+    let timeout = values::duration(raw.timeout.as_deref().unwrap_or("30s"))?;
+    let ready = match (raw.tcp, raw.http, raw.log, raw.notify) {
+        (None, None, None, false) => Ready::Started,
+        (Some(address), None, None, false) => Ready::Tcp(socket(&address)?),
+        (None, Some(url), None, false) => {
+            let rest = url
+                .strip_prefix("http://")
+                .ok_or_else(|| format!("ready.http: '{url}' must start with http://"))?;
+            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+            let host = if host.contains(':') {
+                host.to_owned()
+            } else {
+                format!("{host}:80")
+            };
+            Ready::Http(format!("http://{}/{path}", socket(&host)?))
+        }
+        (None, None, Some(text), false) if !text.is_empty() => Ready::Log(text),
+        (None, None, None, true) => Ready::Notify,
+        _ => return Err("ready takes exactly one of tcp, http, log and notify".to_owned()),
+    };
+    Ok((ready, timeout))
+}
+
+/// `address:port` with a numeric address: init asks no name server about its own machine.
+fn socket(text: &str) -> Result<String, String> {
+    let numeric = text.replace("localhost:", "127.0.0.1:");
+    let address: std::net::SocketAddr = numeric.parse().map_err(|_| {
+        format!(
+            "ready: '{text}' is no address; write a numeric one and a port, such as 127.0.0.1:8080"
+        )
+    })?;
+    Ok(address.to_string())
+}

@@ -1,0 +1,269 @@
+//! What a specification may and may not say; each refusal with its line and remedy.
+
+use std::fs;
+use std::path::Path;
+
+use super::*;
+
+const HEAD: &str = "name = \"app\"\nversion = \"1\"\n";
+const LAYER: &str = "[[layer]]\nname = \"app\"\n";
+
+fn load_text(text: &str) -> Result<Image, String> {
+    let dir = tempfile::tempdir().unwrap();
+    load_in(dir.path(), text)
+}
+
+fn load_in(dir: &Path, text: &str) -> Result<Image, String> {
+    fs::write(dir.join(SPEC_FILE), text).unwrap();
+    let dir = dir.canonicalize().unwrap();
+    load(&dir).map_err(|error| {
+        error
+            .to_string()
+            .replace(&format!("{}/", dir.display()), "")
+    })
+}
+
+#[test]
+fn the_shipped_images_are_right() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../layers/images");
+    let mut count = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let dir = entry.unwrap().path();
+        let image = load(&dir).unwrap();
+        assert_eq!(image.name, dir.file_name().unwrap().to_str().unwrap());
+        assert_eq!(image.layers[0].name, "base");
+        assert!(!image.layers[0].packages.is_empty());
+        count += 1;
+    }
+    assert!(count >= 3);
+}
+
+#[test]
+fn every_shipped_layer_is_listed() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../layers");
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.path().join("layer.toml").is_file())
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let listed: Vec<&str> = super::load::SHIPPED_LAYERS
+        .iter()
+        .map(|(name, _)| *name)
+        .collect();
+    assert_eq!(names, listed);
+}
+
+#[test]
+fn defaults_are_what_a_user_expects() {
+    let image = load_text(&format!(
+        "{HEAD}{LAYER}[[service]]\nname = \"s\"\nexec = [\"/usr/bin/s\"]\n"
+    ))
+    .unwrap();
+    assert_eq!(image.boards, ["qemu-x86_64"]);
+    assert_eq!(image.suite, "trixie");
+    let service = &image.services[0];
+    assert_eq!(
+        (service.user.as_str(), service.workdir.as_str()),
+        ("root", "/")
+    );
+    assert_eq!(
+        (service.restart, &service.ready),
+        (Restart::OnFailure, &Ready::Started)
+    );
+}
+
+#[test]
+fn refusals_name_the_line_the_rule_and_the_remedy() {
+    let service = |rest: &str| format!("{HEAD}{LAYER}[[service]]\nname = \"web\"\n{rest}");
+    let layer = |rest: &str| format!("{HEAD}{LAYER}{rest}");
+    let test = |rest: &str| format!("{HEAD}{LAYER}[[test]]\nname = \"works\"\n{rest}");
+    let table = [
+        (HEAD.to_owned(), "slipform.toml:1: there is no [[layer]]"),
+        (
+            format!("name = \"My App\"\nversion = \"1\"\n{LAYER}"),
+            "slipform.toml:1: name: 'My App' is no name; write a lower-case",
+        ),
+        (
+            format!("{HEAD}suite = \"sid\"\n{LAYER}"),
+            "slipform.toml:3: suite: 'sid' is not supported; write \"trixie\"",
+        ),
+        (
+            format!("{HEAD}[[layer]]\npackages = []\n"),
+            "slipform.toml:3: this layer has neither 'name' nor 'use'",
+        ),
+        (
+            format!("{HEAD}{LAYER}{LAYER}"),
+            "slipform.toml:5: two layers are named 'app'; rename one",
+        ),
+        (
+            format!("{HEAD}[[layer]]\nuse = \"bsae\"\n"),
+            "did you mean 'base'?",
+        ),
+        (
+            format!("{HEAD}[[layer]]\nuse = \"base\"\npackages = [\"x\"]\n"),
+            "takes only 'name' beside it",
+        ),
+        (
+            layer("files = [{ from = \"a\", to = \"srv\" }]\n"),
+            "'srv' is no path in the image; write an absolute one",
+        ),
+        (
+            layer("files = [{ from = \"a\", to = \"/srv/../etc\" }]\n"),
+            "'/srv/../etc' is no path in the image",
+        ),
+        (
+            layer("files = [{ from = \"a\", to = \"/a\", mode = \"rw\" }]\n"),
+            "'rw' is no mode",
+        ),
+        (
+            layer("debs = [\"../x.deb\"]\n"),
+            "'../x.deb' leaves the folder of the specification",
+        ),
+        (layer("debs = [\"x.deb\"]\n"), "'x.deb' cannot be found"),
+        (
+            layer("remove = [\"usr/bin\"]\n"),
+            "must be an absolute path or glob",
+        ),
+        (layer("exclude = [\"/a[\"]\n"), "'/a[' is no glob"),
+        (
+            layer("users = [{ name = \"a:b\", uid = 1 }]\n"),
+            "user: 'a:b' is no name",
+        ),
+        (
+            service("exec = []\n"),
+            "slipform.toml:5: service 'web': exec is empty",
+        ),
+        (
+            service("exec = [\"web\"]\n"),
+            "exec: 'web' is no path in the image",
+        ),
+        (
+            service("exec = [\"/w\"]\ncapabilities = [\"CAP_NET_BIND\"]\n"),
+            "did you mean 'CAP_NET_BIND_SERVICE'?",
+        ),
+        (
+            service("exec = [\"/w\"]\nlimits = { nofiles = 1 }\n"),
+            "did you mean 'nofile'?",
+        ),
+        (
+            service("exec = [\"/w\"]\nready = { tcp = \"example:80\" }\n"),
+            "'example:80' is no address",
+        ),
+        (
+            service("exec = [\"/w\"]\nready = { tcp = \"127.0.0.1:80\", notify = true }\n"),
+            "exactly one of",
+        ),
+        (
+            service("exec = [\"/w\"]\nafter = [\"wbe\"]\n"),
+            "'wbe', which is no service; did you mean 'web'?",
+        ),
+        (
+            service("exec = [\"/w\"]\nafter = [\"web\"]\n"),
+            "wait for each other in a circle",
+        ),
+        (
+            service("exec = [\"/w\"]\nstop-timeout = \"soon\"\n"),
+            "'soon' is no duration",
+        ),
+        (
+            test(""),
+            "slipform.toml:5: test 'works' must have exactly one of http, tcp and console",
+        ),
+        (test("console = \"(\"\n"), "'(' is no regular expression"),
+        (
+            test("http = { port = 80, path = \"x y\" }\n"),
+            "must start with / and have no spaces",
+        ),
+        (
+            format!("{HEAD}scratch = [{{ path = \"/etc\" }}]\n{LAYER}"),
+            "'/etc' cannot be a tmpfs of yours",
+        ),
+        (
+            format!("{HEAD}scratch = [{{ path = \"/x\", size = \"1GB\" }}]\n{LAYER}"),
+            "'1GB' is no size",
+        ),
+        (
+            format!("{HEAD}kernel = {{ args = [\"a b\"] }}\n{LAYER}"),
+            "'a b' is not one word",
+        ),
+        (
+            format!("{HEAD}sysctl = {{ swappiness = 1 }}\n{LAYER}"),
+            "write it dotted",
+        ),
+    ];
+    for (text, wanted) in table {
+        let error = load_text(&text).expect_err(&text);
+        assert!(
+            error.contains(wanted),
+            "\n{text}\ngave: {error}\nwanted: {wanted}"
+        );
+        assert!(error.starts_with("slipform.toml:"), "{error}");
+    }
+}
+
+#[test]
+fn a_folder_without_a_specification_says_how_to_make_one() {
+    let error = load(tempfile::tempdir().unwrap().path())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("slipform new"), "{error}");
+}
+
+#[test]
+fn a_used_layer_of_the_users_own_is_read_from_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("common")).unwrap();
+    fs::write(
+        dir.path().join("common/layer.toml"),
+        "packages = [\"curl\"]\n",
+    )
+    .unwrap();
+    let text = format!("{HEAD}[[layer]]\nuse = \"common\"\n");
+    let image = load_in(dir.path(), &text).unwrap();
+    assert_eq!(image.layers[0].name, "common");
+    assert_eq!(image.layers[0].packages, ["curl"]);
+    fs::write(dir.path().join("common/layer.toml"), "\npakages = []\n").unwrap();
+    let error = load_in(dir.path(), &text).unwrap_err();
+    assert!(
+        error.contains("common/layer.toml:2: unknown key 'pakages'; did you mean 'packages'?"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_specification_that_is_no_text_or_too_long_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(SPEC_FILE), [0xff, 0xfe]).unwrap();
+    assert!(
+        load(dir.path())
+            .unwrap_err()
+            .to_string()
+            .contains("is not UTF-8")
+    );
+    fs::write(dir.path().join(SPEC_FILE), vec![b'#'; 1 << 21]).unwrap();
+    assert!(
+        load(dir.path())
+            .unwrap_err()
+            .to_string()
+            .contains("longer than 1 MiB")
+    );
+}
+
+#[test]
+fn random_text_never_panics() {
+    let seed = include_str!("../../../layers/images/redis/slipform.toml").as_bytes();
+    let mut state = 0x5eed_u64;
+    for _ in 0..300 {
+        let mut bytes = seed.to_vec();
+        for _ in 0..4 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let at = usize::try_from(state >> 33).unwrap() % bytes.len();
+            bytes[at] = (state >> 24) as u8 & 0x7f;
+        }
+        let _ = load_text(&String::from_utf8_lossy(&bytes));
+    }
+}

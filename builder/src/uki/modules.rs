@@ -1,0 +1,233 @@
+//! Which kernel modules go into the initrd, and in which order.
+//!
+//! Debian's kernel packages ship no `modules.dep`; every module says itself what
+//! it needs, in its `.modinfo` section (`depends=a,b`; Linux, include/linux/moduleinfo).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// No kernel module is larger, in bytes.
+const LARGEST: usize = 64 << 20;
+
+/// What can be wrong with the modules.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ModuleError {
+    /// The kernel does not have it.
+    #[error("the kernel {kernel} has no module '{name}'{needed_by}; {remedy}")]
+    Unknown {
+        /// The kernel's release.
+        kernel: String,
+        /// The module.
+        name: String,
+        /// `, which MODULE needs`, or empty.
+        needed_by: String,
+        /// The nearest right name, or where to look.
+        remedy: String,
+    },
+    /// A file that is no module.
+    #[error("the kernel module '{name}' cannot be read: {why}")]
+    Bad {
+        /// The module.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// A module, uncompressed, ready for the initrd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// Name with underscores, without `.ko`.
+    pub name: String,
+    /// The ELF file.
+    pub bytes: Vec<u8>,
+}
+
+/// What a kernel package offers.
+#[derive(Debug, Clone, Default)]
+pub struct Kernel {
+    /// Release, such as `6.12.1-amd64`.
+    pub release: String,
+    /// Module name (with underscores) to the path of its file.
+    pub modules: BTreeMap<String, String>,
+    /// Names of what is built in.
+    pub builtin: BTreeSet<String>,
+}
+
+impl Kernel {
+    /// Sorts out the paths of a kernel package and its `modules.builtin`.
+    #[must_use]
+    pub fn new<'a>(release: &str, paths: impl IntoIterator<Item = &'a str>, builtin: &str) -> Self {
+        let modules = paths
+            .into_iter()
+            .filter(|path| path.ends_with(".ko") || path.contains(".ko."))
+            .map(|path| (name_of(path), path.to_owned()))
+            .collect();
+        Self { release: release.to_owned(), modules, builtin: builtin.lines().map(name_of).collect() }
+    }
+
+    /// The wanted modules with all that they need, each behind what it needs.
+    /// `read` gives a module's uncompressed bytes by the path of its file.
+    ///
+    /// # Errors
+    /// [`ModuleError`] names the module and who needs it.
+    pub fn select(
+        &self,
+        wanted: &[String],
+        read: &mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
+    ) -> Result<Vec<Module>, ModuleError> {
+        let mut chosen = Vec::new();
+        let mut seen = BTreeSet::new();
+        for name in wanted {
+            self.visit(&name.replace('-', "_"), None, read, &mut seen, &mut chosen)?;
+        }
+        Ok(chosen)
+    }
+
+    fn visit(
+        &self,
+        name: &str,
+        needed_by: Option<&str>,
+        read: &mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
+        seen: &mut BTreeSet<String>,
+        chosen: &mut Vec<Module>,
+    ) -> Result<(), ModuleError> {
+        if self.builtin.contains(name) || !seen.insert(name.to_owned()) {
+            return Ok(());
+        }
+        let path = self.modules.get(name).ok_or_else(|| self.unknown(name, needed_by))?;
+        let bad = |why: String| ModuleError::Bad { name: name.to_owned(), why };
+        let bytes = read(path).map_err(bad)?;
+        let needs = depends(&bytes).map_err(bad)?;
+        for need in &needs {
+            self.visit(need, Some(name), read, seen, chosen)?;
+        }
+        chosen.push(Module { name: name.to_owned(), bytes });
+        Ok(())
+    }
+
+    fn unknown(&self, name: &str, needed_by: Option<&str>) -> ModuleError {
+        let all = self.modules.keys().chain(&self.builtin).map(String::as_str);
+        ModuleError::Unknown {
+            kernel: self.release.clone(),
+            name: name.to_owned(),
+            needed_by: needed_by.map(|n| format!(", which '{n}' needs")).unwrap_or_default(),
+            remedy: crate::base::toml::nearest(name, all).map_or_else(
+                || "remove it from the board's or the image's modules".to_owned(),
+                |near| format!("did you mean '{near}'?"),
+            ),
+        }
+    }
+}
+
+/// `kernel/drivers/md/dm-verity.ko.xz` is `dm_verity`.
+fn name_of(path: &str) -> String {
+    let file = path.rsplit('/').next().unwrap_or(path);
+    file.split(".ko").next().unwrap_or(file).replace('-', "_")
+}
+
+/// The `depends=` line of a module's `.modinfo` section.
+fn depends(elf: &[u8]) -> Result<Vec<String>, String> {
+    let section = modinfo(elf).ok_or("it is no 64-bit ELF file with a .modinfo section")?;
+    let line = section.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(b"depends="));
+    let text = std::str::from_utf8(line.unwrap_or_default()).map_err(|_| "its depends= is not UTF-8")?;
+    Ok(text.split(',').filter(|n| !n.is_empty()).map(|n| n.replace('-', "_")).collect())
+}
+
+/// Finds `.modinfo` in a little-endian ELF64 file (System V ABI, "Sections").
+fn modinfo(elf: &[u8]) -> Option<&[u8]> {
+    if elf.len() > LARGEST || elf.get(..6)? != b"\x7fELF\x02\x01" {
+        return None;
+    }
+    let number = |at: usize, size: usize| -> Option<usize> {
+        let mut bytes = [0; 8];
+        bytes[..size].copy_from_slice(elf.get(at..at.checked_add(size)?)?);
+        usize::try_from(u64::from_le_bytes(bytes)).ok()
+    };
+    let (table, entry, count, names) = (number(40, 8)?, number(58, 2)?, number(60, 2)?, number(62, 2)?);
+    let header = |index: usize| table.checked_add(index.checked_mul(entry)?);
+    let body = |at: usize| -> Option<&[u8]> {
+        let (offset, size) = (number(at.checked_add(24)?, 8)?, number(at.checked_add(32)?, 8)?);
+        elf.get(offset..offset.checked_add(size)?)
+    };
+    let names = body(header(names)?)?;
+    (0..count).find_map(|index| {
+        let at = header(index)?;
+        let name = names.get(number(at, 4)?..)?.split(|b| *b == 0).next()?;
+        (name == b".modinfo").then(|| body(at)).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A smallest ELF64 file with `.modinfo`.
+    fn module(depends: &str) -> Vec<u8> {
+        let names = b"\0.modinfo\0.shstrtab\0";
+        let info = format!("license=GPL\0depends={depends}\0");
+        let mut elf = vec![0; 64];
+        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        let (names_at, info_at) = (64, 64 + names.len());
+        elf.extend_from_slice(names);
+        elf.extend_from_slice(info.as_bytes());
+        let table = elf.len();
+        elf[40..48].copy_from_slice(&(table as u64).to_le_bytes());
+        elf[58..60].copy_from_slice(&64u16.to_le_bytes());
+        elf[60..62].copy_from_slice(&3u16.to_le_bytes());
+        elf[62..64].copy_from_slice(&2u16.to_le_bytes());
+        for (name, offset, size) in [(0u32, 0, 0), (1, info_at, info.len()), (10, names_at, names.len())] {
+            let mut header = vec![0; 64];
+            header[..4].copy_from_slice(&name.to_le_bytes());
+            header[24..32].copy_from_slice(&(offset as u64).to_le_bytes());
+            header[32..40].copy_from_slice(&(size as u64).to_le_bytes());
+            elf.extend(header);
+        }
+        elf
+    }
+
+    fn kernel() -> (Kernel, BTreeMap<&'static str, Vec<u8>>) {
+        let files = BTreeMap::from([
+            ("/m/kernel/drivers/md/dm-verity.ko.xz", module("dm-bufio,dm-mod")),
+            ("/m/kernel/drivers/md/dm-bufio.ko.xz", module("dm-mod")),
+            ("/m/kernel/drivers/md/dm-mod.ko.xz", module("")),
+            ("/m/kernel/odd.ko", module("gone")),
+            ("/m/kernel/bad.ko", b"\x7fELF".to_vec()),
+        ]);
+        let kernel = Kernel::new("6.12-test", files.keys().copied(), "kernel/fs/ext4/ext4.ko\n");
+        (kernel, files)
+    }
+
+    fn select(wanted: &[&str]) -> Result<Vec<String>, ModuleError> {
+        let (kernel, files) = kernel();
+        let wanted: Vec<String> = wanted.iter().map(|n| (*n).to_owned()).collect();
+        let chosen = kernel.select(&wanted, &mut |path| Ok(files[path].clone()))?;
+        Ok(chosen.into_iter().map(|module| module.name).collect())
+    }
+
+    #[test]
+    fn each_module_stands_behind_what_it_needs() {
+        assert_eq!(select(&["ext4", "dm-verity", "dm_mod"]).unwrap(), ["dm_mod", "dm_bufio", "dm_verity"]);
+    }
+
+    #[test]
+    fn a_module_that_the_kernel_does_not_have_is_named() {
+        let message = select(&["dm_verty"]).unwrap_err().to_string();
+        assert_eq!(message, "the kernel 6.12-test has no module 'dm_verty'; did you mean 'dm_verity'?");
+        let message = select(&["odd"]).unwrap_err().to_string();
+        assert!(message.contains("no module 'gone', which 'odd' needs"), "{message}");
+        assert!(matches!(select(&["bad"]), Err(ModuleError::Bad { .. })));
+    }
+
+    #[test]
+    fn damaged_modules_never_panic() {
+        let good = module("a,b");
+        for at in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.clone();
+                bad[at] ^= 1 << bit;
+                let _ = depends(&bad);
+            }
+            let _ = depends(&good[..at]);
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! The steady state: one loop over everything that waits, until the machine goes down.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
+
+use slipform_init::contract::event::{Event, Phase};
+use slipform_init::contract::machine::Machine;
+
+use crate::power::button::Buttons;
+use crate::power::{self, Request, down};
+use crate::report::Reporter;
+use crate::report::kmsg::Kmsg;
+// PLUG: `use crate::net::{self, Dhcp}; use crate::supervise::Supervisor;`
+use crate::stub::{self as net, Dhcp, Supervisor};
+use crate::sys::poll;
+use crate::sys::signal::{self, Reaped, Signals};
+use crate::sys::{clock, host};
+use crate::turn::{Report, Turn, Watched};
+
+/// Beyond what the services may take together to stop.
+const STOP_MARGIN: Duration = Duration::from_secs(5);
+/// However long services may take.
+const STOP_MAX: Duration = Duration::from_secs(300);
+
+/// Signals as a part of the loop.
+struct SignalPart {
+    signals: Signals,
+    children: bool,
+    request: Option<Request>,
+}
+
+impl Watched for SignalPart {
+    fn fds(&self, out: &mut Vec<libc::pollfd>) {
+        out.push(poll::entry(self.signals.as_raw_fd(), libc::POLLIN));
+    }
+
+    fn ready(&mut self, _fd: RawFd, _turn: &mut Turn<'_>) {
+        while let Some(number) = self.signals.next() {
+            self.children |= number == libc::SIGCHLD;
+            self.request = self.request.or_else(|| power::of_signal(number));
+        }
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        None
+    }
+
+    fn tick(&mut self, _turn: &mut Turn<'_>) {}
+}
+
+/// Where the machine is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Starting,
+    Running,
+    Stopping { request: Request, end: Duration },
+}
+
+/// All parts.
+pub(crate) struct Cycle {
+    report: Reporter,
+    kmsg: Kmsg,
+    signals: SignalPart,
+    buttons: Buttons,
+    dhcp: Option<Dhcp>,
+    supervisor: Supervisor,
+    stop_limit: Duration,
+    state: State,
+}
+
+impl Cycle {
+    /// Network and services of a machine whose root is up.
+    pub(crate) fn new(
+        machine: Machine,
+        signals: Signals,
+        kmsg: Kmsg,
+        mut report: Reporter,
+    ) -> Self {
+        report.settle_channel();
+        report.phase(Phase::Network);
+        let dhcp = network(&mut report);
+        let stop_limit = stop_limit(&machine);
+        // PLUG: the supervisor's own constructor.
+        let supervisor = Supervisor::new(machine.services);
+        Self {
+            report,
+            kmsg,
+            signals: SignalPart {
+                signals,
+                children: false,
+                request: None,
+            },
+            buttons: Buttons::open(),
+            dhcp,
+            supervisor,
+            stop_limit,
+            state: State::Starting,
+        }
+    }
+
+    /// Runs until the machine is down.
+    pub(crate) fn run(mut self) -> ! {
+        // Booting took memory that nothing needs any more.
+        host::trim_memory();
+        self.report.phase(Phase::Services);
+        let mut turn = Turn {
+            now: clock::monotonic(),
+            report: &mut self.report,
+        };
+        self.supervisor.start(&mut turn);
+        let mut fds = Vec::new();
+        loop {
+            self.advance();
+            self.wait(&mut fds);
+            self.reap();
+            if let Some(request) = self.request() {
+                self.go_down(request);
+            }
+        }
+    }
+
+    /// Leaves a state whose end has come.
+    fn advance(&mut self) {
+        match self.state {
+            State::Starting if self.supervisor.all_ready() => {
+                self.state = State::Running;
+                self.report.event(Event::Ready {
+                    rss_kib: resident_kib(),
+                });
+                self.report.phase(Phase::Running);
+            }
+            State::Stopping { request, end } => {
+                let stopped = self.supervisor.stopped();
+                if stopped || clock::monotonic() >= end {
+                    self.kmsg.drain(&mut self.report);
+                    down::finish(request.action, stopped, &mut self.report);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn parts(&mut self) -> ([&mut dyn Watched; 5], &mut Reporter) {
+        let parts: [&mut dyn Watched; 5] = [
+            &mut self.signals,
+            &mut self.kmsg,
+            &mut self.buttons,
+            &mut self.dhcp,
+            &mut self.supervisor,
+        ];
+        (parts, &mut self.report)
+    }
+
+    /// Waits once, and gives every part its turn.
+    fn wait(&mut self, fds: &mut Vec<libc::pollfd>) {
+        let end = if let State::Stopping { end, .. } = self.state {
+            Some(end)
+        } else {
+            None
+        };
+        let (parts, report) = self.parts();
+        fds.clear();
+        report.fds(fds);
+        let own = fds.len();
+        let ends = parts.each_ref().map(|part| {
+            part.fds(fds);
+            fds.len()
+        });
+        let deadlines = parts.iter().filter_map(|part| part.deadline());
+        let next = deadlines.chain(report.deadline()).chain(end).min();
+        // At least a millisecond: a deadline that stays in the past must not eat the processor.
+        let limit = next.map(|next| {
+            next.saturating_sub(clock::monotonic())
+                .max(Duration::from_millis(1))
+        });
+        if let Err(error) = poll::wait(fds, limit) {
+            report.note(&format!("error: poll: {error}"));
+            std::thread::sleep(Duration::from_millis(100));
+            return;
+        }
+        let now = clock::monotonic();
+        for ready in fds[..own].iter().filter(|entry| entry.revents != 0) {
+            report.ready(ready.fd);
+        }
+        report.tick(now);
+        let mut start = own;
+        for (part, end) in parts.into_iter().zip(ends) {
+            let mut turn = Turn {
+                now,
+                report: &mut *report,
+            };
+            for ready in fds[start..end].iter().filter(|entry| entry.revents != 0) {
+                part.ready(ready.fd, &mut turn);
+            }
+            if part.deadline().is_some_and(|deadline| deadline <= now) {
+                part.tick(&mut turn);
+            }
+            start = end;
+        }
+    }
+
+    /// Takes all children that have ended: services, and orphans that PID 1 inherited.
+    fn reap(&mut self) {
+        if !std::mem::take(&mut self.signals.children) {
+            return;
+        }
+        let mut turn = Turn {
+            now: clock::monotonic(),
+            report: &mut self.report,
+        };
+        while let Reaped::Child { pid, status } = signal::reap() {
+            self.supervisor.child_ended(pid, status, &mut turn);
+        }
+        self.supervisor.tick(&mut turn);
+        self.dhcp.tick(&mut turn);
+    }
+
+    /// Whoever asked first that the machine goes down.
+    fn request(&mut self) -> Option<Request> {
+        let button = self.buttons.take_pressed();
+        let button = button.then_some(Request {
+            action: crate::sys::power::Action::PowerOff,
+            reason: "power button",
+        });
+        let command = self.report.take_command().map(power::of_command);
+        self.signals.request.take().or(button).or(command)
+    }
+
+    fn go_down(&mut self, request: Request) {
+        if matches!(self.state, State::Stopping { .. }) {
+            self.report
+                .note(&format!("{}: is already going down", request.reason));
+            return;
+        }
+        let now = clock::monotonic();
+        self.state = State::Stopping {
+            request,
+            end: now + self.stop_limit,
+        };
+        self.report.phase(Phase::Shutdown);
+        self.report.event(Event::Shutdown {
+            kind: power::action_name(request.action).to_owned(),
+            reason: request.reason.to_owned(),
+        });
+        self.supervisor.stop(&mut Turn {
+            now,
+            report: &mut self.report,
+        });
+    }
+}
+
+/// Loopback and the first lease; a machine without either still runs its services.
+fn network(report: &mut Reporter) -> Option<Dhcp> {
+    let error = |what: &str, why: String| Event::Error {
+        phase: Phase::Network,
+        what: what.to_owned(),
+        why,
+    };
+    if let Err(why) = net::loopback_up() {
+        report.event(error("bring up the loopback interface", why.to_string()));
+    }
+    match Dhcp::new() {
+        Ok(dhcp) => Some(dhcp),
+        Err(why) => {
+            report.event(error("ask for an address", why.to_string()));
+            None
+        }
+    }
+}
+
+/// All services one after the other, and a margin.
+fn stop_limit(machine: &Machine) -> Duration {
+    let sum = machine.services.iter().fold(0u64, |sum, service| {
+        sum.saturating_add(service.stop_timeout_ms)
+    });
+    Duration::from_millis(sum)
+        .saturating_add(STOP_MARGIN)
+        .min(STOP_MAX)
+}
+
+/// VmRSS of /proc/self/status.
+fn resident_kib() -> u64 {
+    let mut buffer = [0; 4096];
+    let length = File::open("/proc/self/status")
+        .and_then(|mut status| status.read(&mut buffer))
+        .unwrap_or(0);
+    vm_rss(&buffer[..length]).unwrap_or(0)
+}
+
+fn vm_rss(status: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(status).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_memory_is_read_from_the_status() {
+        assert_eq!(
+            vm_rss(b"Name:\tinit\nVmHWM:\t 2000 kB\nVmRSS:\t    1234 kB\nRssAnon:\t 1 kB\n"),
+            Some(1234)
+        );
+        assert_eq!(vm_rss(b"Name:\tinit\n"), None);
+        assert!(resident_kib() > 100);
+    }
+}

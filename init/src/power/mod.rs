@@ -1,0 +1,76 @@
+//! Going down: who may ask for it, and how it is done.
+//!
+//! | who | asks for |
+//! |---|---|
+//! | SIGTERM, SIGUSR2, ACPI power button, `{"command":"power-off"}` | power-off |
+//! | SIGINT (Ctrl-Alt-Del), `{"command":"reboot"}` | reboot |
+//! | SIGUSR1 | halt |
+//!
+//! SIGUSR1 and SIGUSR2 are those of busybox's `halt` and `poweroff`.
+
+pub(crate) mod button;
+pub(crate) mod down;
+pub(crate) mod fatal;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use slipform_init::contract::event::Command;
+
+use crate::sys::power::Action;
+
+/// Before machine.json was read.
+const DEFAULT_PANIC_SECONDS: u32 = 10;
+
+static PANIC_SECONDS: AtomicU32 = AtomicU32::new(DEFAULT_PANIC_SECONDS);
+
+/// How long a broken machine stands before it starts again.
+pub(crate) fn panic_seconds() -> u32 {
+    PANIC_SECONDS.load(Ordering::Relaxed)
+}
+
+/// Sets it; never 0, which the kernel takes for "hang".
+pub(crate) fn set_panic_seconds(seconds: u32) {
+    PANIC_SECONDS.store(seconds.clamp(1, 3600), Ordering::Relaxed);
+}
+
+/// Somebody wants the machine to go down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// How.
+    pub(crate) action: Action,
+    /// Who asked.
+    pub(crate) reason: &'static str,
+}
+
+/// The word for it in reports.
+pub(crate) fn action_name(action: Action) -> &'static str {
+    match action {
+        Action::PowerOff => "power-off",
+        Action::Restart => "reboot",
+        Action::Halt => "halt",
+    }
+}
+
+/// What a signal asks for.
+pub(crate) fn of_signal(number: i32) -> Option<Request> {
+    let (action, reason) = match number {
+        libc::SIGTERM => (Action::PowerOff, "signal TERM"),
+        libc::SIGUSR2 => (Action::PowerOff, "signal USR2"),
+        libc::SIGUSR1 => (Action::Halt, "signal USR1"),
+        libc::SIGINT => (Action::Restart, "signal INT"),
+        _ => return None,
+    };
+    Some(Request { action, reason })
+}
+
+/// What a command of the harness asks for.
+pub(crate) fn of_command(command: Command) -> Request {
+    let action = match command {
+        Command::PowerOff => Action::PowerOff,
+        Command::Reboot => Action::Restart,
+    };
+    Request {
+        action,
+        reason: "report channel",
+    }
+}

@@ -1,0 +1,146 @@
+//! What people read on the console: short lines, `slipform: …` of init's own and
+//! `service: …` of the services.
+
+use slipform_init::contract::event::{Event, ServiceState};
+
+use crate::error::phase_name;
+
+/// The line for an event; `None` if it is not worth one.
+pub(crate) fn line(event: &Event) -> Option<String> {
+    let text = match event {
+        Event::Boot {
+            name,
+            version,
+            machine,
+        } => format!("{name} {version} (machine {})", head(machine)),
+        Event::Phase { .. } => return None,
+        Event::Layer { name, root_hash } => {
+            format!("verity: layer {name} ok (root hash {})", head(root_hash))
+        }
+        Event::RootWrite { refused: true, .. } => "root: read-only".to_owned(),
+        Event::RootWrite {
+            refused: false,
+            detail,
+        } => format!("error: root: can be written: {detail}"),
+        Event::Network {
+            interface,
+            address,
+            detail,
+        } => join(&["network:", interface, address, detail]),
+        Event::Service {
+            name,
+            state,
+            detail,
+            ..
+        } => {
+            let detail = if detail.is_empty() {
+                String::new()
+            } else {
+                format!(": {detail}")
+            };
+            format!("service {name}: {}{detail}", state_name(*state))
+        }
+        Event::Log { service, line, .. } => return Some(printable(&format!("{service}: {line}"))),
+        Event::Ready { rss_kib } => format!("ready (init takes {rss_kib} KiB)"),
+        Event::Error { phase, what, why } => {
+            format!("error: {}: {what}: {why}", phase_name(*phase))
+        }
+        Event::Shutdown { kind, reason } => format!("{kind} ({reason})"),
+        Event::End { clean: true } => "end: clean".to_owned(),
+        Event::End { clean: false } => "end: not clean".to_owned(),
+    };
+    Some(printable(&format!("slipform: {text}")))
+}
+
+fn head(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
+
+fn join(parts: &[&str]) -> String {
+    parts
+        .iter()
+        .filter(|part| !part.is_empty())
+        .copied()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn state_name(state: ServiceState) -> &'static str {
+    match state {
+        ServiceState::Waiting => "waiting",
+        ServiceState::Started => "started",
+        ServiceState::Ready => "ready",
+        ServiceState::Exited => "exited",
+        ServiceState::Backoff => "backoff",
+        ServiceState::Failed => "failed",
+        ServiceState::Stopped => "stopped",
+    }
+}
+
+/// Control characters could move the cursor or begin a line of their own: each becomes
+/// a `?`, a tab stays.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|letter| {
+            if letter.is_control() && letter != '\t' {
+                '?'
+            } else {
+                letter
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slipform_init::contract::event::Phase;
+
+    #[test]
+    fn events_become_short_lines() {
+        let log = |line: &str| Event::Log {
+            service: "web".to_owned(),
+            stream: "out".to_owned(),
+            line: line.to_owned(),
+        };
+        let cases = [
+            (log("hello\tworld"), Some("web: hello\tworld")),
+            (
+                log("a\r\u{1b}[2J\nslipform: end: clean\u{9b}"),
+                Some("web: a??[2J?slipform: end: clean?"),
+            ),
+            (Event::Phase { phase: Phase::Disk }, None),
+            (
+                Event::Layer {
+                    name: "base".to_owned(),
+                    root_hash: "0123456789abcdef".to_owned(),
+                },
+                Some("slipform: verity: layer base ok (root hash 0123456789ab)"),
+            ),
+            (
+                Event::Error {
+                    phase: Phase::Disk,
+                    what: "find".to_owned(),
+                    why: "none".to_owned(),
+                },
+                Some("slipform: error: disk: find: none"),
+            ),
+            (
+                Event::Service {
+                    name: "web".to_owned(),
+                    state: ServiceState::Failed,
+                    pid: 0,
+                    detail: "why".to_owned(),
+                },
+                Some("slipform: service web: failed: why"),
+            ),
+            (
+                Event::Ready { rss_kib: 900 },
+                Some("slipform: ready (init takes 900 KiB)"),
+            ),
+        ];
+        for (event, expected) in cases {
+            assert_eq!(line(&event).as_deref(), expected);
+        }
+    }
+}
