@@ -45,8 +45,8 @@ fn main() -> Result<()> {
         return interactive(&arguments[1..]);
     }
     for step in env::var("FAKE_BEFORE").unwrap_or_default().lines() {
-        if step.starts_with("stderr ") {
-            std::io::stderr().write_all(format!("{}\n", &step[7..]).as_bytes())?;
+        if let Some(words) = step.strip_prefix("stderr ") {
+            std::io::stderr().write_all(format!("{words}\n").as_bytes())?;
         } else {
             generic(step.trim())?;
         }
