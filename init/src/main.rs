@@ -50,6 +50,8 @@ fn run() -> i32 {
             format!("slipform: Ctrl-Alt-Del cannot be caught: {error}\n").as_bytes(),
         );
     }
+    // Without it services only have the kernel's limit.
+    let _ = host::raise_file_limit();
     let mut report = Reporter::new();
     let mut kmsg = Kmsg::default();
     let signals =

@@ -163,7 +163,7 @@ pub enum Event {
 /// What the harness may send over the report channel: one JSON line each,
 /// such as `{"command":"power-off"}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Command {
     /// Stop everything and switch off.
     PowerOff,
