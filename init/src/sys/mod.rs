@@ -1,0 +1,5 @@
+//! System calls: the only place with unsafe code.
+#![allow(unsafe_code)]
+
+pub(crate) mod net;
+pub(crate) mod process;
