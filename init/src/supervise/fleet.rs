@@ -50,6 +50,9 @@ impl Fleet {
     /// Stops all, those first that nobody waits for.
     pub(crate) fn stop(&mut self, now: Duration, out: &mut Vec<Ordered>) {
         self.stopping = true;
+        for number in 0..self.lives.len() {
+            self.input(now, number, Input::NoRestart, out);
+        }
         self.settle(now, out);
     }
 
@@ -103,7 +106,7 @@ impl Fleet {
         let life = &self.lives[number];
         if self.stopping {
             // Who has no process yet holds up nobody, not even in a cycle.
-            let free = life.is_waiting() || self.before[number].iter().all(|&other| self.lives[other].is_over());
+            let free = life.pid().is_none() || self.before[number].iter().all(|&other| self.lives[other].is_over());
             return (free && !life.is_over()).then_some(Input::Stop);
         }
         if !life.is_waiting() {

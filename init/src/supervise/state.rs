@@ -110,6 +110,8 @@ pub(crate) enum Input {
     Ready,
     /// Time has passed; the text is what the readiness probe saw last, or empty.
     Tick(String),
+    /// All services go down: this one is not started again, its turn to stop comes.
+    NoRestart,
     /// It shall end for good.
     Stop,
 }
@@ -152,6 +154,8 @@ pub(crate) struct Life {
     state: State,
     /// The end is final.
     stop: bool,
+    /// This start was the last.
+    last: bool,
     /// It is being stopped because it did not get ready.
     timed_out: bool,
     /// Ends in a row without [`HEALTHY_AFTER`] before them.
@@ -161,7 +165,7 @@ pub(crate) struct Life {
 impl Life {
     /// A service that waits for those before it.
     pub(crate) fn new(policy: Policy) -> Life {
-        Life { policy, state: State::Waiting, stop: false, timed_out: false, unhealthy: 0 }
+        Life { policy, state: State::Waiting, stop: false, last: false, timed_out: false, unhealthy: 0 }
     }
 
     /// Takes one input at time `now`; what is to be done goes to `out`.
@@ -175,6 +179,7 @@ impl Life {
             Input::Exited(end) => self.exited(now, end, out),
             Input::Ready => self.ready(now, out),
             Input::Tick(seen) => self.tick(now, &seen, out),
+            Input::NoRestart => self.last = true,
             Input::Stop => self.stop(now, out),
         }
     }
@@ -265,7 +270,7 @@ impl Life {
         if !alive {
             return;
         }
-        if self.stop {
+        if self.stop || self.last {
             return self.end(true, ServiceState::Stopped, why, out);
         }
         if self.policy.restart == Restart::Never {
@@ -290,7 +295,7 @@ impl Life {
             _ => return,
         };
         report(out, ServiceState::Exited, pid, end.to_string());
-        if self.stop {
+        if self.stop || self.last {
             return self.end(true, ServiceState::Stopped, end.to_string(), out);
         }
         let good = end.good() && !self.timed_out;

@@ -379,9 +379,11 @@ fn prepare(plan: &Plan<'_>) -> Result<(), Failure> {
         // SAFETY: a one byte literal; "0" means the writer itself.
         check(unsafe { libc::write(procs, c"0".as_ptr().cast(), 1) } as libc::c_long, Step::Cgroup)?;
     }
+    let default = [0_u64; 4];
     for signal in 1..=SIGNALS {
-        // SAFETY: SIG_DFL is valid for every signal; the refusal for KILL, STOP and glibc's own two is of no interest.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: all zeros is the kernel's sigaction for SIG_DFL, 8 the size of its signal set. The refusal for
+        // KILL and STOP is of no interest; glibc's wrapper would refuse 32 and 33, too.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u64>(), 8) };
     }
     for (target, fd) in (0..).zip(plan.stdio) {
         // SAFETY: plain call; the sources lie above 2.
