@@ -16,13 +16,19 @@ impl Cgroup {
     /// Makes the service's cgroup below `root`; `None` where there is no cgroup2 or the
     /// name is no folder's: the process group does the work then.
     pub(crate) fn create(root: &Path, name: &str) -> Option<Cgroup> {
-        if name.is_empty() || name.contains(['/', '.', '\n']) || !root.join("cgroup.controllers").exists() {
+        if name.is_empty()
+            || name.contains(['/', '.', '\n'])
+            || !root.join("cgroup.controllers").exists()
+        {
             return None;
         }
         let path = root.join(name);
         // It may be there already; whether it is one, opening its cgroup.procs tells.
         let _ = fs::create_dir(&path);
-        let procs = OpenOptions::new().write(true).open(path.join("cgroup.procs")).ok()?;
+        let procs = OpenOptions::new()
+            .write(true)
+            .open(path.join("cgroup.procs"))
+            .ok()?;
         Some(Cgroup { path, procs })
     }
 
@@ -38,8 +44,12 @@ impl Cgroup {
 
     /// Whether the process is in it, or below.
     pub(crate) fn contains(&self, pid: i32) -> bool {
-        let Some(name) = self.path.file_name().and_then(|name| name.to_str()) else { return false };
-        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else { return false };
+        let Some(name) = self.path.file_name().and_then(|name| name.to_str()) else {
+            return false;
+        };
+        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/cgroup")) else {
+            return false;
+        };
         text.lines().any(|line| within(line, name))
     }
 
@@ -52,7 +62,8 @@ impl Cgroup {
 /// Whether a line of /proc/PID/cgroup (`0::/name/…`) lies in the cgroup `name`.
 fn within(line: &str, name: &str) -> bool {
     let path = line.strip_prefix("0::/").unwrap_or_default();
-    path.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(name)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -80,7 +91,10 @@ mod tests {
         let nowhere = Path::new("/nonexistent");
         assert!(Cgroup::create(nowhere, "web").is_none());
         for name in ["", "..", "a/b", "cgroup.procs"] {
-            assert!(Cgroup::create(Path::new("/sys/fs/cgroup"), name).is_none(), "{name:?}");
+            assert!(
+                Cgroup::create(Path::new("/sys/fs/cgroup"), name).is_none(),
+                "{name:?}"
+            );
         }
     }
 }

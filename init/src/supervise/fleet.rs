@@ -29,7 +29,13 @@ impl Fleet {
             }
         }
         let lives = policies.into_iter().map(Life::new).collect();
-        Fleet { lives, order, before, begun: false, stopping: false }
+        Fleet {
+            lives,
+            order,
+            before,
+            begun: false,
+            stopping: false,
+        }
     }
 
     /// Starts those that wait for nobody.
@@ -42,7 +48,13 @@ impl Fleet {
     }
 
     /// Takes what happened to service `number`.
-    pub(crate) fn step(&mut self, now: Duration, number: usize, input: Input, out: &mut Vec<Ordered>) {
+    pub(crate) fn step(
+        &mut self,
+        now: Duration,
+        number: usize,
+        input: Input,
+        out: &mut Vec<Ordered>,
+    ) {
         self.input(now, number, input, out);
         self.settle(now, out);
     }
@@ -77,7 +89,9 @@ impl Fleet {
     }
 
     fn input(&mut self, now: Duration, number: usize, input: Input, out: &mut Vec<Ordered>) {
-        let Some(life) = self.lives.get_mut(number) else { return };
+        let Some(life) = self.lives.get_mut(number) else {
+            return;
+        };
         let mut actions = Vec::new();
         life.step(now, input, &mut actions);
         out.extend(actions.into_iter().map(|action| (number, action)));
@@ -106,7 +120,10 @@ impl Fleet {
         let life = &self.lives[number];
         if self.stopping {
             // Who has no process yet holds up nobody, not even in a cycle.
-            let free = life.pid().is_none() || self.before[number].iter().all(|&other| self.lives[other].is_over());
+            let free = life.pid().is_none()
+                || self.before[number]
+                    .iter()
+                    .all(|&other| self.lives[other].is_over());
             return (free && !life.is_over()).then_some(Input::Stop);
         }
         if !life.is_waiting() {
@@ -115,8 +132,13 @@ impl Fleet {
         let after = &self.order.after[number];
         if let Some(&lost) = after.iter().find(|&&other| self.lives[other].is_lost()) {
             let name = self.order.names.get(lost).map_or("", String::as_str);
-            return Some(Input::Refused(format!("after `{name}`, which failed for good")));
+            return Some(Input::Refused(format!(
+                "after `{name}`, which failed for good"
+            )));
         }
-        after.iter().all(|&other| self.lives[other].is_ready()).then_some(Input::DepsReady)
+        after
+            .iter()
+            .all(|&other| self.lives[other].is_ready())
+            .then_some(Input::DepsReady)
     }
 }

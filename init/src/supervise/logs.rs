@@ -108,7 +108,11 @@ pub(crate) struct Allowance {
 impl Allowance {
     /// Full.
     pub(crate) fn new(now: Duration) -> Allowance {
-        Allowance { tokens: BURST, at: now, dropped: 0 }
+        Allowance {
+            tokens: BURST,
+            at: now,
+            dropped: 0,
+        }
     }
 
     /// Whether a line of `bytes` may pass; if not, it counts as dropped.
@@ -136,7 +140,10 @@ impl Allowance {
     /// When [`Allowance::lost`] has something to say.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let missing = LINES_PER_SECOND.saturating_sub(self.tokens);
-        (self.dropped > 0).then(|| self.at.saturating_add(Duration::from_secs(1) * missing / LINES_PER_SECOND))
+        (self.dropped > 0).then(|| {
+            self.at
+                .saturating_add(Duration::from_secs(1) * missing / LINES_PER_SECOND)
+        })
     }
 
     fn refill(&mut self, now: Duration) {
@@ -149,7 +156,8 @@ impl Allowance {
         if tokens > 0 {
             self.tokens = self.tokens.saturating_add(tokens).min(BURST);
             // Only the time that made whole tokens is used up.
-            self.at += Duration::from_micros(u64::from(tokens) * 1_000_000 / u64::from(LINES_PER_SECOND));
+            self.at +=
+                Duration::from_micros(u64::from(tokens) * 1_000_000 / u64::from(LINES_PER_SECOND));
         }
     }
 }
@@ -164,7 +172,10 @@ pub(crate) struct Capture {
 impl Capture {
     /// Reads `pipe`, which must not block.
     pub(crate) fn new(pipe: File) -> Capture {
-        Capture { pipe: Some(pipe), lines: Lines::default() }
+        Capture {
+            pipe: Some(pipe),
+            lines: Lines::default(),
+        }
     }
 
     /// To poll for input; `None` once it is at its end.
@@ -228,7 +239,11 @@ mod tests {
         let text = b"one\r\ntwo\n\nthree";
         for size in 1..=text.len() {
             let chunks: Vec<&[u8]> = text.chunks(size).collect();
-            assert_eq!(lines(&chunks), ["one", "two", "", "three"], "chunks of {size}");
+            assert_eq!(
+                lines(&chunks),
+                ["one", "two", "", "three"],
+                "chunks of {size}"
+            );
         }
     }
 
@@ -242,17 +257,34 @@ mod tests {
         let exact = [b'x'; LINE_MAX];
         assert_eq!(lines(&[&exact, b"\n"]), ["x".repeat(LINE_MAX)]);
         let got = lines(&[&exact, b"yz\nnext\n"]);
-        assert_eq!(got, [format!("{}{CUT_MARK}", "x".repeat(LINE_MAX)), "yz".into(), "next".into()]);
+        assert_eq!(
+            got,
+            [
+                format!("{}{CUT_MARK}", "x".repeat(LINE_MAX)),
+                "yz".into(),
+                "next".into()
+            ]
+        );
     }
 
     #[test]
     fn a_cut_splits_no_character() {
-        for (character, at) in [("ä", 1), ("€", 1), ("€", 2), ("😀", 1), ("😀", 2), ("😀", 3)] {
+        for (character, at) in [
+            ("ä", 1),
+            ("€", 1),
+            ("€", 2),
+            ("😀", 1),
+            ("😀", 2),
+            ("😀", 3),
+        ] {
             let mut text = "x".repeat(LINE_MAX - at);
             text.push_str(character);
             text.push_str("end\n");
             let got = lines(&[text.as_bytes()]);
-            let expected = [format!("{}{CUT_MARK}", "x".repeat(LINE_MAX - at)), format!("{character}end")];
+            let expected = [
+                format!("{}{CUT_MARK}", "x".repeat(LINE_MAX - at)),
+                format!("{character}end"),
+            ];
             assert_eq!(got, expected, "{character} split after {at}");
         }
     }
@@ -261,19 +293,28 @@ mod tests {
     fn bytes_that_never_end_a_line_stay_bounded() {
         for byte in [b'x', 0x80, 0xff, 0xc3, 0xf0, 0] {
             let block = vec![byte; 100_000];
-            assert!(lines(&[&block, &block]).iter().all(|line| line.len() <= 3 * LINE_MAX + CUT_MARK.len()));
+            assert!(
+                lines(&[&block, &block])
+                    .iter()
+                    .all(|line| line.len() <= 3 * LINE_MAX + CUT_MARK.len())
+            );
         }
     }
 
     #[test]
     fn a_flood_loses_lines_and_says_how_many() {
         let mut allowance = Allowance::new(Duration::ZERO);
-        let passed = (0..10_000).filter(|_| allowance.take(Duration::ZERO, 10)).count();
+        let passed = (0..10_000)
+            .filter(|_| allowance.take(Duration::ZERO, 10))
+            .count();
         assert_eq!(passed, BURST as usize);
         assert_eq!(allowance.lost(Duration::ZERO, false), None);
         let deadline = allowance.deadline().expect("a loss waits to be told");
         assert_eq!(deadline, Duration::from_secs(1));
-        assert_eq!(allowance.lost(deadline, false), Some(10_000 - u64::from(BURST)));
+        assert_eq!(
+            allowance.lost(deadline, false),
+            Some(10_000 - u64::from(BURST))
+        );
         assert_eq!(allowance.deadline(), None);
         assert!(allowance.take(deadline, 10));
     }
@@ -288,7 +329,10 @@ mod tests {
     #[test]
     fn clocks_that_jump_do_no_harm() {
         let mut allowance = Allowance::new(Duration::from_secs(100));
-        assert!(allowance.take(Duration::MAX, usize::MAX / 2) || allowance.lost(Duration::MAX, true).is_some());
+        assert!(
+            allowance.take(Duration::MAX, usize::MAX / 2)
+                || allowance.lost(Duration::MAX, true).is_some()
+        );
         assert!(allowance.take(Duration::ZERO, 1));
     }
 }

@@ -51,8 +51,10 @@ impl Supervisor {
 
     /// Like [`Supervisor::new`], with other folders.
     pub(crate) fn at(services: Vec<Service>, places: &Places) -> Supervisor {
-        let names: Vec<(&str, &[String])> =
-            services.iter().map(|service| (service.name.as_str(), service.after.as_slice())).collect();
+        let names: Vec<(&str, &[String])> = services
+            .iter()
+            .map(|service| (service.name.as_str(), service.after.as_slice()))
+            .collect();
         let mut order = order::resolve(&names);
         let policies = services.iter().map(policy).collect();
         let mut units = Vec::with_capacity(services.len());
@@ -63,7 +65,10 @@ impl Supervisor {
             }
             units.push(unit);
         }
-        Supervisor { units, fleet: Fleet::new(policies, order) }
+        Supervisor {
+            units,
+            fleet: Fleet::new(policies, order),
+        }
     }
 
     /// Starts those that wait for nobody; the others follow as readiness comes in.
@@ -71,7 +76,10 @@ impl Supervisor {
         for (number, unit) in self.units.iter().enumerate() {
             let after = &self.fleet.order().after[number];
             if !after.is_empty() {
-                let names: Vec<&str> = after.iter().map(|&other| self.units[other].name()).collect();
+                let names: Vec<&str> = after
+                    .iter()
+                    .map(|&other| self.units[other].name())
+                    .collect();
                 let detail = format!("for {}", names.join(", "));
                 report(unit, ServiceState::Waiting, 0, detail, turn);
             }
@@ -83,7 +91,9 @@ impl Supervisor {
 
     /// A child of PID 1 was reaped with this wait status; false if it is no service's.
     pub(crate) fn child_ended(&mut self, pid: i32, status: i32, turn: &mut Turn<'_>) -> bool {
-        let Some(number) = self.units.iter().position(|unit| unit.is(pid)) else { return false };
+        let Some(number) = self.units.iter().position(|unit| unit.is(pid)) else {
+            return false;
+        };
         let mut inputs = Vec::new();
         self.units[number].ended(status, turn, &mut inputs);
         self.feed(number, inputs, turn);
@@ -185,5 +195,10 @@ fn policy(service: &Service) -> Policy {
 }
 
 fn report(unit: &Unit, state: ServiceState, pid: i32, detail: String, turn: &mut Turn<'_>) {
-    turn.report.event(Event::Service { name: unit.name().to_owned(), state, pid, detail });
+    turn.report.event(Event::Service {
+        name: unit.name().to_owned(),
+        state,
+        pid,
+        detail,
+    });
 }

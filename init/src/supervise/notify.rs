@@ -43,7 +43,12 @@ impl Notify {
     /// # Errors
     /// The call that failed, on the path.
     pub(crate) fn bind(path: &Path, owner: Option<(u32, u32)>) -> io::Result<Notify> {
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("notify socket {}: {error}", path.display()));
+        let named = |error: io::Error| {
+            io::Error::new(
+                error.kind(),
+                format!("notify socket {}: {error}", path.display()),
+            )
+        };
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(named)?;
         }
@@ -58,7 +63,10 @@ impl Notify {
         if let Some((uid, gid)) = owner {
             chown(path, Some(uid), Some(gid)).map_err(named)?;
         }
-        Ok(Notify { socket, path: path.to_owned() })
+        Ok(Notify {
+            socket,
+            path: path.to_owned(),
+        })
     }
 
     /// To poll for input.
@@ -72,7 +80,9 @@ impl Notify {
         let mut messages = Vec::new();
         while messages.len() < PER_TURN {
             match net::receive_from_process(self.socket.as_fd(), &mut buffer) {
-                Ok((count, sender)) => messages.push(parse(&buffer[..count.min(MESSAGE_MAX)], sender)),
+                Ok((count, sender)) => {
+                    messages.push(parse(&buffer[..count.min(MESSAGE_MAX)], sender))
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
@@ -88,7 +98,12 @@ impl Drop for Notify {
 }
 
 fn parse(bytes: &[u8], sender: Option<i32>) -> Message {
-    let mut message = Message { sender, ready: false, stopping: false, status: None };
+    let mut message = Message {
+        sender,
+        ready: false,
+        stopping: false,
+        status: None,
+    };
     for line in bytes.split(|&byte| byte == b'\n') {
         match line {
             b"READY=1" => message.ready = true,
@@ -113,13 +128,29 @@ mod tests {
         let got = parse(b"STATUS=loading\nREADY=1\nWATCHDOG=1\n", Some(7));
         assert_eq!(
             got,
-            Message { sender: Some(7), ready: true, stopping: false, status: Some("loading".into()) }
+            Message {
+                sender: Some(7),
+                ready: true,
+                stopping: false,
+                status: Some("loading".into())
+            }
         );
-        for hostile in [&b""[..], b"READY=10", b"READY", b"=", b"\0\0\n\xff=\xff", b"XREADY=1"] {
+        for hostile in [
+            &b""[..],
+            b"READY=10",
+            b"READY",
+            b"=",
+            b"\0\0\n\xff=\xff",
+            b"XREADY=1",
+        ] {
             assert!(!parse(hostile, None).ready, "{hostile:?}");
         }
         let long = [b"STATUS=".as_slice(), &[0xff; 4000]].concat();
-        assert!(parse(&long, None).status.is_some_and(|status| status.chars().count() == STATUS_MAX));
+        assert!(
+            parse(&long, None)
+                .status
+                .is_some_and(|status| status.chars().count() == STATUS_MAX)
+        );
     }
 
     #[test]
@@ -128,11 +159,17 @@ mod tests {
         let path = folder.join("web");
         for _ in 0..2 {
             let notify = Notify::bind(&path, None).expect("bind, also over a stale socket");
-            assert_eq!(fs::metadata(&path).expect("socket").permissions().mode() & 0o777, 0o600);
+            assert_eq!(
+                fs::metadata(&path).expect("socket").permissions().mode() & 0o777,
+                0o600
+            );
             let client = UnixDatagram::unbound().expect("client");
             client.send_to(b"READY=1", &path).expect("send");
             let got = notify.read();
-            assert_eq!((got.len(), got[0].ready, got[0].sender), (1, true, Some(std::process::id() as i32)));
+            assert_eq!(
+                (got.len(), got[0].ready, got[0].sender),
+                (1, true, Some(std::process::id() as i32))
+            );
             std::mem::forget(notify.socket.try_clone());
         }
         let notify = Notify::bind(&path, None).expect("bind");

@@ -21,7 +21,10 @@ pub(crate) fn resolve(services: &[(&str, &[String])]) -> Order {
     for (number, (name, _)) in services.iter().enumerate() {
         // Two of one name would share a cgroup and a notify socket: the first has it.
         if *index.entry(*name).or_insert(number) != number {
-            order.broken.insert(number, format!("name `{name}`: taken by an earlier service; names must be unique"));
+            order.broken.insert(
+                number,
+                format!("name `{name}`: taken by an earlier service; names must be unique"),
+            );
         }
     }
     for (number, (name, after)) in services.iter().enumerate() {
@@ -32,7 +35,10 @@ pub(crate) fn resolve(services: &[(&str, &[String])]) -> Order {
                 Some(&number) if !known.contains(&number) => known.push(number),
                 Some(_) => {}
                 None => {
-                    order.broken.entry(number).or_insert_with(|| format!("after `{other}`: there is no such service"));
+                    order
+                        .broken
+                        .entry(number)
+                        .or_insert_with(|| format!("after `{other}`: there is no such service"));
                 }
             }
         }
@@ -48,7 +54,9 @@ fn mark_cycles(services: &[(&str, &[String])], order: &mut Order) {
     let mut placed = vec![false; services.len()];
     loop {
         let free: Vec<usize> = (0..services.len())
-            .filter(|&number| !placed[number] && order.after[number].iter().all(|&other| placed[other]))
+            .filter(|&number| {
+                !placed[number] && order.after[number].iter().all(|&other| placed[other])
+            })
             .collect();
         if free.is_empty() {
             break;
@@ -60,7 +68,10 @@ fn mark_cycles(services: &[(&str, &[String])], order: &mut Order) {
     for number in (0..services.len()).filter(|&number| !placed[number]) {
         if let Some(path) = cycle_through(number, order) {
             let names: Vec<&str> = path.iter().map(|&step| services[step].0).collect();
-            let text = format!("after: waits for itself ({}); break the cycle in slipform.toml", names.join(" after "));
+            let text = format!(
+                "after: waits for itself ({}); break the cycle in slipform.toml",
+                names.join(" after ")
+            );
             order.broken.entry(number).or_insert(text);
         }
     }
@@ -99,9 +110,14 @@ mod tests {
     use super::*;
 
     fn order(list: &[(&str, &[&str])]) -> Order {
-        let owned: Vec<(&str, Vec<String>)> =
-            list.iter().map(|(name, after)| (*name, after.iter().map(ToString::to_string).collect())).collect();
-        let borrowed: Vec<(&str, &[String])> = owned.iter().map(|(name, after)| (*name, after.as_slice())).collect();
+        let owned: Vec<(&str, Vec<String>)> = list
+            .iter()
+            .map(|(name, after)| (*name, after.iter().map(ToString::to_string).collect()))
+            .collect();
+        let borrowed: Vec<(&str, &[String])> = owned
+            .iter()
+            .map(|(name, after)| (*name, after.as_slice()))
+            .collect();
         resolve(&borrowed)
     }
 
@@ -114,7 +130,13 @@ mod tests {
 
     #[test]
     fn only_the_members_of_a_cycle_are_broken() {
-        let got = order(&[("a", &["c"]), ("b", &["a"]), ("c", &["b"]), ("d", &["a"]), ("e", &[])]);
+        let got = order(&[
+            ("a", &["c"]),
+            ("b", &["a"]),
+            ("c", &["b"]),
+            ("d", &["a"]),
+            ("e", &[]),
+        ]);
         assert_eq!(got.broken.keys().copied().collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(
             got.broken[&0],
@@ -125,7 +147,10 @@ mod tests {
     #[test]
     fn a_service_after_itself_is_a_cycle() {
         let got = order(&[("a", &["a"])]);
-        assert_eq!(got.broken[&0], "after: waits for itself (a after a); break the cycle in slipform.toml");
+        assert_eq!(
+            got.broken[&0],
+            "after: waits for itself (a after a); break the cycle in slipform.toml"
+        );
     }
 
     #[test]

@@ -30,10 +30,14 @@ const PATH_MAX: usize = 1024;
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum ReadyError {
     /// No address.
-    #[error("ready: {0:?} must be address:port with a numeric address, such as 127.0.0.1:8080; correct slipform.toml")]
+    #[error(
+        "ready: {0:?} must be address:port with a numeric address, such as 127.0.0.1:8080; correct slipform.toml"
+    )]
     Address(String),
     /// No URL.
-    #[error("ready: {0:?} must be http://address:port/path with a numeric address; correct slipform.toml")]
+    #[error(
+        "ready: {0:?} must be http://address:port/path with a numeric address; correct slipform.toml"
+    )]
     Url(String),
 }
 
@@ -48,13 +52,8 @@ enum Kind {
 #[derive(Debug)]
 enum Attempt {
     Off,
-    Pause {
-        until: Duration,
-    },
-    Connecting {
-        stream: TcpStream,
-        until: Duration,
-    },
+    Pause { until: Duration },
+    Connecting { stream: TcpStream, until: Duration },
     Exchange(Exchange),
 }
 
@@ -86,15 +85,27 @@ impl Probe {
     pub(crate) fn new(ready: &Ready) -> Result<Probe, ReadyError> {
         let kind = match ready {
             Ready::Started | Ready::Log(_) | Ready::Notify => Kind::None,
-            Ready::Tcp(text) => Kind::Tcp(address(text).ok_or_else(|| ReadyError::Address(text.clone()))?),
+            Ready::Tcp(text) => {
+                Kind::Tcp(address(text).ok_or_else(|| ReadyError::Address(text.clone()))?)
+            }
             Ready::Http(url) => http(url).ok_or_else(|| ReadyError::Url(url.clone()))?,
         };
-        Ok(Probe { kind, attempt: Attempt::Off, failures: 0, seen: String::new() })
+        Ok(Probe {
+            kind,
+            attempt: Attempt::Off,
+            failures: 0,
+            seen: String::new(),
+        })
     }
 
     /// Asks nobody.
     pub(crate) fn never() -> Probe {
-        Probe { kind: Kind::None, attempt: Attempt::Off, failures: 0, seen: String::new() }
+        Probe {
+            kind: Kind::None,
+            attempt: Attempt::Off,
+            failures: 0,
+            seen: String::new(),
+        }
     }
 
     /// Begins anew, for a process that has just started.
@@ -122,8 +133,14 @@ impl Probe {
         match &self.attempt {
             Attempt::Connecting { stream, .. } => Some((stream.as_raw_fd(), libc::POLLOUT)),
             Attempt::Exchange(exchange) => {
-                let Kind::Http(_, request) = &self.kind else { return None };
-                let wanted = if exchange.sent < request.len() { libc::POLLOUT } else { libc::POLLIN };
+                let Kind::Http(_, request) = &self.kind else {
+                    return None;
+                };
+                let wanted = if exchange.sent < request.len() {
+                    libc::POLLOUT
+                } else {
+                    libc::POLLIN
+                };
                 Some((exchange.stream.as_raw_fd(), wanted))
             }
             Attempt::Off | Attempt::Pause { .. } => None,
@@ -164,10 +181,15 @@ impl Probe {
     }
 
     fn connect(&mut self, now: Duration) {
-        let (Kind::Tcp(address) | Kind::Http(address, _)) = self.kind else { return };
+        let (Kind::Tcp(address) | Kind::Http(address, _)) = self.kind else {
+            return;
+        };
         match net::connect(address) {
             Ok(stream) => {
-                self.attempt = Attempt::Connecting { stream, until: now.saturating_add(ATTEMPT_LIMIT) };
+                self.attempt = Attempt::Connecting {
+                    stream,
+                    until: now.saturating_add(ATTEMPT_LIMIT),
+                };
             }
             Err(error) => self.fail(now, format!("connect {address}: {}", reason(&error))),
         }
@@ -177,13 +199,25 @@ impl Probe {
         // getpeername is the judge: a stale wake-up on this descriptor proves nothing.
         match (stream.take_error(), stream.peer_addr()) {
             (Ok(Some(error)) | Err(error), _) => {
-                self.fail(now, format!("connect {}: {}", self.target(), reason(&error)));
+                self.fail(
+                    now,
+                    format!("connect {}: {}", self.target(), reason(&error)),
+                );
                 false
             }
             (Ok(None), Ok(_)) => match &self.kind {
                 Kind::Http(..) => {
                     let until = now.saturating_add(ATTEMPT_LIMIT);
-                    self.exchange(now, Exchange { stream, until, sent: 0, head: Vec::new(), taken: 0 })
+                    self.exchange(
+                        now,
+                        Exchange {
+                            stream,
+                            until,
+                            sent: 0,
+                            head: Vec::new(),
+                            taken: 0,
+                        },
+                    )
                 }
                 _ => true,
             },
@@ -199,7 +233,9 @@ impl Probe {
     }
 
     fn exchange(&mut self, now: Duration, mut exchange: Exchange) -> bool {
-        let Kind::Http(_, request) = &self.kind else { return false };
+        let Kind::Http(_, request) = &self.kind else {
+            return false;
+        };
         let step = exchange.transfer(request);
         let known = status(&exchange.head);
         match step {
@@ -226,7 +262,13 @@ impl Probe {
                     false
                 }
                 None => {
-                    self.fail(now, format!("http: not an answer: {:?}", String::from_utf8_lossy(&exchange.head)));
+                    self.fail(
+                        now,
+                        format!(
+                            "http: not an answer: {:?}",
+                            String::from_utf8_lossy(&exchange.head)
+                        ),
+                    );
                     false
                 }
             },
@@ -237,7 +279,9 @@ impl Probe {
         let pause = (PAUSE_FIRST * 2_u32.pow(self.failures.min(8))).min(PAUSE_CAP);
         self.failures = self.failures.saturating_add(1);
         self.seen = seen;
-        self.attempt = Attempt::Pause { until: now.saturating_add(pause) };
+        self.attempt = Attempt::Pause {
+            until: now.saturating_add(pause),
+        };
     }
 }
 
@@ -281,7 +325,18 @@ impl Exchange {
 /// The status of `HTTP/1.x NNN` (RFC 9112, section 4).
 fn status(head: &[u8]) -> Option<u16> {
     let digits = match head.get(..STATUS_LINE)? {
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'0'..=b'9', b' ', digits @ ..] => digits,
+        [
+            b'H',
+            b'T',
+            b'T',
+            b'P',
+            b'/',
+            b'1',
+            b'.',
+            b'0'..=b'9',
+            b' ',
+            digits @ ..,
+        ] => digits,
         _ => return None,
     };
     let text = std::str::from_utf8(digits).ok()?;
@@ -304,7 +359,9 @@ fn address(text: &str) -> Option<SocketAddr> {
         Some(port) => format!("127.0.0.1:{port}"),
         None => text.to_owned(),
     };
-    text.parse().ok().filter(|address: &SocketAddr| address.port() != 0)
+    text.parse()
+        .ok()
+        .filter(|address: &SocketAddr| address.port() != 0)
 }
 
 fn http(url: &str) -> Option<Kind> {
@@ -334,10 +391,25 @@ mod tests {
     #[test]
     fn urls_and_addresses() {
         for (url, expected) in [
-            ("http://127.0.0.1:8080/", Some(("127.0.0.1:8080", "GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n"))),
-            ("http://127.0.0.1", Some(("127.0.0.1:80", "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n"))),
-            ("http://localhost:81?x", Some(("127.0.0.1:81", "GET /?x HTTP/1.1\r\nHost: localhost:81\r\n"))),
-            ("http://[::1]:8080/a#b", Some(("[::1]:8080", "GET /a HTTP/1.1\r\nHost: [::1]:8080\r\n"))),
+            (
+                "http://127.0.0.1:8080/",
+                Some((
+                    "127.0.0.1:8080",
+                    "GET / HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n",
+                )),
+            ),
+            (
+                "http://127.0.0.1",
+                Some(("127.0.0.1:80", "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n")),
+            ),
+            (
+                "http://localhost:81?x",
+                Some(("127.0.0.1:81", "GET /?x HTTP/1.1\r\nHost: localhost:81\r\n")),
+            ),
+            (
+                "http://[::1]:8080/a#b",
+                Some(("[::1]:8080", "GET /a HTTP/1.1\r\nHost: [::1]:8080\r\n")),
+            ),
             ("https://127.0.0.1/", None),
             ("http://example.org/", None),
             ("http://127.0.0.1/a b", None),
@@ -349,12 +421,19 @@ mod tests {
                 (None, None) => {}
                 (Some(Kind::Http(to, request)), Some((address, start))) => {
                     assert_eq!(to.to_string(), address, "{url}");
-                    assert!(request.starts_with(start.as_bytes()), "{url}: {}", String::from_utf8_lossy(&request));
+                    assert!(
+                        request.starts_with(start.as_bytes()),
+                        "{url}: {}",
+                        String::from_utf8_lossy(&request)
+                    );
                 }
                 (got, expected) => panic!("{url}: {got:?}, expected {expected:?}"),
             }
         }
-        assert_eq!(Probe::new(&Ready::Tcp("redis:6379".into())).err(), Some(ReadyError::Address("redis:6379".into())));
+        assert_eq!(
+            Probe::new(&Ready::Tcp("redis:6379".into())).err(),
+            Some(ReadyError::Address("redis:6379".into()))
+        );
     }
 
     #[test]
@@ -385,7 +464,9 @@ mod tests {
                     request.push(byte[0]);
                 }
                 assert!(request.starts_with(b"GET /health HTTP/1.1\r\n"));
-                stream.write_all(&answer).expect("the probe reads the whole answer");
+                stream
+                    .write_all(&answer)
+                    .expect("the probe reads the whole answer");
             }
         });
         let mut probe = Probe::new(&Ready::Http(url)).expect("url");
@@ -395,8 +476,15 @@ mod tests {
         let mut ready = false;
         // The server may end before its last answer is read.
         while !ready && (!server.is_finished() || probe.fd().is_some()) {
-            let mut fds: Vec<_> =
-                probe.fd().map(|(fd, events)| libc::pollfd { fd, events, revents: 0 }).into_iter().collect();
+            let mut fds: Vec<_> = probe
+                .fd()
+                .map(|(fd, events)| libc::pollfd {
+                    fd,
+                    events,
+                    revents: 0,
+                })
+                .into_iter()
+                .collect();
             poll(&mut fds, Duration::from_millis(20));
             if fds.is_empty() {
                 now = probe.deadline().expect("a pause ends");
@@ -422,7 +510,11 @@ mod tests {
     #[test]
     fn it_asks_again_until_the_answer_is_good() {
         let bad = b"HTTP/1.1 503 Not yet\r\n\r\n".to_vec();
-        let (ready, seen) = probe(vec![bad.clone(), bad, b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()]);
+        let (ready, seen) = probe(vec![
+            bad.clone(),
+            bad,
+            b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+        ]);
         assert!(ready);
         assert_eq!(seen, "http: status 503");
     }
@@ -457,6 +549,10 @@ mod tests {
             now = until;
         }
         assert_eq!(pauses, [100, 200, 400, 800, 1000, 1000]);
-        assert!(probe.seen().contains("Connection refused"), "{}", probe.seen());
+        assert!(
+            probe.seen().contains("Connection refused"),
+            "{}",
+            probe.seen()
+        );
     }
 }

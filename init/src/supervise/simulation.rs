@@ -53,14 +53,22 @@ impl World {
         let mut lists: Vec<Vec<String>> = Vec::new();
         for _ in 0..count {
             // Any service may come after any other: cycles are part of the game.
-            lists.push((0..dice.roll(3)).map(|_| names[dice.roll(count as u64) as usize].clone()).collect());
+            lists.push(
+                (0..dice.roll(3))
+                    .map(|_| names[dice.roll(count as u64) as usize].clone())
+                    .collect(),
+            );
         }
-        let services: Vec<(&str, &[String])> =
-            names.iter().zip(&lists).map(|(name, list)| (name.as_str(), list.as_slice())).collect();
+        let services: Vec<(&str, &[String])> = names
+            .iter()
+            .zip(&lists)
+            .map(|(name, list)| (name.as_str(), list.as_slice()))
+            .collect();
         let order = order::resolve(&services);
         let policies = (0..count)
             .map(|_| Policy {
-                restart: [Restart::Always, Restart::OnFailure, Restart::Never][dice.roll(3) as usize],
+                restart: [Restart::Always, Restart::OnFailure, Restart::Never]
+                    [dice.roll(3) as usize],
                 ready_timeout: Duration::from_millis(dice.roll(40_000)),
                 stop_timeout: Duration::from_millis(dice.roll(10_000)),
             })
@@ -110,18 +118,25 @@ impl World {
                 Action::Spawn => self.spawn(number),
                 Action::Terminate => {
                     let after = Duration::from_millis(self.dice.roll(20_000));
-                    let process = self.processes[number].as_mut().expect("SIGTERM goes to a process");
+                    let process = self.processes[number]
+                        .as_mut()
+                        .expect("SIGTERM goes to a process");
                     let at = self.now + after;
                     process.ends_at = Some(process.ends_at.map_or(at, |end| end.min(at)));
                 }
                 Action::Kill => {
-                    let process = self.processes[number].as_mut().expect("SIGKILL goes to a process");
+                    let process = self.processes[number]
+                        .as_mut()
+                        .expect("SIGKILL goes to a process");
                     if !process.stubborn {
                         process.ends_at = Some(self.now);
                     }
                 }
                 Action::Report { state, pid, .. } => {
-                    assert!(!self.over[number] || pid == 0, "news of a process after the end");
+                    assert!(
+                        !self.over[number] || pid == 0,
+                        "news of a process after the end"
+                    );
                     self.over[number] |= state == ServiceState::Stopped;
                 }
             }
@@ -129,13 +144,19 @@ impl World {
     }
 
     fn spawn(&mut self, number: usize) {
-        assert!(self.processes[number].is_none(), "two processes of one service");
+        assert!(
+            self.processes[number].is_none(),
+            "two processes of one service"
+        );
         assert!(!self.stopping, "a start during the stop");
         if let Some(end) = self.last_end[number] {
             let pause = self.now - end;
             assert!(pause >= BACKOFF_FIRST, "restart after {pause:?}");
             // The world's clock moves in steps of a second at most.
-            assert!(pause <= BACKOFF_CAP + Duration::from_secs(1), "restart after {pause:?}");
+            assert!(
+                pause <= BACKOFF_CAP + Duration::from_secs(1),
+                "restart after {pause:?}"
+            );
         }
         for &other in &self.after[number] {
             assert!(self.spawned[other] > 0, "{number} started before {other}");
@@ -165,7 +186,11 @@ impl World {
                 if !process.execed {
                     process.execed = true;
                     let failed = self.dice.roll(20) == 0;
-                    let input = if failed { Input::SpawnFailed("exec: no".into()) } else { Input::Execed };
+                    let input = if failed {
+                        Input::SpawnFailed("exec: no".into())
+                    } else {
+                        Input::Execed
+                    };
                     self.tell(number, input);
                 } else if process.ends_at.is_some_and(|end| end <= self.now) {
                     let status = self.dice.roll(3) as i32;
@@ -188,8 +213,13 @@ impl World {
 
     fn feed_nonsense(&mut self, number: usize, input: Input) {
         // What only fits a waiting service is no nonsense to one that waits.
-        let waiting = self.fleet.life(number).is_some_and(super::state::Life::is_waiting);
-        let execed = self.processes[number].as_ref().is_none_or(|process| process.execed);
+        let waiting = self
+            .fleet
+            .life(number)
+            .is_some_and(super::state::Life::is_waiting);
+        let execed = self.processes[number]
+            .as_ref()
+            .is_none_or(|process| process.execed);
         if !waiting && execed {
             self.tell(number, input);
         }
@@ -216,7 +246,9 @@ fn whatever_happens_the_rules_hold_and_a_stop_comes_to_its_end() {
             world.turn();
         }
         for number in 0..world.processes.len() {
-            let left = world.processes[number].as_ref().is_some_and(|process| !process.stubborn);
+            let left = world.processes[number]
+                .as_ref()
+                .is_some_and(|process| !process.stubborn);
             assert!(!left, "seed {seed}: service {number} is still there");
         }
     }
@@ -234,7 +266,11 @@ fn a_stop_before_the_start_ends_at_once_even_with_cycles() {
 #[test]
 fn a_stop_goes_from_the_last_to_the_first() {
     let lists: [Vec<String>; 3] = [vec![], vec!["s0".into()], vec!["s1".into()]];
-    let services = [("s0", lists[0].as_slice()), ("s1", &lists[1]), ("s2", &lists[2])];
+    let services = [
+        ("s0", lists[0].as_slice()),
+        ("s1", &lists[1]),
+        ("s2", &lists[2]),
+    ];
     let policy = Policy {
         restart: Restart::Always,
         ready_timeout: Duration::from_secs(9),
@@ -276,7 +312,15 @@ fn who_waits_for_a_lost_service_is_told_so() {
     let mut out = Vec::new();
     fleet.start(Duration::ZERO, &mut out);
     fleet.step(Duration::ZERO, 0, Input::SpawnFailed("no".into()), &mut out);
-    let Some((1, Action::Report { state: ServiceState::Failed, detail, .. })) = out.last() else {
+    let Some((
+        1,
+        Action::Report {
+            state: ServiceState::Failed,
+            detail,
+            ..
+        },
+    )) = out.last()
+    else {
         panic!("{out:?}");
     };
     assert_eq!(detail, "after `s0`, which failed for good");
@@ -295,10 +339,20 @@ fn a_day_of_crashes_leaves_no_trace() {
         }
         // All that grows with time would show here: a fleet prints everything it holds.
         let size = format!("{:?}", world.fleet).len();
-        assert!(size < 800 * world.processes.len(), "seed {seed}: {size} bytes");
-        assert!(world.largest_batch <= 4 * world.processes.len(), "seed {seed}: {} actions", world.largest_batch);
+        assert!(
+            size < 800 * world.processes.len(),
+            "seed {seed}: {size} bytes"
+        );
+        assert!(
+            world.largest_batch <= 4 * world.processes.len(),
+            "seed {seed}: {} actions",
+            world.largest_batch
+        );
         // Capped restarts: never more often than the shortest pause allows.
-        assert!(world.spawned.iter().all(|&count| count < turns), "seed {seed}");
+        assert!(
+            world.spawned.iter().all(|&count| count < turns),
+            "seed {seed}"
+        );
         world.stop();
     }
 }

@@ -140,11 +140,27 @@ pub(crate) enum Action {
 enum State {
     Waiting,
     Spawning,
-    Starting { pid: i32, not_ready_at: Duration },
-    Running { pid: i32, not_ready_at: Duration, ready_since: Option<Duration> },
-    Stopping { pid: i32, next_kill: Duration, killed: bool, was_ready: bool },
-    Backoff { until: Duration },
-    Ended { well: bool },
+    Starting {
+        pid: i32,
+        not_ready_at: Duration,
+    },
+    Running {
+        pid: i32,
+        not_ready_at: Duration,
+        ready_since: Option<Duration>,
+    },
+    Stopping {
+        pid: i32,
+        next_kill: Duration,
+        killed: bool,
+        was_ready: bool,
+    },
+    Backoff {
+        until: Duration,
+    },
+    Ended {
+        well: bool,
+    },
 }
 
 /// One service.
@@ -165,7 +181,14 @@ pub(crate) struct Life {
 impl Life {
     /// A service that waits for those before it.
     pub(crate) fn new(policy: Policy) -> Life {
-        Life { policy, state: State::Waiting, stop: false, last: false, timed_out: false, unhealthy: 0 }
+        Life {
+            policy,
+            state: State::Waiting,
+            stop: false,
+            last: false,
+            timed_out: false,
+            unhealthy: 0,
+        }
     }
 
     /// Takes one input at time `now`; what is to be done goes to `out`.
@@ -187,9 +210,12 @@ impl Life {
     /// When it wants a tick.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         match self.state {
-            State::Starting { not_ready_at, .. } | State::Running { not_ready_at, ready_since: None, .. } => {
-                Some(not_ready_at)
-            }
+            State::Starting { not_ready_at, .. }
+            | State::Running {
+                not_ready_at,
+                ready_since: None,
+                ..
+            } => Some(not_ready_at),
             State::Stopping { next_kill, .. } => Some(next_kill),
             State::Backoff { until } => Some(until),
             _ => None,
@@ -203,7 +229,13 @@ impl Life {
 
     /// It is ready, or has done its work and ended well.
     pub(crate) fn is_ready(&self) -> bool {
-        matches!(self.state, State::Running { ready_since: Some(_), .. } | State::Ended { well: true })
+        matches!(
+            self.state,
+            State::Running {
+                ready_since: Some(_),
+                ..
+            } | State::Ended { well: true }
+        )
     }
 
     /// It will never be ready again by itself.
@@ -218,13 +250,21 @@ impl Life {
 
     /// It waits for the readiness of a running process.
     pub(crate) fn wants_probe(&self) -> bool {
-        matches!(self.state, State::Running { ready_since: None, .. })
+        matches!(
+            self.state,
+            State::Running {
+                ready_since: None,
+                ..
+            }
+        )
     }
 
     /// Its process.
     pub(crate) fn pid(&self) -> Option<i32> {
         match self.state {
-            State::Starting { pid, .. } | State::Running { pid, .. } | State::Stopping { pid, .. } => Some(pid),
+            State::Starting { pid, .. }
+            | State::Running { pid, .. }
+            | State::Stopping { pid, .. } => Some(pid),
             _ => None,
         }
     }
@@ -252,7 +292,10 @@ impl Life {
         if self.state != State::Spawning {
             return;
         }
-        self.state = State::Starting { pid, not_ready_at: now.saturating_add(self.policy.ready_timeout) };
+        self.state = State::Starting {
+            pid,
+            not_ready_at: now.saturating_add(self.policy.ready_timeout),
+        };
         if self.stop {
             self.terminate(now, pid, false, out);
         }
@@ -260,13 +303,20 @@ impl Life {
 
     fn execed(&mut self, out: &mut Vec<Action>) {
         if let State::Starting { pid, not_ready_at } = self.state {
-            self.state = State::Running { pid, not_ready_at, ready_since: None };
+            self.state = State::Running {
+                pid,
+                not_ready_at,
+                ready_since: None,
+            };
             report(out, ServiceState::Started, pid, String::new());
         }
     }
 
     fn spawn_failed(&mut self, now: Duration, why: String, out: &mut Vec<Action>) {
-        let alive = matches!(self.state, State::Spawning | State::Starting { .. } | State::Stopping { .. });
+        let alive = matches!(
+            self.state,
+            State::Spawning | State::Starting { .. } | State::Stopping { .. }
+        );
         if !alive {
             return;
         }
@@ -281,8 +331,17 @@ impl Life {
     }
 
     fn ready(&mut self, now: Duration, out: &mut Vec<Action>) {
-        if let State::Running { pid, not_ready_at, ready_since: None } = self.state {
-            self.state = State::Running { pid, not_ready_at, ready_since: Some(now) };
+        if let State::Running {
+            pid,
+            not_ready_at,
+            ready_since: None,
+        } = self.state
+        {
+            self.state = State::Running {
+                pid,
+                not_ready_at,
+                ready_since: Some(now),
+            };
             report(out, ServiceState::Ready, pid, String::new());
         }
     }
@@ -290,7 +349,9 @@ impl Life {
     fn exited(&mut self, now: Duration, end: End, out: &mut Vec<Action>) {
         let (pid, ready_since, was_ready) = match self.state {
             State::Starting { pid, .. } => (pid, None, false),
-            State::Running { pid, ready_since, .. } => (pid, ready_since, ready_since.is_some()),
+            State::Running {
+                pid, ready_since, ..
+            } => (pid, ready_since, ready_since.is_some()),
             State::Stopping { pid, was_ready, .. } => (pid, None, was_ready),
             _ => return,
         };
@@ -305,7 +366,8 @@ impl Life {
             Restart::Never => false,
         };
         if again {
-            let healthy = ready_since.is_some_and(|since| now.saturating_sub(since) >= HEALTHY_AFTER);
+            let healthy =
+                ready_since.is_some_and(|since| now.saturating_sub(since) >= HEALTHY_AFTER);
             self.back_off(now, healthy, &end.to_string(), out);
         } else if self.timed_out {
             // Said when the time was up; `restart` keeps it down.
@@ -313,9 +375,19 @@ impl Life {
         } else if good && was_ready {
             self.end(true, ServiceState::Stopped, "done".into(), out);
         } else if good {
-            self.end(false, ServiceState::Failed, format!("ended before it was ready ({end})"), out);
+            self.end(
+                false,
+                ServiceState::Failed,
+                format!("ended before it was ready ({end})"),
+                out,
+            );
         } else {
-            self.end(false, ServiceState::Failed, format!("{end}; restart = \"never\""), out);
+            self.end(
+                false,
+                ServiceState::Failed,
+                format!("{end}; restart = \"never\""),
+                out,
+            );
         }
     }
 
@@ -325,9 +397,15 @@ impl Life {
     }
 
     fn back_off(&mut self, now: Duration, healthy: bool, last: &str, out: &mut Vec<Action>) {
-        self.unhealthy = if healthy { 0 } else { self.unhealthy.saturating_add(1) };
+        self.unhealthy = if healthy {
+            0
+        } else {
+            self.unhealthy.saturating_add(1)
+        };
         let pause = pause(self.unhealthy);
-        self.state = State::Backoff { until: now.saturating_add(pause) };
+        self.state = State::Backoff {
+            until: now.saturating_add(pause),
+        };
         let milliseconds = pause.as_millis();
         if self.unhealthy == CRASH_LOOP {
             let detail = format!(
@@ -338,7 +416,12 @@ impl Life {
             );
             report(out, ServiceState::Failed, 0, detail);
         } else {
-            report(out, ServiceState::Backoff, 0, format!("starts again in {milliseconds} ms"));
+            report(
+                out,
+                ServiceState::Backoff,
+                0,
+                format!("starts again in {milliseconds} ms"),
+            );
         }
     }
 
@@ -349,19 +432,40 @@ impl Life {
         match self.state {
             State::Starting { pid, .. } | State::Running { pid, .. } => {
                 let seconds = self.policy.ready_timeout.as_secs_f64();
-                let seen = if seen.is_empty() { String::new() } else { format!("; last seen: {seen}") };
-                report(out, ServiceState::Failed, pid, format!("not ready within {seconds} s{seen}"));
+                let seen = if seen.is_empty() {
+                    String::new()
+                } else {
+                    format!("; last seen: {seen}")
+                };
+                report(
+                    out,
+                    ServiceState::Failed,
+                    pid,
+                    format!("not ready within {seconds} s{seen}"),
+                );
                 self.timed_out = true;
                 self.terminate(now, pid, false, out);
             }
-            State::Stopping { pid, killed, was_ready, .. } => {
+            State::Stopping {
+                pid,
+                killed,
+                was_ready,
+                ..
+            } => {
                 if killed && self.stop {
-                    let detail = format!("process {pid} is still there {} s after SIGKILL", KILL_GRACE.as_secs());
+                    let detail = format!(
+                        "process {pid} is still there {} s after SIGKILL",
+                        KILL_GRACE.as_secs()
+                    );
                     return self.end(false, ServiceState::Failed, detail, out);
                 }
                 out.push(Action::Kill);
-                self.state =
-                    State::Stopping { pid, next_kill: now.saturating_add(KILL_GRACE), killed: true, was_ready };
+                self.state = State::Stopping {
+                    pid,
+                    next_kill: now.saturating_add(KILL_GRACE),
+                    killed: true,
+                    was_ready,
+                };
             }
             State::Backoff { .. } => self.spawn(out),
             State::Waiting | State::Spawning | State::Ended { .. } => {}
@@ -374,10 +478,22 @@ impl Life {
         }
         self.stop = true;
         match self.state {
-            State::Waiting => self.end(true, ServiceState::Stopped, "it had not been started".into(), out),
-            State::Backoff { .. } => self.end(true, ServiceState::Stopped, "it was not running".into(), out),
+            State::Waiting => self.end(
+                true,
+                ServiceState::Stopped,
+                "it had not been started".into(),
+                out,
+            ),
+            State::Backoff { .. } => self.end(
+                true,
+                ServiceState::Stopped,
+                "it was not running".into(),
+                out,
+            ),
             State::Starting { pid, .. } => self.terminate(now, pid, false, out),
-            State::Running { pid, ready_since, .. } => self.terminate(now, pid, ready_since.is_some(), out),
+            State::Running {
+                pid, ready_since, ..
+            } => self.terminate(now, pid, ready_since.is_some(), out),
             // Already being stopped after a missed ready_timeout: that end is final now.
             // Spawning: as soon as there is a process.
             State::Stopping { .. } | State::Spawning | State::Ended { .. } => {}
@@ -386,7 +502,12 @@ impl Life {
 
     fn terminate(&mut self, now: Duration, pid: i32, was_ready: bool, out: &mut Vec<Action>) {
         let next_kill = now.saturating_add(self.policy.stop_timeout);
-        self.state = State::Stopping { pid, next_kill, killed: false, was_ready };
+        self.state = State::Stopping {
+            pid,
+            next_kill,
+            killed: false,
+            was_ready,
+        };
         out.push(Action::Terminate);
     }
 }
@@ -411,7 +532,11 @@ mod tests {
     const READY: Duration = Duration::from_secs(30);
 
     fn life(restart: Restart) -> Life {
-        Life::new(Policy { restart, ready_timeout: READY, stop_timeout: GRACE })
+        Life::new(Policy {
+            restart,
+            ready_timeout: READY,
+            stop_timeout: GRACE,
+        })
     }
 
     /// One input and what it leads to, in words.
@@ -422,7 +547,9 @@ mod tests {
             Action::Spawn => "spawn".to_owned(),
             Action::Terminate => "terminate".to_owned(),
             Action::Kill => "kill".to_owned(),
-            Action::Report { state, pid, detail } => format!("{state:?} {pid} {detail}").trim_end().to_owned(),
+            Action::Report { state, pid, detail } => {
+                format!("{state:?} {pid} {detail}").trim_end().to_owned()
+            }
         };
         out.iter().map(word).collect()
     }
@@ -432,7 +559,11 @@ mod tests {
     fn run(restart: Restart, rows: &[Row<'_>]) -> Life {
         let mut life = life(restart);
         for (number, (seconds, input, expected)) in rows.iter().enumerate() {
-            assert_eq!(&say(&mut life, *seconds, input.clone()), expected, "row {number}: {input:?} at {seconds}");
+            assert_eq!(
+                &say(&mut life, *seconds, input.clone()),
+                expected,
+                "row {number}: {input:?} at {seconds}"
+            );
         }
         life
     }
@@ -459,7 +590,11 @@ mod tests {
                 (50.0, tick(), &[]),
                 (60.0, Input::Stop, &["terminate"]),
                 (60.0, Input::Stop, &[]),
-                (61.0, Input::Exited(End::Signal(15)), &["Exited 7 killed by SIGTERM", "Stopped 0 killed by SIGTERM"]),
+                (
+                    61.0,
+                    Input::Exited(End::Signal(15)),
+                    &["Exited 7 killed by SIGTERM", "Stopped 0 killed by SIGTERM"],
+                ),
                 (90.0, tick(), &[]),
             ],
         );
@@ -489,7 +624,14 @@ mod tests {
                 (0.0, Input::DepsReady, &["spawn"]),
                 (0.0, Input::Spawned(7), &[]),
                 (0.1, Input::Execed, &["Started 7"]),
-                (0.2, exit(0), &["Exited 7 exit status 0", "Failed 0 ended before it was ready (exit status 0)"]),
+                (
+                    0.2,
+                    exit(0),
+                    &[
+                        "Exited 7 exit status 0",
+                        "Failed 0 ended before it was ready (exit status 0)",
+                    ],
+                ),
             ],
         );
         assert!(life.is_lost());
@@ -507,10 +649,25 @@ mod tests {
         let cases: [(Restart, i32, &[&str]); 6] = [
             (Restart::Always, 0, &["Exited 7 exit status 0", again]),
             (Restart::Always, 1, &["Exited 7 exit status 1", again]),
-            (Restart::OnFailure, 0, &["Exited 7 exit status 0", "Stopped 0 done"]),
+            (
+                Restart::OnFailure,
+                0,
+                &["Exited 7 exit status 0", "Stopped 0 done"],
+            ),
             (Restart::OnFailure, 1, &["Exited 7 exit status 1", again]),
-            (Restart::Never, 0, &["Exited 7 exit status 0", "Stopped 0 done"]),
-            (Restart::Never, 1, &["Exited 7 exit status 1", "Failed 0 exit status 1; restart = \"never\""]),
+            (
+                Restart::Never,
+                0,
+                &["Exited 7 exit status 0", "Stopped 0 done"],
+            ),
+            (
+                Restart::Never,
+                1,
+                &[
+                    "Exited 7 exit status 1",
+                    "Failed 0 exit status 1; restart = \"never\"",
+                ],
+            ),
         ];
         for (restart, status, expected) in cases {
             let mut rows = start.to_vec();
@@ -570,11 +727,18 @@ mod tests {
                 (
                     30.0,
                     Input::Tick("connect: Connection refused".into()),
-                    &["Failed 7 not ready within 30 s; last seen: connect: Connection refused", "terminate"],
+                    &[
+                        "Failed 7 not ready within 30 s; last seen: connect: Connection refused",
+                        "terminate",
+                    ],
                 ),
                 (31.0, Input::Ready, &[]),
                 (33.0, tick(), &["kill"]),
-                (33.1, exit(0), &["Exited 7 exit status 0", "Backoff 0 starts again in 100 ms"]),
+                (
+                    33.1,
+                    exit(0),
+                    &["Exited 7 exit status 0", "Backoff 0 starts again in 100 ms"],
+                ),
                 (33.2, tick(), &["spawn"]),
             ],
         );
@@ -587,7 +751,11 @@ mod tests {
             &[
                 (0.0, Input::DepsReady, &["spawn"]),
                 (0.0, Input::Spawned(7), &[]),
-                (30.0, tick(), &["Failed 7 not ready within 30 s", "terminate"]),
+                (
+                    30.0,
+                    tick(),
+                    &["Failed 7 not ready within 30 s", "terminate"],
+                ),
                 (30.1, exit(0), &["Exited 7 exit status 0"]),
             ],
         );
@@ -609,7 +777,10 @@ mod tests {
                 (0.1, why(), &[failed, "Backoff 0 starts again in 200 ms"]),
             ],
         );
-        let life = run(Restart::Never, &[(0.0, Input::DepsReady, &["spawn"]), (0.0, why(), &[failed])]);
+        let life = run(
+            Restart::Never,
+            &[(0.0, Input::DepsReady, &["spawn"]), (0.0, why(), &[failed])],
+        );
         assert!(life.is_lost());
     }
 
@@ -617,7 +788,10 @@ mod tests {
     fn a_stop_reaches_every_state() {
         let stopped = |text: &str| vec![format!("Stopped 0 {text}")];
         let mut waiting = life(Restart::Always);
-        assert_eq!(say(&mut waiting, 0.0, Input::Stop), stopped("it had not been started"));
+        assert_eq!(
+            say(&mut waiting, 0.0, Input::Stop),
+            stopped("it had not been started")
+        );
         assert_eq!(say(&mut waiting, 0.0, Input::DepsReady), [""; 0]);
 
         let mut spawning = life(Restart::Always);
@@ -631,7 +805,10 @@ mod tests {
         let mut backoff = life(Restart::Always);
         say(&mut backoff, 0.0, Input::DepsReady);
         say(&mut backoff, 0.0, Input::SpawnFailed("no".into()));
-        assert_eq!(say(&mut backoff, 0.0, Input::Stop), stopped("it was not running"));
+        assert_eq!(
+            say(&mut backoff, 0.0, Input::Stop),
+            stopped("it was not running")
+        );
         assert_eq!(say(&mut backoff, 9.0, tick()), [""; 0]);
     }
 
@@ -646,7 +823,11 @@ mod tests {
                 (1.0, Input::Stop, &["terminate"]),
                 (4.0, tick(), &["kill"]),
                 (8.9, tick(), &[]),
-                (9.0, tick(), &["Failed 0 process 7 is still there 5 s after SIGKILL"]),
+                (
+                    9.0,
+                    tick(),
+                    &["Failed 0 process 7 is still there 5 s after SIGKILL"],
+                ),
                 (99.0, exit(0), &[]),
             ],
         );

@@ -57,26 +57,44 @@ fn service(name: &str, script: &str) -> Service {
 impl Bench {
     fn new(test: &str, services: Vec<Service>) -> Bench {
         let folder = std::env::temp_dir().join(format!("slipform-{test}-{}", std::process::id()));
-        let places = Places { cgroup: folder.join("no-cgroup"), notify: folder.join("notify") };
+        let places = Places {
+            cgroup: folder.join("no-cgroup"),
+            notify: folder.join("notify"),
+        };
         let supervisor = Supervisor::at(services, &places);
-        let mut bench = Bench { supervisor, events: Events::default(), began: Instant::now(), folder };
+        let mut bench = Bench {
+            supervisor,
+            events: Events::default(),
+            began: Instant::now(),
+            folder,
+        };
         bench.turn(Supervisor::start);
         bench
     }
 
     fn turn<T>(&mut self, act: impl FnOnce(&mut Supervisor, &mut Turn<'_>) -> T) -> T {
-        let mut turn = Turn { now: self.began.elapsed(), report: &mut self.events };
+        let mut turn = Turn {
+            now: self.began.elapsed(),
+            report: &mut self.events,
+        };
         act(&mut self.supervisor, &mut turn)
     }
 
     /// The event loop, until `done`.
     fn until(&mut self, what: &str, done: impl Fn(&Bench) -> bool) {
         while !done(self) {
-            assert!(self.began.elapsed() < PATIENCE, "{what}: not reached; events: {:#?}", self.events.0);
+            assert!(
+                self.began.elapsed() < PATIENCE,
+                "{what}: not reached; events: {:#?}",
+                self.events.0
+            );
             let mut fds = Vec::new();
             self.supervisor.fds(&mut fds);
             let now = self.began.elapsed();
-            let wait = self.supervisor.deadline().map_or(Duration::from_millis(20), |at| at.saturating_sub(now));
+            let wait = self
+                .supervisor
+                .deadline()
+                .map_or(Duration::from_millis(20), |at| at.saturating_sub(now));
             testing::poll(&mut fds, wait.min(Duration::from_millis(20)));
             for fd in fds.iter().filter(|fd| fd.revents != 0) {
                 self.turn(|supervisor, turn| supervisor.ready(fd.fd, turn));
@@ -97,7 +115,8 @@ impl Bench {
 
     fn pids(&self) -> Vec<i32> {
         let all = 0..self.supervisor.units.len();
-        all.filter_map(|number| self.supervisor.fleet.life(number)?.pid()).collect()
+        all.filter_map(|number| self.supervisor.fleet.life(number)?.pid())
+            .collect()
     }
 
     fn states(&self, service: &str) -> Vec<(ServiceState, &str)> {
@@ -112,12 +131,18 @@ impl Bench {
     }
 
     fn saw(&self, service: &str, wanted: ServiceState) -> bool {
-        self.states(service).iter().any(|(state, _)| *state == wanted)
+        self.states(service)
+            .iter()
+            .any(|(state, _)| *state == wanted)
     }
 
     fn log(&self, service: &str, stream: &str) -> Vec<&str> {
         let lines = self.events.0.iter().filter_map(|event| match event {
-            Event::Log { service: of, stream: on, line } if of == service && on == stream => Some(line.as_str()),
+            Event::Log {
+                service: of,
+                stream: on,
+                line,
+            } if of == service && on == stream => Some(line.as_str()),
             _ => None,
         });
         lines.collect()
@@ -140,7 +165,10 @@ impl Drop for Bench {
 
 #[test]
 fn output_comes_line_by_line_and_the_last_one_without_its_end() {
-    let mut bench = Bench::new("output", vec![service("a", "echo one; echo two >&2; printf three")]);
+    let mut bench = Bench::new(
+        "output",
+        vec![service("a", "echo one; echo two >&2; printf three")],
+    );
     bench.until("done", |bench| bench.saw("a", ServiceState::Stopped));
     assert_eq!(bench.log("a", "out"), ["one", "three"]);
     assert_eq!(bench.log("a", "err"), ["two"]);
@@ -184,26 +212,47 @@ fn what_cannot_start_says_why_and_hurts_nobody() {
     nul.env.insert("A".into(), "b".into());
     let script = std::env::temp_dir().join(format!("slipform-script-{}", std::process::id()));
     fs::write(&script, "#!/nonexistent/interpreter\n").expect("script");
-    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .expect("mode");
     let mut loader = service("loader", "");
     loader.exec = vec![script.to_string_lossy().into_owned()];
     let good = service("good", "exec sleep 600");
 
     let mut bench = Bench::new("cannot", vec![missing, folder, relative, nul, loader, good]);
     bench.until("all have failed", |bench| {
-        ["missing", "folder", "relative", "nul", "loader"].iter().all(|name| bench.saw(name, ServiceState::Failed))
+        ["missing", "folder", "relative", "nul", "loader"]
+            .iter()
+            .all(|name| bench.saw(name, ServiceState::Failed))
             && bench.saw("good", ServiceState::Ready)
     });
     for (name, expected) in [
-        ("missing", "exec /nonexistent/program: No such file or directory"),
+        (
+            "missing",
+            "exec /nonexistent/program: No such file or directory",
+        ),
         ("folder", "chdir /nonexistent: No such file or directory"),
-        ("relative", "exec = \"sh\": the program must be an absolute path; correct the service in slipform.toml"),
-        ("nul", "argument \"a\\0b\": must not contain a NUL byte; correct the service in slipform.toml"),
+        (
+            "relative",
+            "exec = \"sh\": the program must be an absolute path; correct the service in slipform.toml",
+        ),
+        (
+            "nul",
+            "argument \"a\\0b\": must not contain a NUL byte; correct the service in slipform.toml",
+        ),
     ] {
-        assert_eq!(bench.states(name), [(ServiceState::Failed, expected)], "{name}");
+        assert_eq!(
+            bench.states(name),
+            [(ServiceState::Failed, expected)],
+            "{name}"
+        );
     }
     let loader = bench.states("loader");
-    assert!(loader[0].1.ends_with("its loader or the interpreter after #! is not)"), "{loader:?}");
+    assert!(
+        loader[0]
+            .1
+            .ends_with("its loader or the interpreter after #! is not)"),
+        "{loader:?}"
+    );
     bench.stop();
     fs::remove_file(&script).expect("clean up");
 }
@@ -222,7 +271,9 @@ fn services_start_in_order_and_stop_in_reverse() {
         .0
         .iter()
         .filter_map(|event| match event {
-            Event::Service { name, state, .. } if *state != ServiceState::Exited => Some(format!("{name} {state:?}")),
+            Event::Service { name, state, .. } if *state != ServiceState::Exited => {
+                Some(format!("{name} {state:?}"))
+            }
             _ => None,
         })
         .collect();
@@ -244,8 +295,16 @@ fn a_crashing_service_is_started_again() {
     one.restart = Restart::OnFailure;
     let mut bench = Bench::new("crash", vec![one]);
     bench.until("three starts", |bench| bench.log("a", "out").len() >= 3);
-    assert!(bench.states("a").contains(&(ServiceState::Exited, "killed by SIGSEGV")));
-    assert!(bench.states("a").contains(&(ServiceState::Backoff, "starts again in 100 ms")));
+    assert!(
+        bench
+            .states("a")
+            .contains(&(ServiceState::Exited, "killed by SIGSEGV"))
+    );
+    assert!(
+        bench
+            .states("a")
+            .contains(&(ServiceState::Backoff, "starts again in 100 ms"))
+    );
     bench.stop();
 }
 
@@ -257,11 +316,17 @@ fn who_ignores_sigterm_is_killed_with_its_children() {
     bench.until("child", |bench| !bench.log("a", "out").is_empty());
     let child = bench.log("a", "out")[0].to_owned();
     bench.stop();
-    assert!(bench.states("a").contains(&(ServiceState::Exited, "killed by SIGKILL")));
+    assert!(
+        bench
+            .states("a")
+            .contains(&(ServiceState::Exited, "killed by SIGKILL"))
+    );
     // A killed child is a zombie of whoever adopted it, or gone.
-    bench.until("the child is gone, too", |_| match fs::read_to_string(format!("/proc/{child}/stat")) {
-        Ok(stat) => stat.contains(") Z") || !stat.contains("(sleep)"),
-        Err(_) => true,
+    bench.until("the child is gone, too", |_| {
+        match fs::read_to_string(format!("/proc/{child}/stat")) {
+            Ok(stat) => stat.contains(") Z") || !stat.contains("(sleep)"),
+            Err(_) => true,
+        }
     });
 }
 
@@ -276,21 +341,34 @@ fn not_ready_in_time_is_failed_with_what_was_seen() {
     one.ready_timeout_ms = 300;
     let mut bench = Bench::new("late", vec![one]);
     bench.until("failed", |bench| bench.saw("a", ServiceState::Failed));
-    let expected = format!("not ready within 0.3 s; last seen: connect 127.0.0.1:{port}: Connection refused");
-    assert!(bench.states("a").contains(&(ServiceState::Failed, &expected)), "{:?}", bench.states("a"));
+    let expected =
+        format!("not ready within 0.3 s; last seen: connect 127.0.0.1:{port}: Connection refused");
+    assert!(
+        bench
+            .states("a")
+            .contains(&(ServiceState::Failed, &expected)),
+        "{:?}",
+        bench.states("a")
+    );
     bench.until("down", |bench| bench.saw("a", ServiceState::Exited));
     assert!(!bench.supervisor.all_ready());
 }
 
 #[test]
 fn a_flood_of_output_starves_nobody() {
-    let flood = service("flood", "while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done");
+    let flood = service(
+        "flood",
+        "while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done",
+    );
     let mut quiet = service("quiet", "sleep 0.2; echo I live; exec sleep 600");
     quiet.ready = Ready::Log("I live".into());
     let mut bench = Bench::new("flood", vec![flood, quiet]);
     bench.until("ready", |bench| bench.supervisor.all_ready());
     bench.until("a loss is told", |bench| {
-        bench.log("flood", "out").iter().any(|line| line.starts_with("[slipform: ") && line.contains("lines dropped"))
+        bench
+            .log("flood", "out")
+            .iter()
+            .any(|line| line.starts_with("[slipform: ") && line.contains("lines dropped"))
     });
     bench.stop();
 }
@@ -312,7 +390,12 @@ fn notifications_count_from_the_service_only() {
     let socket = bench.folder.join("notify/talker");
     let stranger = std::os::unix::net::UnixDatagram::unbound().expect("socket");
     stranger.send_to(b"READY=1", &socket).expect("send");
-    bench.until("refused", |bench| bench.log("talker", "notify").iter().any(|line| line.contains("ignored")));
+    bench.until("refused", |bench| {
+        bench
+            .log("talker", "notify")
+            .iter()
+            .any(|line| line.contains("ignored"))
+    });
     assert!(!bench.saw("talker", ServiceState::Ready));
     fs::write(bench.folder.join("go"), "").expect("the sign to go on");
     bench.until("ready", |bench| bench.supervisor.all_ready());
@@ -323,13 +406,21 @@ fn notifications_count_from_the_service_only() {
 
 #[test]
 fn speaks_sd_notify_when_asked() {
-    let Some(socket) = std::env::var_os("NOTIFY_SOCKET").map(PathBuf::from) else { return };
-    let go = socket.parent().and_then(|folder| folder.parent()).expect("folders").join("go");
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET").map(PathBuf::from) else {
+        return;
+    };
+    let go = socket
+        .parent()
+        .and_then(|folder| folder.parent())
+        .expect("folders")
+        .join("go");
     while !go.exists() {
         std::thread::sleep(Duration::from_millis(5));
     }
     let client = std::os::unix::net::UnixDatagram::unbound().expect("socket");
-    client.send_to(b"STATUS=warming up\nREADY=1", &socket).expect("send");
+    client
+        .send_to(b"STATUS=warming up\nREADY=1", &socket)
+        .expect("send");
 }
 
 /// Needs root: on another host it says that it was skipped.
@@ -347,10 +438,20 @@ fn privileges_are_dropped_to_what_was_asked() {
     let mut plain = service("plain", script);
     (plain.uid, plain.gid) = (12_345, 23_456);
     let mut bench = Bench::new("rights", vec![one, plain]);
-    bench.until("done", |bench| ["a", "plain"].iter().all(|name| bench.saw(name, ServiceState::Exited)));
-    for (name, caps, groups) in [("a", "0000000000000400", "34567 45678"), ("plain", "0000000000000000", "")] {
-        let log: Vec<String> =
-            bench.log(name, "out").iter().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    bench.until("done", |bench| {
+        ["a", "plain"]
+            .iter()
+            .all(|name| bench.saw(name, ServiceState::Exited))
+    });
+    for (name, caps, groups) in [
+        ("a", "0000000000000400", "34567 45678"),
+        ("plain", "0000000000000000", ""),
+    ] {
+        let log: Vec<String> = bench
+            .log(name, "out")
+            .iter()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
         let expected = [
             "Uid: 12345 12345 12345 12345".to_owned(),
             "Gid: 23456 23456 23456 23456".to_owned(),

@@ -29,7 +29,10 @@ pub(crate) struct Places {
 
 impl Default for Places {
     fn default() -> Places {
-        Places { cgroup: "/sys/fs/cgroup".into(), notify: "/run/slipform/notify".into() }
+        Places {
+            cgroup: "/sys/fs/cgroup".into(),
+            notify: "/run/slipform/notify".into(),
+        }
     }
 }
 
@@ -71,14 +74,22 @@ impl Voice<'_, '_> {
         self.found |= self.wanted.is_some_and(|wanted| line.contains(wanted));
         self.say_lost(stream, false);
         if self.allowance.take(self.turn.now, line.len()) {
-            self.turn.report.event(Event::Log { service: self.name.to_owned(), stream: stream.to_owned(), line });
+            self.turn.report.event(Event::Log {
+                service: self.name.to_owned(),
+                stream: stream.to_owned(),
+                line,
+            });
         }
     }
 
     fn say_lost(&mut self, stream: &str, force: bool) {
         if let Some(lost) = self.allowance.lost(self.turn.now, force) {
             let line = format!("[slipform: {lost} lines dropped, the service writes too fast]");
-            self.turn.report.event(Event::Log { service: self.name.to_owned(), stream: stream.to_owned(), line });
+            self.turn.report.event(Event::Log {
+                service: self.name.to_owned(),
+                stream: stream.to_owned(),
+                line,
+            });
         }
     }
 }
@@ -93,7 +104,11 @@ impl Unit {
         let socket = places.notify.join(&service.name);
         let address = socket.to_string_lossy();
         let notifies = service.ready == Ready::Notify;
-        let env: &[(&str, &str)] = if notifies { &[("NOTIFY_SOCKET", &*address)] } else { &[] };
+        let env: &[(&str, &str)] = if notifies {
+            &[("NOTIFY_SOCKET", &*address)]
+        } else {
+            &[]
+        };
         let (program, program_error) = match Program::new(&service, env) {
             Ok(program) => (Some(program), None),
             Err(error) => (None, Some(error.to_string())),
@@ -107,7 +122,15 @@ impl Unit {
         };
         let cgroup = Cgroup::create(&places.cgroup, &service.name);
         let allowance = Allowance::new(Duration::ZERO);
-        let unit = Unit { service, program, probe, cgroup, notify, allowance, running: None };
+        let unit = Unit {
+            service,
+            program,
+            probe,
+            cgroup,
+            notify,
+            allowance,
+            running: None,
+        };
         let error = program_error.or(probe_error).or(notify_error);
         (unit, error.map_or(Ok(()), Err))
     }
@@ -119,12 +142,16 @@ impl Unit {
 
     /// Whether `pid` is its process.
     pub(crate) fn is(&self, pid: i32) -> bool {
-        self.running.as_ref().is_some_and(|running| running.pid == pid)
+        self.running
+            .as_ref()
+            .is_some_and(|running| running.pid == pid)
     }
 
     /// Starts the process.
     pub(crate) fn spawn(&mut self) -> Input {
-        let Some(program) = &self.program else { return Input::SpawnFailed("it has no program".into()) };
+        let Some(program) = &self.program else {
+            return Input::SpawnFailed("it has no program".into());
+        };
         let procs = self.cgroup.as_ref().map(|cgroup| cgroup.procs().as_fd());
         match process::spawn(program, procs) {
             Ok(child) => {
@@ -169,10 +196,19 @@ impl Unit {
 
     /// Descriptors to poll.
     pub(crate) fn fds(&self, out: &mut Vec<libc::pollfd>) {
-        let mut add = |fd: RawFd, events: i16| out.push(libc::pollfd { fd, events, revents: 0 });
+        let mut add = |fd: RawFd, events: i16| {
+            out.push(libc::pollfd {
+                fd,
+                events,
+                revents: 0,
+            })
+        };
         if let Some(running) = &self.running {
             let outcome = running.outcome.as_ref().map(AsRawFd::as_raw_fd);
-            for fd in [outcome, running.stdout.fd(), running.stderr.fd()].into_iter().flatten() {
+            for fd in [outcome, running.stdout.fd(), running.stderr.fd()]
+                .into_iter()
+                .flatten()
+            {
                 add(fd, libc::POLLIN);
             }
         }
@@ -186,7 +222,10 @@ impl Unit {
 
     /// When it wants [`Unit::due`].
     pub(crate) fn deadline(&self) -> Option<Duration> {
-        [self.probe.deadline(), self.allowance.deadline()].into_iter().flatten().min()
+        [self.probe.deadline(), self.allowance.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A descriptor is ready; false if it is none of this service's.
@@ -199,8 +238,14 @@ impl Unit {
             self.advance_probe(turn.now, out);
             return true;
         }
-        let Some(running) = &mut self.running else { return false };
-        if running.outcome.as_ref().is_some_and(|outcome| outcome.as_raw_fd() == fd) {
+        let Some(running) = &mut self.running else {
+            return false;
+        };
+        if running
+            .outcome
+            .as_ref()
+            .is_some_and(|outcome| outcome.as_raw_fd() == fd)
+        {
             self.read_outcome(turn.now, out);
             return true;
         }
@@ -208,8 +253,11 @@ impl Unit {
         if !is_stdout && running.stderr.fd() != Some(fd) {
             return false;
         }
-        let (capture, stream) =
-            if is_stdout { (&mut running.stdout, "out") } else { (&mut running.stderr, "err") };
+        let (capture, stream) = if is_stdout {
+            (&mut running.stdout, "out")
+        } else {
+            (&mut running.stderr, "err")
+        };
         let mut voice = voice(&self.service, &mut self.allowance, turn);
         capture.read(&mut |line| voice.say(stream, line));
         if voice.found {
@@ -220,10 +268,18 @@ impl Unit {
 
     /// A deadline has passed.
     pub(crate) fn due(&mut self, turn: &mut Turn<'_>, out: &mut Vec<Input>) {
-        if self.probe.deadline().is_some_and(|deadline| deadline <= turn.now) {
+        if self
+            .probe
+            .deadline()
+            .is_some_and(|deadline| deadline <= turn.now)
+        {
             self.advance_probe(turn.now, out);
         }
-        if self.allowance.deadline().is_some_and(|deadline| deadline <= turn.now) {
+        if self
+            .allowance
+            .deadline()
+            .is_some_and(|deadline| deadline <= turn.now)
+        {
             voice(&self.service, &mut self.allowance, turn).say_lost("out", false);
         }
         out.push(Input::Tick(self.probe.seen().to_owned()));
@@ -234,7 +290,9 @@ impl Unit {
         // News that came before the end must be told before it.
         self.read_outcome(turn.now, out);
         self.read_notifications(turn, out);
-        let Some(running) = self.running.take() else { return };
+        let Some(running) = self.running.take() else {
+            return;
+        };
         // Whatever it left behind goes with it, so that the next start finds a clean place.
         if !self.cgroup.as_ref().is_some_and(Cgroup::kill) {
             process::kill_rest_of_group(running.pid);
@@ -260,11 +318,19 @@ impl Unit {
 
     /// Reads whether exec went well. Without an answer yet nothing changes.
     fn read_outcome(&mut self, now: Duration, out: &mut Vec<Input>) {
-        let Some(running) = &mut self.running else { return };
-        let Some(outcome) = &mut running.outcome else { return };
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        let Some(outcome) = &mut running.outcome else {
+            return;
+        };
         let mut record = [0; 16];
         match outcome.read(&mut record) {
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => return,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+            {
+                return;
+            }
             Ok(0) => {
                 out.push(Input::Execed);
                 if self.service.ready == Ready::Started {
@@ -313,26 +379,43 @@ impl Unit {
     }
 
     fn owns(&self, sender: i32) -> bool {
-        let Some(running) = &self.running else { return false };
+        let Some(running) = &self.running else {
+            return false;
+        };
         sender == running.pid
             || process::session_of(sender) == Some(running.pid)
-            || self.cgroup.as_ref().is_some_and(|cgroup| cgroup.contains(sender))
+            || self
+                .cgroup
+                .as_ref()
+                .is_some_and(|cgroup| cgroup.contains(sender))
     }
 }
 
 fn refusal(message: &Message) -> String {
     match message.sender {
-        Some(sender) => format!("[slipform: message of process {sender} ignored: it is none of this service's]"),
+        Some(sender) => {
+            format!("[slipform: message of process {sender} ignored: it is none of this service's]")
+        }
         None => "[slipform: message ignored: too long, or without a sender]".into(),
     }
 }
 
-fn voice<'a, 'b>(service: &'a Service, allowance: &'a mut Allowance, turn: &'a mut Turn<'b>) -> Voice<'a, 'b> {
+fn voice<'a, 'b>(
+    service: &'a Service,
+    allowance: &'a mut Allowance,
+    turn: &'a mut Turn<'b>,
+) -> Voice<'a, 'b> {
     let wanted = match &service.ready {
         Ready::Log(text) => Some(text.as_str()),
         _ => None,
     };
-    Voice { name: &service.name, allowance, turn, wanted, found: false }
+    Voice {
+        name: &service.name,
+        allowance,
+        turn,
+        wanted,
+        found: false,
+    }
 }
 
 fn bind(socket: &Path, service: &Service) -> Result<Notify, String> {

@@ -13,7 +13,11 @@ const ETHERTYPE_IP: u16 = 0x0800_u16.to_be();
 pub(crate) const GROUP_LINK: u32 = 1;
 
 fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 fn counted(result: isize) -> io::Result<usize> {
@@ -35,11 +39,22 @@ fn socket(domain: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::
 
 fn bind<T>(fd: &OwnedFd, address: &T) -> io::Result<()> {
     // SAFETY: `address` is a live sockaddr structure of that size.
-    checked(unsafe { libc::bind(fd.as_raw_fd(), ptr::from_ref(address).cast(), size_of::<T>()) })?;
+    checked(unsafe {
+        libc::bind(
+            fd.as_raw_fd(),
+            ptr::from_ref(address).cast(),
+            size_of::<T>(),
+        )
+    })?;
     Ok(())
 }
 
-fn set_option<T>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+fn set_option<T>(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
     let (value, size) = (ptr::from_ref(value).cast(), size_of::<T>());
     // SAFETY: `value` is alive and of that size.
     checked(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value, size) })?;
@@ -67,8 +82,13 @@ pub(crate) fn netlink(groups: u32) -> io::Result<OwnedFd> {
 pub(crate) fn send(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
     let flags = libc::MSG_NOSIGNAL;
     // SAFETY: pointer and length of one live slice.
-    let sent = counted(unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) })?;
-    if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    let sent =
+        counted(unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) })?;
+    if sent == bytes.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
 }
 
 /// Receives one datagram, cut to `buffer`.
@@ -91,7 +111,14 @@ pub(crate) fn receive_netlink(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<(us
     let address = (&raw mut from).cast();
     // SAFETY: live buffer, live address of the given size.
     let count = counted(unsafe {
-        libc::recvfrom(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0, address, &raw mut size)
+        libc::recvfrom(
+            fd.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            0,
+            address,
+            &raw mut size,
+        )
     })?;
     Ok((count, from.nl_pid))
 }
@@ -116,7 +143,12 @@ fn link_address(index: u32, hardware: [u8; 6]) -> libc::sockaddr_ll {
 pub(crate) fn packet(index: u32, port: u16) -> io::Result<OwnedFd> {
     // Protocol 0: nothing arrives before the filter stands and bind names the protocol.
     let fd = socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0)?;
-    let op = |code: u32, yes: u8, no: u8, k: u32| libc::sock_filter { code: code as u16, jt: yes, jf: no, k };
+    let op = |code: u32, yes: u8, no: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: yes,
+        jf: no,
+        k,
+    };
     let (load, jump) = (libc::BPF_LD | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_K);
     let mut filter = [
         op(load | libc::BPF_B, 0, 0, 9), // IP protocol
@@ -129,7 +161,10 @@ pub(crate) fn packet(index: u32, port: u16) -> io::Result<OwnedFd> {
         op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
         op(libc::BPF_RET | libc::BPF_K, 0, 0, 0xffff),
     ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
     let borrowed = std::os::fd::AsFd::as_fd(&fd);
     set_option(borrowed, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
     bind(&fd, &link_address(index, [0; 6]))?;
@@ -144,8 +179,16 @@ pub(crate) fn broadcast(fd: &OwnedFd, index: u32, packet: &[u8]) -> io::Result<(
     let address = link_address(index, [0xff; 6]);
     let (to, size) = ((&raw const address).cast(), size_of::<libc::sockaddr_ll>());
     // SAFETY: live packet, live address of the given size.
-    let sent =
-        unsafe { libc::sendto(fd.as_raw_fd(), packet.as_ptr().cast(), packet.len(), libc::MSG_NOSIGNAL, to, size) };
+    let sent = unsafe {
+        libc::sendto(
+            fd.as_raw_fd(),
+            packet.as_ptr().cast(),
+            packet.len(),
+            libc::MSG_NOSIGNAL,
+            to,
+            size,
+        )
+    };
     counted(sent)?;
     Ok(())
 }
@@ -157,7 +200,11 @@ pub(crate) fn broadcast(fd: &OwnedFd, index: u32, packet: &[u8]) -> io::Result<(
 pub(crate) fn udp(interface: &str, address: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
     let fd = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
     let mut name = [0_u8; libc::IFNAMSIZ];
-    for (to, from) in name.iter_mut().take(libc::IFNAMSIZ - 1).zip(interface.bytes()) {
+    for (to, from) in name
+        .iter_mut()
+        .take(libc::IFNAMSIZ - 1)
+        .zip(interface.bytes())
+    {
         *to = from;
     }
     let borrowed = std::os::fd::AsFd::as_fd(&fd);
@@ -227,11 +274,17 @@ const CREDENTIALS: usize = 32;
 ///
 /// # Errors
 /// What recvmsg(2) says; `WouldBlock` when there is none.
-pub(crate) fn receive_from_process(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<i32>)> {
+pub(crate) fn receive_from_process(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<i32>)> {
     #[repr(C, align(8))]
     struct Control([u8; CREDENTIALS]);
     let mut control = Control([0; CREDENTIALS]);
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
     // SAFETY: all zeros is a valid msghdr.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
     message.msg_iov = &raw mut part;
@@ -239,7 +292,9 @@ pub(crate) fn receive_from_process(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io:
     message.msg_control = (&raw mut control).cast();
     message.msg_controllen = CREDENTIALS as _;
     // SAFETY: every pointer in `message` is alive and of the given length.
-    let count = counted(unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC) })?;
+    let count = counted(unsafe {
+        libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC)
+    })?;
     if message.msg_flags & libc::MSG_TRUNC != 0 {
         return Ok((count, None));
     }
@@ -247,7 +302,9 @@ pub(crate) fn receive_from_process(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io:
     // and the payload of SCM_CREDENTIALS is a ucred, read unaligned.
     let sender = unsafe {
         let header = libc::CMSG_FIRSTHDR(&raw const message);
-        if header.is_null() || (*header).cmsg_level != libc::SOL_SOCKET || (*header).cmsg_type != libc::SCM_CREDENTIALS
+        if header.is_null()
+            || (*header).cmsg_level != libc::SOL_SOCKET
+            || (*header).cmsg_type != libc::SCM_CREDENTIALS
         {
             None
         } else {
@@ -272,7 +329,10 @@ mod tests {
         theirs.send(b"READY=1").expect("send");
         let mut buffer = [0; 64];
         let (count, sender) = receive_from_process(ours.as_fd(), &mut buffer).expect("receive");
-        assert_eq!((&buffer[..count], sender), (&b"READY=1"[..], Some(std::process::id() as i32)));
+        assert_eq!(
+            (&buffer[..count], sender),
+            (&b"READY=1"[..], Some(std::process::id() as i32))
+        );
         let again = receive_from_process(ours.as_fd(), &mut buffer).expect_err("nothing is left");
         assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
     }
@@ -294,7 +354,11 @@ mod tests {
         let marker = std::fs::File::open("/dev/null").expect("open");
         let count = || {
             let links = std::fs::read_dir("/proc/self/fd").expect("/proc/self/fd");
-            links.flatten().filter_map(|e| std::fs::read_link(e.path()).ok()).filter(|to| to.ends_with("passed-on")).count()
+            links
+                .flatten()
+                .filter_map(|e| std::fs::read_link(e.path()).ok())
+                .filter(|to| to.ends_with("passed-on"))
+                .count()
         };
         let folder = std::env::temp_dir().join(format!("slipform-fds-{}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("folder");
@@ -311,7 +375,10 @@ mod tests {
         #[repr(C, align(8))]
         struct Control([u8; 24]);
         let mut control = Control([0; 24]);
-        let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let mut part = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
         // SAFETY: a msghdr whose pointers are alive; 24 bytes are CMSG_SPACE of one descriptor.
         unsafe {
             let mut message: libc::msghdr = mem::zeroed();
@@ -324,7 +391,10 @@ mod tests {
             (*header).cmsg_type = libc::SCM_RIGHTS;
             (*header).cmsg_len = libc::CMSG_LEN(4) as _;
             ptr::write_unaligned(libc::CMSG_DATA(header).cast::<i32>(), passed);
-            assert_eq!(libc::sendmsg(socket.as_raw_fd(), &raw const message, 0), bytes.len() as isize);
+            assert_eq!(
+                libc::sendmsg(socket.as_raw_fd(), &raw const message, 0),
+                bytes.len() as isize
+            );
         }
     }
 }

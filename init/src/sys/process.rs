@@ -58,7 +58,10 @@ pub(crate) fn error_text(errno: i32) -> String {
 }
 
 fn system(step: &'static str) -> impl FnOnce(io::Error) -> SpawnError {
-    move |error| SpawnError::System { step, errno: error.raw_os_error().unwrap_or(0) }
+    move |error| SpawnError::System {
+        step,
+        errno: error.raw_os_error().unwrap_or(0),
+    }
 }
 
 /// User, groups and capabilities of a service.
@@ -99,30 +102,57 @@ impl Program {
         let invalid = |what: String, rule| SpawnError::Invalid { what, rule };
         match service.exec.first() {
             Some(program) if program.starts_with('/') => {}
-            Some(program) => return Err(invalid(format!("exec = {program:?}"), "the program must be an absolute path")),
+            Some(program) => {
+                return Err(invalid(
+                    format!("exec = {program:?}"),
+                    "the program must be an absolute path",
+                ));
+            }
             None => return Err(invalid("exec = []".into(), "must name a program")),
         }
         let text = |what: &str, text: &str| {
-            CString::new(text).map_err(|_| invalid(format!("{what} {text:?}"), "must not contain a NUL byte"))
+            CString::new(text)
+                .map_err(|_| invalid(format!("{what} {text:?}"), "must not contain a NUL byte"))
         };
         let mut capabilities = 0_u64;
         for &number in &service.capabilities {
             if number > CAPABILITIES {
-                return Err(invalid(format!("capability {number}"), "numbers go from 0 to 63"));
+                return Err(invalid(
+                    format!("capability {number}"),
+                    "numbers go from 0 to 63",
+                ));
             }
             capabilities |= 1 << number;
         }
-        let own = service.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let own = service
+            .env
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()));
         let own = own.filter(|(name, _)| !env.iter().any(|(over, _)| over == name));
-        let env: Result<Vec<_>, _> =
-            own.chain(env.iter().copied()).map(|(name, value)| text("environment", &format!("{name}={value}"))).collect();
-        let argv: Result<Vec<_>, _> = service.exec.iter().map(|argument| text("argument", argument)).collect();
+        let env: Result<Vec<_>, _> = own
+            .chain(env.iter().copied())
+            .map(|(name, value)| text("environment", &format!("{name}={value}")))
+            .collect();
+        let argv: Result<Vec<_>, _> = service
+            .exec
+            .iter()
+            .map(|argument| text("argument", argument))
+            .collect();
         Ok(Program {
             argv: argv?,
             env: env?,
             workdir: text("workdir", &service.workdir)?,
-            limits: service.limits.iter().map(|(&resource, &value)| (resource, value)).collect(),
-            identity: Some(Identity { uid: service.uid, gid: service.gid, groups: service.groups.clone(), capabilities }),
+            limits: service
+                .limits
+                .iter()
+                .map(|(&resource, &value)| (resource, value))
+                .collect(),
+            identity: Some(Identity {
+                uid: service.uid,
+                gid: service.gid,
+                groups: service.groups.clone(),
+                capabilities,
+            }),
         })
     }
 
@@ -202,14 +232,24 @@ impl Failure {
 
     /// Reads what came through [`Child::outcome`]; `None` if it is not a whole record.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Failure> {
-        let &[step, object, _, _, a, b, c, d] = bytes else { return None };
+        let &[step, object, _, _, a, b, c, d] = bytes else {
+            return None;
+        };
         let step = *STEPS.get(usize::from(step))?;
-        Some(Failure { step, object, errno: i32::from_le_bytes([a, b, c, d]) })
+        Some(Failure {
+            step,
+            object,
+            errno: i32::from_le_bytes([a, b, c, d]),
+        })
     }
 
     /// The reason in words: `exec /usr/bin/x: No such file or directory`.
     pub(crate) fn describe(self, program: &Program) -> String {
-        let path = program.argv.first().map(|path| path.to_string_lossy()).unwrap_or_default();
+        let path = program
+            .argv
+            .first()
+            .map(|path| path.to_string_lossy())
+            .unwrap_or_default();
         let why = error_text(self.errno);
         let identity = program.identity.as_ref();
         match self.step {
@@ -219,8 +259,14 @@ impl Failure {
             Step::Descriptors => format!("close_range: {why}"),
             Step::Limit => format!("setrlimit of resource {}: {why}", self.object),
             Step::KeepCapabilities => format!("prctl PR_SET_KEEPCAPS: {why}"),
-            Step::Bounding => format!("drop capability {} from the bounding set: {why}", self.object),
-            Step::Groups => format!("setgroups {:?}: {why}", identity.map_or(&[][..], |i| &i.groups)),
+            Step::Bounding => format!(
+                "drop capability {} from the bounding set: {why}",
+                self.object
+            ),
+            Step::Groups => format!(
+                "setgroups {:?}: {why}",
+                identity.map_or(&[][..], |i| &i.groups)
+            ),
             Step::Gid => format!("setresgid {}: {why}", identity.map_or(0, |i| i.gid)),
             Step::Uid => format!("setresuid {}: {why}", identity.map_or(0, |i| i.uid)),
             Step::Capset => format!("capset: {why}"),
@@ -229,7 +275,9 @@ impl Failure {
             Step::Workdir => format!("chdir {}: {why}", program.workdir.to_string_lossy()),
             // The kernel says "no such file" for a missing loader, too, which sends people looking in the wrong place.
             Step::Exec if self.errno == libc::ENOENT && std::path::Path::new(&*path).exists() => {
-                format!("exec {path}: {why} (the file is there; its loader or the interpreter after #! is not)")
+                format!(
+                    "exec {path}: {why} (the file is there; its loader or the interpreter after #! is not)"
+                )
             }
             Step::Exec => format!("exec {path}: {why}"),
         }
@@ -251,8 +299,15 @@ struct Plan<'a> {
 ///
 /// # Errors
 /// [`SpawnError::System`] when PID 1 itself runs out of something.
-pub(crate) fn spawn(program: &Program, cgroup: Option<BorrowedFd<'_>>) -> Result<Child, SpawnError> {
-    let stdin = above_stdio(File::open(DEV_NULL).map_err(system("open /dev/null"))?.into())?;
+pub(crate) fn spawn(
+    program: &Program,
+    cgroup: Option<BorrowedFd<'_>>,
+) -> Result<Child, SpawnError> {
+    let stdin = above_stdio(
+        File::open(DEV_NULL)
+            .map_err(system("open /dev/null"))?
+            .into(),
+    )?;
     let (stdout, child_stdout) = pipe(program.identity.as_ref())?;
     let (stderr, child_stderr) = pipe(program.identity.as_ref())?;
     let (outcome, child_outcome) = pipe(None)?;
@@ -265,7 +320,11 @@ pub(crate) fn spawn(program: &Program, cgroup: Option<BorrowedFd<'_>>) -> Result
         program,
         argv: argv.as_ptr(),
         env: env.as_ptr(),
-        stdio: [stdin.as_raw_fd(), child_stdout.as_raw_fd(), child_stderr.as_raw_fd()],
+        stdio: [
+            stdin.as_raw_fd(),
+            child_stdout.as_raw_fd(),
+            child_stderr.as_raw_fd(),
+        ],
         cgroup: cgroup.map(|fd| fd.as_raw_fd()),
     };
 
@@ -278,7 +337,11 @@ pub(crate) fn spawn(program: &Program, cgroup: Option<BorrowedFd<'_>>) -> Result
         let record = failure.encode();
         // SAFETY: the record is a live buffer of that length; _exit runs no handlers of the parent.
         unsafe {
-            libc::write(child_outcome.as_raw_fd(), record.as_ptr().cast(), record.len());
+            libc::write(
+                child_outcome.as_raw_fd(),
+                record.as_ptr().cast(),
+                record.len(),
+            );
             libc::_exit(127);
         }
     }
@@ -287,7 +350,12 @@ pub(crate) fn spawn(program: &Program, cgroup: Option<BorrowedFd<'_>>) -> Result
     if pid < 0 {
         return Err(system("fork")(error));
     }
-    Ok(Child { pid, stdout, stderr, outcome })
+    Ok(Child {
+        pid,
+        stdout,
+        stderr,
+        outcome,
+    })
 }
 
 /// A pipe: non-blocking read end, and a write end that `owner` owns, so that
@@ -308,7 +376,9 @@ fn pipe(owner: Option<&Identity>) -> Result<(File, OwnedFd), SpawnError> {
     if let Some(owner) = owner {
         // SAFETY: plain call on an owned descriptor.
         if unsafe { libc::fchown(write.as_raw_fd(), owner.uid, owner.gid) } != 0 {
-            return Err(system("fchown of an output pipe")(io::Error::last_os_error()));
+            return Err(system("fchown of an output pipe")(
+                io::Error::last_os_error(),
+            ));
         }
     }
     Ok((read.into(), write))
@@ -360,12 +430,20 @@ fn descend(plan: &Plan<'_>) -> Failure {
 fn failed(step: Step, object: u8) -> Failure {
     // SAFETY: errno of this thread.
     let errno = unsafe { *libc::__errno_location() };
-    Failure { step, object, errno }
+    Failure {
+        step,
+        object,
+        errno,
+    }
 }
 
 /// Turns the result of a system call into a step's.
 fn check(result: libc::c_long, step: Step) -> Result<(), Failure> {
-    if result < 0 { Err(failed(step, 0)) } else { Ok(()) }
+    if result < 0 {
+        Err(failed(step, 0))
+    } else {
+        Ok(())
+    }
 }
 
 /// From PID 1's context to the service's. Order: what needs rights comes first,
@@ -377,13 +455,24 @@ fn prepare(plan: &Plan<'_>) -> Result<(), Failure> {
     check(unsafe { libc::setsid() }.into(), Step::Setsid)?;
     if let Some(procs) = plan.cgroup {
         // SAFETY: a one byte literal; "0" means the writer itself.
-        check(unsafe { libc::write(procs, c"0".as_ptr().cast(), 1) } as libc::c_long, Step::Cgroup)?;
+        check(
+            unsafe { libc::write(procs, c"0".as_ptr().cast(), 1) } as libc::c_long,
+            Step::Cgroup,
+        )?;
     }
     let default = [0_u64; 4];
     for signal in 1..=SIGNALS {
         // SAFETY: all zeros is the kernel's sigaction for SIG_DFL, 8 the size of its signal set. The refusal for
         // KILL and STOP is of no interest; glibc's wrapper would refuse 32 and 33, too.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u64>(), 8) };
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                ptr::null::<u64>(),
+                8,
+            )
+        };
     }
     for (target, fd) in (0..).zip(plan.stdio) {
         // SAFETY: plain call; the sources lie above 2.
@@ -391,7 +480,10 @@ fn prepare(plan: &Plan<'_>) -> Result<(), Failure> {
     }
     let (first, last, flags) = (3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
     // SAFETY: plain call; marks, so that the outcome pipe lives until exec.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) }, Step::Descriptors)?;
+    check(
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) },
+        Step::Descriptors,
+    )?;
     // SAFETY: plain call, cannot fail.
     unsafe { libc::umask(0o022) };
     forget_oom_score();
@@ -399,16 +491,26 @@ fn prepare(plan: &Plan<'_>) -> Result<(), Failure> {
         let limit = [value, value];
         let none = ptr::null_mut::<u64>();
         // SAFETY: `limit` is a struct rlimit64 (two u64); no old value is asked for.
-        let result = unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), none) };
-        check(result, Step::Limit).map_err(|f| Failure { object: resource as u8, ..f })?;
+        let result =
+            unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), none) };
+        check(result, Step::Limit).map_err(|f| Failure {
+            object: resource as u8,
+            ..f
+        })?;
     }
     if let Some(identity) = &plan.program.identity {
         become_user(identity)?;
     }
     // SAFETY: plain call.
-    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into(), Step::NoNewPrivileges)?;
+    check(
+        unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into(),
+        Step::NoNewPrivileges,
+    )?;
     // SAFETY: a NUL-terminated string.
-    check(unsafe { libc::chdir(plan.program.workdir.as_ptr()) }.into(), Step::Workdir)?;
+    check(
+        unsafe { libc::chdir(plan.program.workdir.as_ptr()) }.into(),
+        Step::Workdir,
+    )?;
     // SAFETY: an empty set on the stack.
     unsafe {
         let mut none = std::mem::zeroed();
@@ -423,7 +525,10 @@ fn prepare(plan: &Plan<'_>) -> Result<(), Failure> {
 fn forget_oom_score() {
     // SAFETY: literal path and one byte; the descriptor is closed here.
     unsafe {
-        let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        let fd = libc::open(
+            c"/proc/self/oom_score_adj".as_ptr(),
+            libc::O_WRONLY | libc::O_CLOEXEC,
+        );
         if fd >= 0 {
             libc::write(fd, c"0".as_ptr().cast(), 1);
             libc::close(fd);
@@ -435,17 +540,32 @@ fn forget_oom_score() {
 fn become_user(identity: &Identity) -> Result<(), Failure> {
     if identity.trims() {
         // SAFETY: plain call; keeps the permitted set across setresuid, exec clears the flag.
-        check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) }.into(), Step::KeepCapabilities)?;
+        check(
+            unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) }.into(),
+            Step::KeepCapabilities,
+        )?;
         drop_bounding(identity.capabilities)?;
     }
     // SAFETY: the list's length and pointer belong together.
-    let result = unsafe { libc::syscall(libc::SYS_setgroups, identity.groups.len(), identity.groups.as_ptr()) };
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_setgroups,
+            identity.groups.len(),
+            identity.groups.as_ptr(),
+        )
+    };
     check(result, Step::Groups)?;
     let (uid, gid) = (identity.uid, identity.gid);
     // SAFETY: plain call.
-    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) }, Step::Gid)?;
+    check(
+        unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) },
+        Step::Gid,
+    )?;
     // SAFETY: plain call.
-    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }, Step::Uid)?;
+    check(
+        unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) },
+        Step::Uid,
+    )?;
     if identity.trims() {
         set_capabilities(identity.capabilities)?;
     }
@@ -462,7 +582,11 @@ fn drop_bounding(keep: u64) -> Result<(), Failure> {
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) } != 0 {
             let failure = failed(Step::Bounding, number as u8);
             // EINVAL: the kernel's last capability was the one before.
-            return if failure.errno == libc::EINVAL { Ok(()) } else { Err(failure) };
+            return if failure.errno == libc::EINVAL {
+                Ok(())
+            } else {
+                Err(failure)
+            };
         }
     }
     Ok(())
@@ -475,12 +599,18 @@ fn set_capabilities(set: u64) -> Result<(), Failure> {
         version: u32,
         pid: i32,
     }
-    let header = Header { version: CAPABILITY_VERSION, pid: 0 };
+    let header = Header {
+        version: CAPABILITY_VERSION,
+        pid: 0,
+    };
     let (low, high) = (set as u32, (set >> 32) as u32);
     // effective, permitted, inheritable of the low, then of the high half
     let data = [low, low, low, high, high, high];
     // SAFETY: layouts of cap_user_header_t and two cap_user_data_t, alive during the call.
-    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }, Step::Capset)?;
+    check(
+        unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) },
+        Step::Capset,
+    )?;
     for number in 0..=CAPABILITIES {
         if set & (1 << number) == 0 {
             continue;
@@ -510,7 +640,11 @@ pub(crate) fn signal_group(pid: i32, signal: libc::c_int) -> io::Result<()> {
             _ => libc::kill(pid, signal),
         }
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Kills what is left of the process group of a leader that was just reaped.
@@ -562,7 +696,11 @@ mod tests {
     fn every_step_survives_the_pipe() {
         for step in STEPS {
             assert_eq!(STEPS[step as usize], step);
-            let failure = Failure { step, object: 7, errno: libc::EPERM };
+            let failure = Failure {
+                step,
+                object: 7,
+                errno: libc::EPERM,
+            };
             assert_eq!(Failure::decode(&failure.encode()), Some(failure));
         }
         assert_eq!(Failure::decode(&[]), None);
