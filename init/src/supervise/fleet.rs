@@ -73,9 +73,9 @@ impl Fleet {
         self.lives.get(number)
     }
 
-    /// Every service is ready or done.
+    /// Every service is ready or done; never once the way down has begun.
     pub(crate) fn all_ready(&self) -> bool {
-        self.begun && self.lives.iter().all(Life::is_ready)
+        self.begun && !self.stopping && self.lives.iter().all(Life::is_ready)
     }
 
     /// [`Fleet::stop`] was called and nothing runs any more.

@@ -81,7 +81,7 @@ impl Notify {
         while messages.len() < PER_TURN {
             match net::receive_from_process(self.socket.as_fd(), &mut buffer) {
                 Ok((count, sender)) => {
-                    messages.push(parse(&buffer[..count.min(MESSAGE_MAX)], sender))
+                    messages.push(parse(&buffer[..count.min(MESSAGE_MAX)], sender));
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => break,

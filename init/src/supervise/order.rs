@@ -2,6 +2,7 @@
 //! a broken list all the same starts what can be started and says why the rest cannot.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 /// The graph of `after`.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -94,8 +95,8 @@ fn cycle_through(start: usize, order: &Order) -> Option<Vec<usize>> {
                     path.push(start);
                     return Some(path);
                 }
-                if !from.contains_key(&other) {
-                    from.insert(other, number);
+                if let Entry::Vacant(unseen) = from.entry(other) {
+                    unseen.insert(number);
                     next.push(other);
                 }
             }

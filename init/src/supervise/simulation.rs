@@ -291,6 +291,7 @@ fn a_stop_goes_from_the_last_to_the_first() {
     assert!(fleet.all_ready() && !fleet.all_over());
     out.clear();
     fleet.stop(now, &mut out);
+    assert!(!fleet.all_ready(), "nothing gets ready on the way down");
     for number in (0..3).rev() {
         assert_eq!(out.last(), Some(&(number, Action::Terminate)), "{out:?}");
         assert!(!fleet.all_over());

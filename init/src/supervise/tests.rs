@@ -100,7 +100,7 @@ impl Bench {
                 self.turn(|supervisor, turn| supervisor.ready(fd.fd, turn));
             }
             self.reap();
-            self.turn(|supervisor, turn| supervisor.tick(turn));
+            self.turn(Watched::tick);
         }
     }
 
@@ -174,8 +174,13 @@ fn output_comes_line_by_line_and_the_last_one_without_its_end() {
     assert_eq!(bench.log("a", "err"), ["two"]);
     assert!(bench.supervisor.all_ready());
     let states: Vec<ServiceState> = bench.states("a").iter().map(|(state, _)| *state).collect();
-    use ServiceState::{Exited, Ready, Started, Stopped};
-    assert_eq!(states, [Started, Ready, Exited, Stopped]);
+    let expected = [
+        ServiceState::Started,
+        ServiceState::Ready,
+        ServiceState::Exited,
+        ServiceState::Stopped,
+    ];
+    assert_eq!(states, expected);
 }
 
 #[test]

@@ -201,7 +201,7 @@ impl Unit {
                 fd,
                 events,
                 revents: 0,
-            })
+            });
         };
         if let Some(running) = &self.running {
             let outcome = running.outcome.as_ref().map(AsRawFd::as_raw_fd);
