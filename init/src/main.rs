@@ -15,9 +15,10 @@ mod early;
 mod error;
 #[cfg(test)]
 mod fuzz;
+mod net;
 mod power;
 mod report;
-mod stub; // PLUG: `mod net; mod supervise;`
+mod supervise;
 mod sys;
 mod turn;
 

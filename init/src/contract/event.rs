@@ -127,7 +127,7 @@ pub enum Event {
     Log {
         /// Service.
         service: String,
-        /// `out` or `err`.
+        /// `out`, `err`, or `notify` (status and stop messages of sd_notify).
         stream: String,
         /// Without its line end; invalid UTF-8 replaced.
         line: String,
