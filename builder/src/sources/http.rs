@@ -506,3 +506,7 @@ fn explain(uri: &Uri, error: &ureq::Error) -> Trouble {
         _ => final_error(uri, text),
     }
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+pub(super) mod tests;
