@@ -144,7 +144,7 @@ impl Uri {
             scheme,
             login,
             host: host.to_ascii_lowercase(),
-            port: port.unwrap_or(scheme.port()),
+            port: port.unwrap_or_else(|| scheme.port()),
             path,
         })
     }

@@ -240,7 +240,7 @@ impl BlobWriter<'_> {
     /// # Errors
     /// What the system says.
     pub fn zeros(&mut self, count: u64) -> io::Result<()> {
-        const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
         if count == 0 {
             return Ok(());
         }

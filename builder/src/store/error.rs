@@ -89,6 +89,16 @@ impl From<FsError> for StoreError {
     }
 }
 
+impl StoreError {
+    /// The store's own error in what a [`BlobWriter`](super::BlobWriter) said as a writer.
+    ///
+    /// # Errors
+    /// The error as it was, when it is not the store's.
+    pub fn from_writer(error: io::Error) -> Result<Self, io::Error> {
+        error.downcast::<Self>()
+    }
+}
+
 /// Whether an error says that a file system, a quota or a size limit is exhausted.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(
