@@ -6,11 +6,11 @@ use std::sync::Mutex;
 use super::*;
 use crate::sources::testing::{Fault, Server};
 
-/// Patience for tests: short, and three retries.
+/// For tests: retries at once, but patience with a loaded machine.
 pub(crate) fn impatient() -> ClientOptions {
     ClientOptions {
-        connect: Duration::from_secs(5),
-        read: Duration::from_millis(1500),
+        connect: Duration::from_secs(30),
+        read: Duration::from_secs(30),
         retries: 3,
         backoff: Duration::from_millis(1),
     }
@@ -105,7 +105,6 @@ fn passing_faults_are_outlasted() {
     for faults in [
         vec![Fault::Status(500), Fault::Status(429), Fault::Status(503)],
         vec![Fault::Close, Fault::Close],
-        vec![Fault::Hang(Duration::from_secs(3))],
         vec![Fault::RetryAfter(0)],
     ] {
         let bench = Bench::new();
@@ -117,6 +116,23 @@ fn passing_faults_are_outlasted() {
             "{faults:?}"
         );
     }
+}
+
+#[test]
+fn a_server_that_hangs_is_given_up_and_asked_again() {
+    let bench = Bench::new();
+    bench
+        .server
+        .fault("/file", [Fault::Hang(Duration::from_secs(60))]);
+    let options = ClientOptions {
+        read: Duration::from_millis(500),
+        retries: 20,
+        ..impatient()
+    };
+    let client = Client::new(&Host::fake(bench.folder.path(), &[]), options);
+    let read = client.read(&bench.uri("/file"), 1 << 30).unwrap();
+    assert_eq!(read, Some(body()));
+    assert!(bench.server.requests().len() > 1);
 }
 
 #[test]
