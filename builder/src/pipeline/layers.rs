@@ -153,7 +153,7 @@ impl<'a> Work<'a> {
             return made(&outputs);
         }
         if facts.is_none() {
-            store.step(&step(FORMAT), &self.settings.steps); // for --explain: which input changed
+            let _ = store.step(&step(FORMAT), &self.settings.steps); // for --explain: which input changed
         }
         let trees = if trees.is_empty() && !below.is_empty() { self.listings(below)? } else { trees };
         let view = Below::new(&self.named(&trees));
@@ -195,15 +195,16 @@ impl<'a> Work<'a> {
                 trees.push(tree);
             }
             let view = Below::new(&self.named(&trees));
-            let entries = generated::generate(&GenerateInput {
+            let store = &self.settings.store;
+            let built = generated::generate(&GenerateInput {
                 below: &view,
-                store: &self.settings.store,
                 accounts: &self.accounts,
+                read: &|what, offset, length| content::read_range(what, store, offset, length),
                 name: &self.image.name,
                 version: &self.image.version,
                 scratch: &self.image.scratch,
             })?;
-            self.seal(GENERATED, &tree::build(entries, &[], &view)?.tree)
+            self.seal(GENERATED, &built.tree)
         })?;
         made(&outputs)
     }
@@ -249,9 +250,7 @@ fn made(outputs: &Outputs) -> Result<Made, PipelineError> {
 
 /// All users and groups of the image: Debian's, the packages', the user's.
 fn accounts(image: &Image, inputs: &[Inputs<'_>]) -> Result<Accounts, PipelineError> {
-    let packages = inputs.iter().flat_map(|i| &i.packages).flat_map(|package| package.sysusers.iter());
-    Accounts::new(image.layers.iter(), packages.map(|(path, text)| (path.as_str(), text.as_str())))
-        .map_err(|message| PipelineError::Machine { file: image.dir.join(crate::spec::SPEC_FILE), message: message.to_string() })
+    Ok(Accounts::new(&image.layers, inputs.iter().flat_map(|i| &i.packages))?)
 }
 
 /// A file of the user's as a line: everything of it that enters the image.

@@ -89,8 +89,7 @@ impl Settings {
                 reason,
             }),
             (before, _) => {
-                let options = options(before.as_ref(), update)?;
-                let lock = self.resolve(&wishes, options)?;
+                let lock = self.resolve(&wishes, before.as_ref(), update)?;
                 self.write_lock(image, &lock)?;
                 Ok(lock)
             }
@@ -111,17 +110,18 @@ impl Settings {
         if let Some(lock) = keep.filter(|lock| lock.stale(&wishes).is_none()) {
             return Ok(lock.clone());
         }
-        self.resolve(&wishes, options(None, Update::Named(Vec::new()))?)
+        self.resolve(&wishes, None, Update::Named(Vec::new()))
     }
 
-    fn resolve(&self, wishes: &Wishes, mut options: ResolveOptions<'_>) -> Result<LockFile, PipelineError> {
+    fn resolve(&self, wishes: &Wishes, keep: Option<&LockFile>, update: Update) -> Result<LockFile, PipelineError> {
         if self.offline {
             return Err(PipelineError::OfflineResolve);
         }
         let mirrors = self.mirrors()?;
-        options.allow_expired = wishes.sources().iter().any(|suite| mirrors.allow_expired(suite));
         let keys = self.archive_keys()?;
+        let mut options = options(keep, update)?;
         options.debian_keys = keys.as_deref();
+        options.allow_expired = wishes.sources().iter().any(|suite| mirrors.allow_expired(suite));
         Ok(resolve(wishes, &mirrors, &options, &*self.progress)?)
     }
 

@@ -80,7 +80,7 @@ fn in_order(services: &[spec::ServiceSpec]) -> Vec<&spec::ServiceSpec> {
 
 fn service(spec: &spec::ServiceSpec, accounts: &Accounts) -> Result<contract::Service, String> {
     let user = accounts.user(&spec.user).ok_or_else(|| unknown("user", &spec.user))?;
-    let group = |name: &str| accounts.gid(name).ok_or_else(|| unknown("group", name));
+    let group = |name: &str| accounts.group(name).map(|group| group.gid).ok_or_else(|| unknown("group", name));
     let gid = spec.group.as_deref().map_or(Ok(user.gid), group)?;
     let mut groups = accounts.groups_of(&spec.user);
     for name in &spec.groups {

@@ -86,9 +86,9 @@ impl Settings {
 
     /// What the archives have that is newer than `lock`.
     pub(super) fn findings(&self, lock: &LockFile, wishes: &Wishes, mirrors: &Mirrors) -> Result<Vec<Finding>, PipelineError> {
+        let keys = self.archive_keys()?;
         let mut options = options(Some(lock), Update::Named(Vec::new()))?;
         options.allow_expired = wishes.sources().iter().any(|suite| mirrors.allow_expired(suite));
-        let keys = self.archive_keys()?;
         options.debian_keys = keys.as_deref();
         Ok(check(lock, wishes, mirrors, &options, &*self.progress)?)
     }
