@@ -101,6 +101,11 @@ fn xattrs_text(xattrs: &BTreeMap<String, Vec<u8>>) -> String {
     text
 }
 
+/// Size and name of a content, as one text.
+pub(super) fn content_text(content: &Content) -> String {
+    format!("{} {}", content.size, identity(content))
+}
+
 /// What names a content's bytes.
 fn identity(content: &Content) -> String {
     match (&content.digest, &content.source) {
