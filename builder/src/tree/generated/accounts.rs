@@ -16,74 +16,17 @@
 //! Nobody has a password: `shadow` is locked for all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 
+use super::TreeError;
 use super::sysusers::{self, Line, Primary, check_name};
-use super::{Below, Entry, TreeError, file};
-use crate::base::{Digest, EPOCH};
+use crate::base::Digest;
 use crate::layers::UnpackedDeb;
 use crate::spec::{LayerSpec, Owner, UserRule};
 
-/// Groups of base-passwd's group.master (Debian 13).
-const BASE_GROUPS: [(&str, u32); 38] = [
-    ("root", 0),
-    ("daemon", 1),
-    ("bin", 2),
-    ("sys", 3),
-    ("adm", 4),
-    ("tty", 5),
-    ("disk", 6),
-    ("lp", 7),
-    ("mail", 8),
-    ("news", 9),
-    ("uucp", 10),
-    ("man", 12),
-    ("proxy", 13),
-    ("kmem", 15),
-    ("dialout", 20),
-    ("fax", 21),
-    ("voice", 22),
-    ("cdrom", 24),
-    ("floppy", 25),
-    ("tape", 26),
-    ("sudo", 27),
-    ("audio", 29),
-    ("dip", 30),
-    ("www-data", 33),
-    ("backup", 34),
-    ("operator", 37),
-    ("list", 38),
-    ("irc", 39),
-    ("src", 40),
-    ("shadow", SHADOW),
-    ("utmp", 43),
-    ("video", 44),
-    ("sasl", 45),
-    ("plugdev", 46),
-    ("staff", 50),
-    ("games", 60),
-    ("users", 100),
-    ("nogroup", 65534),
-];
+mod base;
+mod files;
 
-/// The group that may read shadow.
-const SHADOW: u32 = 42;
-
-const NOLOGIN: &str = "/usr/sbin/nologin";
-
-/// Users of base-passwd's passwd.master: name, uid, gid, home. Root's shell is
-/// `/bin/sh` here: bash is in no minimal image.
-const BASE_USERS: [(&str, u32, u32, &str, &str); 9] = [
-    ("root", 0, 0, "/root", "/bin/sh"),
-    ("daemon", 1, 1, "/usr/sbin", NOLOGIN),
-    ("bin", 2, 2, "/bin", NOLOGIN),
-    ("sys", 3, 3, "/dev", NOLOGIN),
-    ("man", 6, 12, "/var/cache/man", NOLOGIN),
-    ("mail", 8, 8, "/var/mail", NOLOGIN),
-    ("www-data", 33, 33, "/var/www", NOLOGIN),
-    ("backup", 34, 34, "/var/backups", NOLOGIN),
-    ("nobody", 65534, 65534, "/nonexistent", NOLOGIN),
-];
+use base::{BASE_GROUPS, BASE_USERS};
 
 const FIRST_AUTOMATIC: u32 = 100;
 const LAST_AUTOMATIC: u32 = 899;
@@ -496,97 +439,6 @@ impl Accounts {
                 )
             })
     }
-
-    /// `/etc/passwd`, by uid.
-    #[must_use]
-    pub fn passwd(&self) -> String {
-        let mut text = String::new();
-        for user in self.users_by_id() {
-            let User {
-                name,
-                uid,
-                gid,
-                gecos,
-                home,
-                shell,
-            } = user;
-            let _ = writeln!(text, "{name}:x:{uid}:{gid}:{gecos}:{home}:{shell}");
-        }
-        text
-    }
-
-    /// `/etc/shadow`: locked for all (`!*`).
-    #[must_use]
-    pub fn shadow(&self) -> String {
-        let day = EPOCH / 86_400;
-        let mut text = String::new();
-        for user in self.users_by_id() {
-            let _ = writeln!(text, "{}:!*:{day}::::::", user.name);
-        }
-        text
-    }
-
-    /// `/etc/group`, by gid.
-    #[must_use]
-    pub fn groups_file(&self) -> String {
-        let mut text = String::new();
-        for group in self.groups_by_id() {
-            let _ = writeln!(text, "{}:x:{}:{}", group.name, group.gid, members(group));
-        }
-        text
-    }
-
-    /// `/etc/gshadow`: locked for all.
-    #[must_use]
-    pub fn gshadow(&self) -> String {
-        let mut text = String::new();
-        for group in self.groups_by_id() {
-            let _ = writeln!(text, "{}:!*::{}", group.name, members(group));
-        }
-        text
-    }
-
-    fn users_by_id(&self) -> Vec<&User> {
-        let mut users: Vec<&User> = self.users.values().collect();
-        users.sort_by_key(|user| user.uid);
-        users
-    }
-
-    fn groups_by_id(&self) -> Vec<&Group> {
-        let mut groups: Vec<&Group> = self.groups.values().collect();
-        groups.sort_by_key(|group| group.gid);
-        groups
-    }
-
-    /// The four files; refused when a layer brings one of them itself.
-    pub(super) fn entries(&self, below: &Below<'_>) -> Result<Vec<Entry>, TreeError> {
-        let entries = vec![
-            file("/etc/passwd", 0o644, 0, self.passwd()),
-            file("/etc/group", 0o644, 0, self.groups_file()),
-            file("/etc/shadow", 0o640, SHADOW, self.shadow()),
-            file("/etc/gshadow", 0o640, SHADOW, self.gshadow()),
-        ];
-        for entry in &entries {
-            let path = entry.path.trim_start_matches('/');
-            if below.kind(path).is_some() {
-                return Err(TreeError::Generated {
-                    layer: below.layer_of(path).unwrap_or_default().to_owned(),
-                    path: path.to_owned(),
-                    remedy: "leave it out with `exclude`, and name the accounts in `users` and `groups`",
-                });
-            }
-        }
-        Ok(entries)
-    }
-}
-
-fn members(group: &Group) -> String {
-    group
-        .members
-        .iter()
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(",")
 }
 
 #[cfg(test)]

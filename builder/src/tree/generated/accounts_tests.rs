@@ -1,5 +1,6 @@
 //! Accounts of an image.
 
+use super::base::NOLOGIN;
 use super::*;
 use crate::spec::GroupRule;
 

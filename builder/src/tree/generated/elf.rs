@@ -94,7 +94,7 @@ pub(super) fn shared_object<E>(read: ReadRange<'_, E>) -> Result<Option<SharedOb
                 length,
             }),
             Ok(PT_DYNAMIC) if dynamic.is_none() => {
-                dynamic = Some((offset, length.min(MAX_DYNAMIC)))
+                dynamic = Some((offset, length.min(MAX_DYNAMIC)));
             }
             _ => {}
         }
@@ -201,7 +201,7 @@ pub(super) mod tests {
     pub(in crate::tree::generated) fn library(soname: Option<&str>, wide: bool) -> Vec<u8> {
         let word = if wide { 8 } else { 4 };
         let put = |bytes: &mut Vec<u8>, value: u64, width: usize| {
-            bytes.extend(&value.to_le_bytes()[..width])
+            bytes.extend(&value.to_le_bytes()[..width]);
         };
         let (header, segment) = if wide { (64, 56) } else { (52, 32) };
         let dynamic_at = header + 2 * segment;
