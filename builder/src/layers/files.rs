@@ -59,14 +59,14 @@ pub fn user_entries(input: &CollectInput<'_>) -> Result<Vec<Entry>, LayersError>
         let rules = Rules { input, name: &name };
         let ids = rules.ids(rule.owner.as_ref())?.unwrap_or_default();
         let mode = rule.mode.unwrap_or(0o755);
-        entries.push(rules.entry(rule.path.clone(), meta(mode, ids), Kind::Directory)?);
+        entries.push(rules.entry(&rule.path, meta(mode, ids), Kind::Directory)?);
     }
     for (index, rule) in input.spec.symlinks.iter().enumerate() {
         let name = format!("symlinks[{index}] {}", rule.path);
         let rules = Rules { input, name: &name };
         check_target(&rule.target).map_err(|p| rules.problem(p))?;
         let kind = Kind::Symlink(rule.target.clone());
-        entries.push(rules.entry(rule.path.clone(), meta(0o777, (0, 0)), kind)?);
+        entries.push(rules.entry(&rule.path, meta(0o777, (0, 0)), kind)?);
     }
     Ok(entries)
 }
@@ -109,7 +109,7 @@ impl Rules<'_> {
             .transpose()
     }
 
-    fn entry(&self, path: String, meta: Meta, kind: Kind) -> Result<Entry, LayersError> {
+    fn entry(&self, path: &str, meta: Meta, kind: Kind) -> Result<Entry, LayersError> {
         let path = path.trim_end_matches('/').to_owned();
         let too_long = path.split('/').find(|part| part.len() > MAX_NAME);
         if let Some(part) = too_long {
@@ -142,7 +142,7 @@ impl Rules<'_> {
             source: Source::Host(host),
         };
         self.entry(
-            to,
+            &to,
             meta(mode, with.ids.unwrap_or_default()),
             Kind::File(content),
         )
@@ -174,7 +174,7 @@ impl Rules<'_> {
                 }
             }
             None if from.contains(['*', '?', '[', '{']) => {
-                self.globbed(&from, rule, &with, &mut made)?
+                self.globbed(&from, rule, &with, &mut made)?;
             }
             None => {
                 return Err(self.problem(format!(
@@ -275,7 +275,7 @@ impl Rules<'_> {
             }
             if (empty || with.ids.is_some()) && !to.is_empty() {
                 let ids = with.ids.unwrap_or_default();
-                let entry = self.entry(to, meta(0o755, ids), Kind::Directory)?;
+                let entry = self.entry(&to, meta(0o755, ids), Kind::Directory)?;
                 self.add(made, entry)?;
             }
         }
@@ -303,7 +303,7 @@ impl Rules<'_> {
         })?;
         check_target(&target).map_err(|p| self.problem(format!("{}: {p}", host.display())))?;
         self.entry(
-            to,
+            &to,
             meta(0o777, with.ids.unwrap_or_default()),
             Kind::Symlink(target),
         )

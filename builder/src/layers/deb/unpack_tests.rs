@@ -84,7 +84,8 @@ fn keeps_conffiles_and_sysusers() {
 fn refuses_members_that_are_missing_unknown_or_in_another_order() {
     let (c, d) = (control_tar(), tar(&[]));
     let v: (&str, &[u8]) = ("debian-binary", b"2.0\n");
-    let (control, data): ((&str, &[u8]), (&str, &[u8])) = (("control.tar", &c), ("data.tar", &d));
+    let control: (&str, &[u8]) = ("control.tar", &c);
+    let data: (&str, &[u8]) = ("data.tar", &d);
     assert!(refusal(&[]).contains("debian-binary"));
     assert!(refusal(&[control, data]).contains("debian-binary"));
     assert!(refusal(&[("debian-binary", b"3.0\n"), control, data]).contains("2.x"));

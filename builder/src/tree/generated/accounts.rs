@@ -16,74 +16,17 @@
 //! Nobody has a password: `shadow` is locked for all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 
+use super::TreeError;
 use super::sysusers::{self, Line, Primary, check_name};
-use super::{Below, Entry, TreeError, file};
-use crate::base::{Digest, EPOCH};
+use crate::base::Digest;
 use crate::layers::UnpackedDeb;
 use crate::spec::{LayerSpec, Owner, UserRule};
 
-/// Groups of base-passwd's group.master (Debian 13).
-const BASE_GROUPS: [(&str, u32); 38] = [
-    ("root", 0),
-    ("daemon", 1),
-    ("bin", 2),
-    ("sys", 3),
-    ("adm", 4),
-    ("tty", 5),
-    ("disk", 6),
-    ("lp", 7),
-    ("mail", 8),
-    ("news", 9),
-    ("uucp", 10),
-    ("man", 12),
-    ("proxy", 13),
-    ("kmem", 15),
-    ("dialout", 20),
-    ("fax", 21),
-    ("voice", 22),
-    ("cdrom", 24),
-    ("floppy", 25),
-    ("tape", 26),
-    ("sudo", 27),
-    ("audio", 29),
-    ("dip", 30),
-    ("www-data", 33),
-    ("backup", 34),
-    ("operator", 37),
-    ("list", 38),
-    ("irc", 39),
-    ("src", 40),
-    ("shadow", SHADOW),
-    ("utmp", 43),
-    ("video", 44),
-    ("sasl", 45),
-    ("plugdev", 46),
-    ("staff", 50),
-    ("games", 60),
-    ("users", 100),
-    ("nogroup", 65534),
-];
+mod base;
+mod files;
 
-/// The group that may read shadow.
-const SHADOW: u32 = 42;
-
-const NOLOGIN: &str = "/usr/sbin/nologin";
-
-/// Users of base-passwd's passwd.master: name, uid, gid, home. Root's shell is
-/// `/bin/sh` here: bash is in no minimal image.
-const BASE_USERS: [(&str, u32, u32, &str, &str); 9] = [
-    ("root", 0, 0, "/root", "/bin/sh"),
-    ("daemon", 1, 1, "/usr/sbin", NOLOGIN),
-    ("bin", 2, 2, "/bin", NOLOGIN),
-    ("sys", 3, 3, "/dev", NOLOGIN),
-    ("man", 6, 12, "/var/cache/man", NOLOGIN),
-    ("mail", 8, 8, "/var/mail", NOLOGIN),
-    ("www-data", 33, 33, "/var/www", NOLOGIN),
-    ("backup", 34, 34, "/var/backups", NOLOGIN),
-    ("nobody", 65534, 65534, "/nonexistent", NOLOGIN),
-];
+use base::{BASE_GROUPS, BASE_USERS};
 
 const FIRST_AUTOMATIC: u32 = 100;
 const LAST_AUTOMATIC: u32 = 899;
@@ -124,7 +67,10 @@ pub struct Accounts {
 }
 
 fn account(origin: &str, problem: impl Into<String>) -> TreeError {
-    TreeError::Account { origin: origin.to_owned(), problem: problem.into() }
+    TreeError::Account {
+        origin: origin.to_owned(),
+        problem: problem.into(),
+    }
 }
 
 impl Accounts {
@@ -193,7 +139,12 @@ impl Accounts {
     /// Numbers of the supplementary groups of a user, sorted.
     #[must_use]
     pub fn groups_of(&self, user: &str) -> Vec<u32> {
-        let mut gids: Vec<u32> = self.groups.values().filter(|g| g.members.contains(user)).map(|g| g.gid).collect();
+        let mut gids: Vec<u32> = self
+            .groups
+            .values()
+            .filter(|g| g.members.contains(user))
+            .map(|g| g.gid)
+            .collect();
         gids.sort_unstable();
         gids
     }
@@ -207,10 +158,18 @@ impl Accounts {
             Owner::Ids(uid, gid) => Ok((*uid, *gid)),
             Owner::Names(user, group) => {
                 let unknown = |what: &str, name: &str, key: &str| {
-                    format!("owner: {what} '{name}' is not in the image; add it to `{key}`, or write numbers")
+                    format!(
+                        "owner: {what} '{name}' is not in the image; add it to `{key}`, or write numbers"
+                    )
                 };
-                let uid = self.user(user).ok_or_else(|| unknown("user", user, "users"))?.uid;
-                let gid = self.group(group).ok_or_else(|| unknown("group", group, "groups"))?.gid;
+                let uid = self
+                    .user(user)
+                    .ok_or_else(|| unknown("user", user, "users"))?
+                    .uid;
+                let gid = self
+                    .group(group)
+                    .ok_or_else(|| unknown("group", group, "groups"))?
+                    .gid;
                 Ok((uid, gid))
             }
         }
@@ -223,20 +182,36 @@ impl Accounts {
             }
             return Err(account(
                 origin,
-                format!("gid {gid} is wished, but the group has gid {} already; use that, or another name", there.gid),
+                format!(
+                    "gid {gid} is wished, but the group has gid {} already; use that, or another name",
+                    there.gid
+                ),
             ));
         }
         if let Some(other) = self.groups.values().find(|group| group.gid == gid) {
-            return Err(account(origin, format!("gid {gid} is the gid of group '{}'; choose another", other.name)));
+            return Err(account(
+                origin,
+                format!(
+                    "gid {gid} is the gid of group '{}'; choose another",
+                    other.name
+                ),
+            ));
         }
-        let group = Group { name: name.to_owned(), gid, members: BTreeSet::new() };
+        let group = Group {
+            name: name.to_owned(),
+            gid,
+            members: BTreeSet::new(),
+        };
         self.groups.insert(name.to_owned(), group);
         Ok(())
     }
 
     fn add_member(&mut self, user: &str, group: &str, origin: &str) -> Result<(), TreeError> {
         let Some(group) = self.groups.get_mut(group) else {
-            return Err(account(origin, format!("group '{group}' is not in the image; add it to `groups`")));
+            return Err(account(
+                origin,
+                format!("group '{group}' is not in the image; add it to `groups`"),
+            ));
         };
         group.members.insert(user.to_owned());
         Ok(())
@@ -255,23 +230,57 @@ impl Accounts {
             if there == rule {
                 return Ok(());
             }
-            return Err(account(&origin, "another layer has a user of this name with other values; keep one"));
+            return Err(account(
+                &origin,
+                "another layer has a user of this name with other values; keep one",
+            ));
         }
         for (what, text) in [("home", &rule.home), ("shell", &rule.shell)] {
             if text.contains([':', '\n']) {
-                return Err(account(&origin, format!("its {what} '{}' holds ':' or a line break; write a plain path", text.escape_default())));
+                return Err(account(
+                    &origin,
+                    format!(
+                        "its {what} '{}' holds ':' or a line break; write a plain path",
+                        text.escape_default()
+                    ),
+                ));
             }
         }
-        if let Some(there) = self.users.get(&rule.name).filter(|there| there.uid != rule.uid) {
-            return Err(account(&origin, format!("Debian gives this user uid {}, not {}; use that, or another name", there.uid, rule.uid)));
+        if let Some(there) = self
+            .users
+            .get(&rule.name)
+            .filter(|there| there.uid != rule.uid)
+        {
+            return Err(account(
+                &origin,
+                format!(
+                    "Debian gives this user uid {}, not {}; use that, or another name",
+                    there.uid, rule.uid
+                ),
+            ));
         }
-        if let Some(other) = self.users.values().find(|user| user.uid == rule.uid && user.name != rule.name) {
-            return Err(account(&origin, format!("uid {} is the uid of user '{}'; choose another", rule.uid, other.name)));
+        if let Some(other) = self
+            .users
+            .values()
+            .find(|user| user.uid == rule.uid && user.name != rule.name)
+        {
+            return Err(account(
+                &origin,
+                format!(
+                    "uid {} is the uid of user '{}'; choose another",
+                    rule.uid, other.name
+                ),
+            ));
         }
         let gid = match &rule.group {
             Some(group) => match self.groups.get(group) {
                 Some(group) => group.gid,
-                None => return Err(account(&origin, format!("group '{group}' is not in the image; add it to `groups`"))),
+                None => {
+                    return Err(account(
+                        &origin,
+                        format!("group '{group}' is not in the image; add it to `groups`"),
+                    ));
+                }
             },
             None => match self.groups.get(&rule.name) {
                 Some(group) => group.gid,
@@ -294,7 +303,10 @@ impl Accounts {
     }
 
     /// Adds what packages ask for: first what has numbers, then the rest in order of names.
-    fn add_sysusers<'a>(&mut self, packages: impl IntoIterator<Item = &'a UnpackedDeb>) -> Result<(), TreeError> {
+    fn add_sysusers<'a>(
+        &mut self,
+        packages: impl IntoIterator<Item = &'a UnpackedDeb>,
+    ) -> Result<(), TreeError> {
         let mut lines: Vec<(String, Line)> = Vec::new();
         for package in packages {
             for (path, text) in &package.sysusers {
@@ -308,8 +320,12 @@ impl Accounts {
             let (rank, name) = match line {
                 Line::Group { name, gid: Some(_) } => (0, name),
                 Line::Group { name, gid: None } => (1, name),
-                Line::User { name, uid: Some(_), .. } => (2, name),
-                Line::User { name, uid: None, .. } => (3, name),
+                Line::User {
+                    name, uid: Some(_), ..
+                } => (2, name),
+                Line::User {
+                    name, uid: None, ..
+                } => (3, name),
                 Line::Member { user, .. } => (4, user),
             };
             (rank, name.clone(), origin.clone())
@@ -325,9 +341,26 @@ impl Accounts {
                     self.add_group(&name, gid, &origin)?;
                 }
                 Line::User { name, .. } if self.users.contains_key(&name) => {}
-                Line::User { name, uid, group, gecos, home, shell } => {
+                Line::User {
+                    name,
+                    uid,
+                    group,
+                    gecos,
+                    home,
+                    shell,
+                } => {
                     let (uid, gid) = self.sysuser_ids(&name, uid, &group, &origin)?;
-                    self.users.insert(name.clone(), User { name, uid, gid, gecos, home, shell });
+                    self.users.insert(
+                        name.clone(),
+                        User {
+                            name,
+                            uid,
+                            gid,
+                            gecos,
+                            home,
+                            shell,
+                        },
+                    );
                 }
                 // systemd makes the missing of the two; no package of Debian counts on it.
                 Line::Member { user, group } => self.add_member(&user, &group, &origin)?,
@@ -336,13 +369,25 @@ impl Accounts {
         Ok(())
     }
 
-    fn sysuser_ids(&mut self, name: &str, uid: Option<u32>, group: &Primary, origin: &str) -> Result<(u32, u32), TreeError> {
+    fn sysuser_ids(
+        &mut self,
+        name: &str,
+        uid: Option<u32>,
+        group: &Primary,
+        origin: &str,
+    ) -> Result<(u32, u32), TreeError> {
         let uid = match uid {
             Some(uid) => uid,
             None => self.free_id(name, origin)?,
         };
         if let Some(other) = self.users.values().find(|user| user.uid == uid) {
-            return Err(account(origin, format!("uid {uid} for '{name}' is the uid of user '{}'; give '{name}' another one with `users`", other.name)));
+            return Err(account(
+                origin,
+                format!(
+                    "uid {uid} for '{name}' is the uid of user '{}'; give '{name}' another one with `users`",
+                    other.name
+                ),
+            ));
         }
         let gid = match group {
             Primary::Gid(gid) => {
@@ -353,7 +398,12 @@ impl Accounts {
             }
             Primary::Name(group) => match self.groups.get(group) {
                 Some(group) => group.gid,
-                None => return Err(account(origin, format!("group '{group}' is not in the image; add it to `groups`"))),
+                None => {
+                    return Err(account(
+                        origin,
+                        format!("group '{group}' is not in the image; add it to `groups`"),
+                    ));
+                }
             },
             Primary::Own => match self.groups.get(name) {
                 Some(group) => group.gid,
@@ -379,89 +429,16 @@ impl Accounts {
         (0..count)
             .map(|step| FIRST_AUTOMATIC + (start + step) % count)
             .find(|id| {
-                !self.users.values().any(|user| user.uid == *id) && !self.groups.values().any(|group| group.gid == *id)
+                !self.users.values().any(|user| user.uid == *id)
+                    && !self.groups.values().any(|group| group.gid == *id)
             })
-            .ok_or_else(|| account(origin, "no system id is free any more; give ids with `users`"))
+            .ok_or_else(|| {
+                account(
+                    origin,
+                    "no system id is free any more; give ids with `users`",
+                )
+            })
     }
-
-    /// `/etc/passwd`, by uid.
-    #[must_use]
-    pub fn passwd(&self) -> String {
-        let mut text = String::new();
-        for user in self.users_by_id() {
-            let User { name, uid, gid, gecos, home, shell } = user;
-            let _ = writeln!(text, "{name}:x:{uid}:{gid}:{gecos}:{home}:{shell}");
-        }
-        text
-    }
-
-    /// `/etc/shadow`: locked for all (`!*`).
-    #[must_use]
-    pub fn shadow(&self) -> String {
-        let day = EPOCH / 86_400;
-        let mut text = String::new();
-        for user in self.users_by_id() {
-            let _ = writeln!(text, "{}:!*:{day}::::::", user.name);
-        }
-        text
-    }
-
-    /// `/etc/group`, by gid.
-    #[must_use]
-    pub fn groups_file(&self) -> String {
-        let mut text = String::new();
-        for group in self.groups_by_id() {
-            let _ = writeln!(text, "{}:x:{}:{}", group.name, group.gid, members(group));
-        }
-        text
-    }
-
-    /// `/etc/gshadow`: locked for all.
-    #[must_use]
-    pub fn gshadow(&self) -> String {
-        let mut text = String::new();
-        for group in self.groups_by_id() {
-            let _ = writeln!(text, "{}:!*::{}", group.name, members(group));
-        }
-        text
-    }
-
-    fn users_by_id(&self) -> Vec<&User> {
-        let mut users: Vec<&User> = self.users.values().collect();
-        users.sort_by_key(|user| user.uid);
-        users
-    }
-
-    fn groups_by_id(&self) -> Vec<&Group> {
-        let mut groups: Vec<&Group> = self.groups.values().collect();
-        groups.sort_by_key(|group| group.gid);
-        groups
-    }
-
-    /// The four files; refused when a layer brings one of them itself.
-    pub(super) fn entries(&self, below: &Below<'_>) -> Result<Vec<Entry>, TreeError> {
-        let entries = vec![
-            file("/etc/passwd", 0o644, 0, self.passwd()),
-            file("/etc/group", 0o644, 0, self.groups_file()),
-            file("/etc/shadow", 0o640, SHADOW, self.shadow()),
-            file("/etc/gshadow", 0o640, SHADOW, self.gshadow()),
-        ];
-        for entry in &entries {
-            let path = entry.path.trim_start_matches('/');
-            if below.kind(path).is_some() {
-                return Err(TreeError::Generated {
-                    layer: below.layer_of(path).unwrap_or_default().to_owned(),
-                    path: path.to_owned(),
-                    remedy: "leave it out with `exclude`, and name the accounts in `users` and `groups`",
-                });
-            }
-        }
-        Ok(entries)
-    }
-}
-
-fn members(group: &Group) -> String {
-    group.members.iter().map(String::as_str).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

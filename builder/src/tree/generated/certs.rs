@@ -5,7 +5,10 @@
 use super::{Entry, GenerateInput, TreeError, file};
 
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
-const FOLDERS: [&str; 2] = ["/usr/share/ca-certificates", "/usr/local/share/ca-certificates"];
+const FOLDERS: [&str; 2] = [
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+];
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 
 /// The bundle, when there are certificates and no layer brings a bundle of its own.
@@ -16,7 +19,10 @@ pub(super) fn entries(input: &GenerateInput<'_>) -> Result<Vec<Entry>, TreeError
     let mut bundle = String::new();
     for folder in FOLDERS {
         let pattern = format!("{folder}/**/*.crt");
-        let bad = |problem: String| TreeError::Input { path: folder.trim_start_matches('/').to_owned(), problem };
+        let bad = |problem: String| TreeError::Input {
+            path: folder.trim_start_matches('/').to_owned(),
+            problem,
+        };
         for path in input.below.glob(&pattern).map_err(bad)? {
             let Some(text) = input.text(&path)? else {
                 continue;

@@ -36,7 +36,12 @@ const FLAGS: [((u8, u16), u32); 5] = [
 fn number(bytes: &[u8], at: u64, width: usize) -> Option<u64> {
     let at = usize::try_from(at).ok()?;
     let field = bytes.get(at..at.checked_add(width)?)?;
-    Some(field.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    Some(
+        field
+            .iter()
+            .rev()
+            .fold(0, |value, byte| value << 8 | u64::from(*byte)),
+    )
 }
 
 /// Sizes and places that differ between 32 and 64 bits.
@@ -83,8 +88,14 @@ pub(super) fn shared_object<E>(read: ReadRange<'_, E>) -> Result<Option<SharedOb
             return Ok(None);
         };
         match u32::try_from(kind) {
-            Ok(PT_LOAD) => loaded.push(Segment { offset, address, length }),
-            Ok(PT_DYNAMIC) if dynamic.is_none() => dynamic = Some((offset, length.min(MAX_DYNAMIC))),
+            Ok(PT_LOAD) => loaded.push(Segment {
+                offset,
+                address,
+                length,
+            }),
+            Ok(PT_DYNAMIC) if dynamic.is_none() => {
+                dynamic = Some((offset, length.min(MAX_DYNAMIC)));
+            }
             _ => {}
         }
     }
@@ -92,22 +103,35 @@ pub(super) fn shared_object<E>(read: ReadRange<'_, E>) -> Result<Option<SharedOb
         return Ok(None);
     };
     let bytes = read(offset, usize::try_from(length).unwrap_or(0))?;
+    if bytes.len() as u64 != length {
+        return Ok(None);
+    }
     let (strings, name) = strings_and_soname(&bytes, &class);
     let Some(strings) = strings else {
         return Ok(None);
     };
     let Some(name) = name else {
-        return Ok(Some(SharedObject { soname: None, flags }));
+        return Ok(Some(SharedObject {
+            soname: None,
+            flags,
+        }));
     };
     let place = loaded
         .iter()
         .find(|s| strings >= s.address && strings - s.address < s.length)
-        .and_then(|s| (strings - s.address).checked_add(s.offset)?.checked_add(name));
+        .and_then(|s| {
+            (strings - s.address)
+                .checked_add(s.offset)?
+                .checked_add(name)
+        });
     let Some(place) = place else {
         return Ok(None);
     };
     let text = read(place, MAX_SONAME + 1)?;
-    Ok(soname(&text).map(|soname| SharedObject { soname: Some(soname), flags }))
+    Ok(soname(&text).map(|soname| SharedObject {
+        soname: Some(soname),
+        flags,
+    }))
 }
 
 /// Class, flags, and the program headers' place, entry size and count.
@@ -117,8 +141,14 @@ fn header(head: &[u8]) -> Option<(Class, u32, u64, u64, u64)> {
     }
     let bits = u8::try_from(number(head, 4, 1)?).ok()?;
     let class = match bits {
-        1 => Class { wide: false, word: 4 },
-        2 => Class { wide: true, word: 8 },
+        1 => Class {
+            wide: false,
+            word: 4,
+        },
+        2 => Class {
+            wide: true,
+            word: 8,
+        },
         _ => return None,
     };
     if number(head, 16, 2)? != u64::from(ET_DYN) {
@@ -129,7 +159,7 @@ fn header(head: &[u8]) -> Option<(Class, u32, u64, u64, u64)> {
     let table = number(head, class.pick(28, 32), class.word)?;
     let entry = number(head, class.pick(42, 54), 2)?;
     let count = number(head, class.pick(44, 56), 2)?;
-    let sound = entry >= class.pick(32, 56) && count <= MAX_SEGMENTS;
+    let sound = (class.pick(32, 56)..=1024).contains(&entry) && count <= MAX_SEGMENTS;
     sound.then_some((class, flags, table, entry, count))
 }
 
@@ -138,7 +168,10 @@ fn strings_and_soname(dynamic: &[u8], class: &Class) -> (Option<u64>, Option<u64
     let (mut strings, mut name) = (None, None);
     let step = class.word as u64 * 2;
     let mut at = 0;
-    while let (Some(tag), Some(value)) = (number(dynamic, at, class.word), number(dynamic, at + class.word as u64, class.word)) {
+    while let (Some(tag), Some(value)) = (
+        number(dynamic, at, class.word),
+        number(dynamic, at + class.word as u64, class.word),
+    ) {
         match tag {
             DT_NULL => break,
             DT_STRTAB => strings = Some(value),
@@ -154,7 +187,9 @@ fn strings_and_soname(dynamic: &[u8], class: &Class) -> (Option<u64>, Option<u64
 fn soname(bytes: &[u8]) -> Option<String> {
     let end = bytes.iter().position(|b| *b == 0)?;
     let text = std::str::from_utf8(&bytes[..end]).ok()?;
-    let fine = !matches!(text, "" | "." | "..") && !text.contains('/') && !text.chars().any(char::is_control);
+    let fine = !matches!(text, "" | "." | "..")
+        && !text.contains('/')
+        && !text.chars().any(char::is_control);
     fine.then(|| text.to_owned())
 }
 
@@ -165,7 +200,9 @@ pub(super) mod tests {
     /// A shared object with that SONAME and nothing else, of x86-64 or i386.
     pub(in crate::tree::generated) fn library(soname: Option<&str>, wide: bool) -> Vec<u8> {
         let word = if wide { 8 } else { 4 };
-        let put = |bytes: &mut Vec<u8>, value: u64, width: usize| bytes.extend(&value.to_le_bytes()[..width]);
+        let put = |bytes: &mut Vec<u8>, value: u64, width: usize| {
+            bytes.extend(&value.to_le_bytes()[..width]);
+        };
         let (header, segment) = if wide { (64, 56) } else { (52, 32) };
         let dynamic_at = header + 2 * segment;
         let dynamic_length = word * 2 * 4;
@@ -174,10 +211,27 @@ pub(super) mod tests {
         let total = strings_at + strings.len();
         let mut bytes = vec![0x7f, b'E', b'L', b'F', if wide { 2 } else { 1 }, 1, 1, 0];
         bytes.resize(16, 0);
-        for (value, width) in [(3, 2), (if wide { 62 } else { 3 }, 2), (1, 4), (0, word), (header, word), (0, word), (0, 4), (header, 2), (segment, 2), (2, 2), (0, 2), (0, 2), (0, 2)] {
+        for (value, width) in [
+            (3, 2),
+            (if wide { 62 } else { 3 }, 2),
+            (1, 4),
+            (0, word),
+            (header, word),
+            (0, word),
+            (0, 4),
+            (header, 2),
+            (segment, 2),
+            (2, 2),
+            (0, 2),
+            (0, 2),
+            (0, 2),
+        ] {
             put(&mut bytes, value as u64, width);
         }
-        for (kind, at, length) in [(PT_LOAD, 0, total), (PT_DYNAMIC, dynamic_at, dynamic_length)] {
+        for (kind, at, length) in [
+            (PT_LOAD, 0, total),
+            (PT_DYNAMIC, dynamic_at, dynamic_length),
+        ] {
             put(&mut bytes, u64::from(kind), 4);
             if wide {
                 put(&mut bytes, 4, 4);
@@ -190,7 +244,16 @@ pub(super) mod tests {
             }
             put(&mut bytes, 8, word);
         }
-        let dynamic = [(1, 1), (DT_STRTAB, strings_at as u64), if soname.is_some() { (DT_SONAME, 11) } else { (DT_NULL, 0) }, (DT_NULL, 0)];
+        let dynamic = [
+            (1, 1),
+            (DT_STRTAB, strings_at as u64),
+            if soname.is_some() {
+                (DT_SONAME, 11)
+            } else {
+                (DT_NULL, 0)
+            },
+            (DT_NULL, 0),
+        ];
         for (tag, value) in dynamic {
             put(&mut bytes, tag, word);
             put(&mut bytes, value, word);
@@ -202,7 +265,9 @@ pub(super) mod tests {
     fn look(bytes: &[u8]) -> Option<SharedObject> {
         let read = |offset: u64, length: usize| -> Result<Vec<u8>, ()> {
             assert!(length <= 1 << 20, "unbounded read");
-            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+            let start = usize::try_from(offset)
+                .unwrap_or(usize::MAX)
+                .min(bytes.len());
             Ok(bytes[start..start.saturating_add(length).min(bytes.len())].to_vec())
         };
         shared_object(&read).unwrap()
@@ -212,7 +277,10 @@ pub(super) mod tests {
     fn reads_sonames_of_both_classes() {
         for (wide, flags) in [(true, 0x303), (false, 0x3)] {
             let found = look(&library(Some("libx.so.1"), wide)).unwrap();
-            assert_eq!((found.soname.as_deref(), found.flags), (Some("libx.so.1"), flags));
+            assert_eq!(
+                (found.soname.as_deref(), found.flags),
+                (Some("libx.so.1"), flags)
+            );
             assert_eq!(look(&library(None, wide)).unwrap().soname, None);
         }
     }
@@ -220,7 +288,15 @@ pub(super) mod tests {
     #[test]
     fn passes_over_what_is_no_shared_object() {
         let good = library(Some("libx.so.1"), true);
-        for (at, value) in [(0, b'x'), (4, 3), (5, 2), (16, 2), (18, 99), (56, 0), (54, 1)] {
+        for (at, value) in [
+            (0, b'x'),
+            (4, 3),
+            (5, 2),
+            (16, 2),
+            (18, 99),
+            (56, 0),
+            (54, 1),
+        ] {
             let mut bytes = good.clone();
             bytes[at] = value;
             assert_eq!(look(&bytes), None, "{at}");
@@ -237,7 +313,10 @@ pub(super) mod tests {
     fn fuzz_mutated_objects() {
         for wide in [true, false] {
             crate::layers::testing::fuzz(&library(Some("libx.so.1"), wide), |bytes, _| {
-                if let Some(SharedObject { soname: Some(name), .. }) = look(&bytes) {
+                if let Some(SharedObject {
+                    soname: Some(name), ..
+                }) = look(&bytes)
+                {
                     assert!(!name.contains('/') && !name.is_empty());
                 }
             });

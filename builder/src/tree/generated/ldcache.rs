@@ -57,7 +57,11 @@ pub(super) fn entries(input: &GenerateInput<'_>) -> Result<Vec<Entry>, TreeError
                     entries.push(symlink(&format!("/{at}/{}", library.soname), target));
                 }
                 let path = format!("{folder}/{}", library.soname);
-                cached.push(Cached { soname: library.soname, path, flags: library.flags });
+                cached.push(Cached {
+                    soname: library.soname,
+                    path,
+                    flags: library.flags,
+                });
             }
         }
     }
@@ -88,7 +92,9 @@ fn configured(
 ) -> Result<(), TreeError> {
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or_default().trim();
-        let words = line.strip_prefix("include").filter(|rest| rest.starts_with([' ', '\t']));
+        let words = line
+            .strip_prefix("include")
+            .filter(|rest| rest.starts_with([' ', '\t']));
         if let Some(words) = words {
             for pattern in words.split_whitespace() {
                 let pattern = if pattern.starts_with('/') {
@@ -111,15 +117,26 @@ fn configured(
     Ok(())
 }
 
-fn included(input: &GenerateInput<'_>, pattern: &str, depth: usize, folders: &mut Vec<String>) -> Result<(), TreeError> {
-    let bad = |problem: String| TreeError::Input { path: CONF.to_owned(), problem };
+fn included(
+    input: &GenerateInput<'_>,
+    pattern: &str,
+    depth: usize,
+    folders: &mut Vec<String>,
+) -> Result<(), TreeError> {
+    let bad = |problem: String| TreeError::Input {
+        path: CONF.to_owned(),
+        problem,
+    };
     if depth > MAX_INCLUDES {
-        return Err(bad(format!("includes itself, or more than {MAX_INCLUDES} files deep; mend it")));
+        return Err(bad(format!(
+            "includes itself, or more than {MAX_INCLUDES} files deep; mend it"
+        )));
     }
-    let hits = input
-        .below
-        .glob(pattern)
-        .map_err(|problem| bad(format!("has the malformed pattern '{pattern}' ({problem}); mend it")))?;
+    let hits = input.below.glob(pattern).map_err(|problem| {
+        bad(format!(
+            "has the malformed pattern '{pattern}' ({problem}); mend it"
+        ))
+    })?;
     for path in hits {
         if let Some(text) = input.text(&path)? {
             configured(input, &text, &path, depth, folders)?;
@@ -158,8 +175,17 @@ fn libraries(input: &GenerateInput<'_>, folder: &str) -> Result<Vec<Library>, Tr
         let is_link = matches!(node.kind, Kind::Symlink(_))
             && (name == soname || (name.ends_with(".so") && soname.starts_with(name)));
         let soname = if is_link { name.to_owned() } else { soname };
-        let new = Library { name: name.to_owned(), soname, flags: object.flags, is_link, link: None };
-        match libraries.iter_mut().find(|there| there.soname == new.soname) {
+        let new = Library {
+            name: name.to_owned(),
+            soname,
+            flags: object.flags,
+            is_link,
+            link: None,
+        };
+        match libraries
+            .iter_mut()
+            .find(|there| there.soname == new.soname)
+        {
             None => libraries.push(new),
             Some(there) => {
                 let newer = compare(&there.name, &new.name) == Ordering::Less;
@@ -187,7 +213,9 @@ fn object_at(input: &GenerateInput<'_>, path: &str) -> Result<Option<SharedObjec
     let Some(content) = input.content(path) else {
         return Ok(None);
     };
-    Ok(elf::shared_object(&|offset, length| (input.read)(content, offset, length))?)
+    Ok(elf::shared_object(&|offset, length| {
+        (input.read)(content, offset, length)
+    })?)
 }
 
 /// Names compared as the loader does: digits as numbers, and digits after all else.
@@ -213,9 +241,9 @@ fn compare(a: &str, b: &str) -> Ordering {
 
 fn leading_number(text: &[u8]) -> (u64, &[u8]) {
     let digits = text.iter().take_while(|b| b.is_ascii_digit()).count();
-    let value = text[..digits]
-        .iter()
-        .fold(0_u64, |value, b| value.saturating_mul(10).saturating_add(u64::from(b - b'0')));
+    let value = text[..digits].iter().fold(0_u64, |value, b| {
+        value.saturating_mul(10).saturating_add(u64::from(b - b'0'))
+    });
     (value, &text[digits..])
 }
 

@@ -104,29 +104,54 @@ fn file(path: &str, mode: u32, gid: u32, bytes: impl Into<Vec<u8>>) -> Entry {
         digest: Some(crate::base::Digest::of(&bytes)),
         source: Source::Bytes(bytes),
     };
-    Entry { meta: Meta { gid, ..meta(mode) }, ..entry(path, Kind::File(content)) }
+    Entry {
+        meta: Meta { gid, ..meta(mode) },
+        ..entry(path, Kind::File(content))
+    }
 }
 
 fn symlink(path: &str, target: &str) -> Entry {
-    Entry { meta: meta(0o777), ..entry(path, Kind::Symlink(target.to_owned())) }
+    Entry {
+        meta: meta(0o777),
+        ..entry(path, Kind::Symlink(target.to_owned()))
+    }
 }
 
 fn folder(path: &str, mode: u32) -> Entry {
-    Entry { meta: meta(mode), ..entry(path, Kind::Directory) }
+    Entry {
+        meta: meta(mode),
+        ..entry(path, Kind::Directory)
+    }
 }
 
 fn entry(path: &str, kind: Kind) -> Entry {
-    Entry { path: path.to_owned(), meta: meta(0), kind, origin: ORIGIN.to_owned() }
+    Entry {
+        path: path.to_owned(),
+        meta: meta(0),
+        kind,
+        origin: ORIGIN.to_owned(),
+    }
 }
 
 fn meta(mode: u32) -> Meta {
-    Meta { mode, uid: 0, gid: 0, mtime: EPOCH, xattrs: Default::default() }
+    Meta {
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: EPOCH,
+        xattrs: Default::default(),
+    }
 }
 
 impl GenerateInput<'_> {
     /// Whether a path leads to anything at all.
     fn exists(&self, path: &str) -> bool {
         matches!(self.below.resolve(path), Some((_, Some(_))))
+    }
+
+    /// Whether a path leads to a folder.
+    fn is_folder(&self, path: &str) -> bool {
+        matches!(self.below.resolve(path), Some((_, Some(Seen::Directory))))
     }
 
     /// The content of the file that a path leads to.
@@ -142,14 +167,19 @@ impl GenerateInput<'_> {
         let Some(content) = self.content(path) else {
             return Ok(None);
         };
-        let input = |problem: String| TreeError::Input { path: path.to_owned(), problem };
+        let input = |problem: String| TreeError::Input {
+            path: path.to_owned(),
+            problem,
+        };
         if content.size > MAX_TEXT {
-            return Err(input(format!("is larger than {MAX_TEXT} bytes, which no such file is; mend it")));
+            return Err(input(format!(
+                "is larger than {MAX_TEXT} bytes, which no such file is; mend it"
+            )));
         }
         let bytes = (self.read)(content, 0, usize::try_from(content.size).unwrap_or(0))?;
-        String::from_utf8(bytes)
-            .map(Some)
-            .map_err(|_| input("is not UTF-8 text; convert it, or leave it out with `exclude`".into()))
+        String::from_utf8(bytes).map(Some).map_err(|_| {
+            input("is not UTF-8 text; convert it, or leave it out with `exclude`".into())
+        })
     }
 }
 

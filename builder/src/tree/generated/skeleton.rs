@@ -48,12 +48,12 @@ rpc:        files
 pub(super) fn entries(input: &GenerateInput<'_>) -> Result<Vec<Entry>, TreeError> {
     let mut entries = Vec::new();
     for (path, mode) in FOLDERS {
-        if !input.exists(path) {
+        if !input.is_folder(path) {
             entries.push(folder(path, mode));
         }
     }
     for scratch in input.scratch {
-        if !input.exists(&scratch.path) {
+        if !input.is_folder(&scratch.path) {
             entries.push(folder(&scratch.path, 0o755));
         }
     }
@@ -63,7 +63,10 @@ pub(super) fn entries(input: &GenerateInput<'_>) -> Result<Vec<Entry>, TreeError
             entries.push(symlink(&path, &format!("{RUNTIME_DIR}/{name}")));
         }
     }
-    entries.push(symlink("/etc/machine-id", &format!("{RUNTIME_DIR}/machine-id")));
+    entries.push(symlink(
+        "/etc/machine-id",
+        &format!("{RUNTIME_DIR}/machine-id"),
+    ));
     entries.push(symlink("/etc/mtab", "/proc/self/mounts"));
     for (path, target) in [("/var/run", "/run"), ("/var/lock", "/run/lock")] {
         if !input.exists(path) {
@@ -75,7 +78,12 @@ pub(super) fn entries(input: &GenerateInput<'_>) -> Result<Vec<Entry>, TreeError
             entries.push(file(path, 0o644, 0, text));
         }
     }
-    entries.push(file("/etc/os-release", 0o644, 0, os_release(input.name, input.version)));
+    entries.push(file(
+        "/etc/os-release",
+        0o644,
+        0,
+        os_release(input.name, input.version),
+    ));
     Ok(entries)
 }
 

@@ -4,7 +4,14 @@
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
     /// `u name id gecos home shell`
-    User { name: String, uid: Option<u32>, group: Primary, gecos: String, home: String, shell: String },
+    User {
+        name: String,
+        uid: Option<u32>,
+        group: Primary,
+        gecos: String,
+        home: String,
+        shell: String,
+    },
     /// `g name id`
     Group { name: String, gid: Option<u32> },
     /// `m user group`
@@ -27,7 +34,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<(usize, Line)>, String> {
     let mut lines = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let number = index + 1;
-        let bad = |problem: String| format!("line {number} {problem}; give the user with `users` and `exclude` the file");
+        let bad = |problem: String| {
+            format!("line {number} {problem}; give the user with `users` and `exclude` the file")
+        };
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
@@ -42,7 +51,12 @@ pub(super) fn parse(text: &str) -> Result<Vec<(usize, Line)>, String> {
 
 fn line_of(fields: &[String]) -> Result<Option<Line>, String> {
     // `-` stands for the default; so does a field that is not there.
-    let field = |at: usize| fields.get(at).map(String::as_str).filter(|text| *text != "-");
+    let field = |at: usize| {
+        fields
+            .get(at)
+            .map(String::as_str)
+            .filter(|text| *text != "-")
+    };
     let name = |at: usize| {
         let name = field(at).unwrap_or_default();
         check_name(name)?;
@@ -70,9 +84,15 @@ fn line_of(fields: &[String]) -> Result<Option<Line>, String> {
         }
         "g" => {
             let (gid, _) = ids(field(2))?;
-            Ok(Some(Line::Group { name: name(1)?, gid }))
+            Ok(Some(Line::Group {
+                name: name(1)?,
+                gid,
+            }))
         }
-        "m" => Ok(Some(Line::Member { user: name(1)?, group: name(2)? })),
+        "m" => Ok(Some(Line::Member {
+            user: name(1)?,
+            group: name(2)?,
+        })),
         // A pool of numbers for automatic ids: ours are chosen in another way.
         "r" => Ok(None),
         other => Err(format!("has the unknown type '{other}'")),
@@ -108,12 +128,20 @@ fn ids(text: Option<&str>) -> Result<(Option<u32>, Primary), String> {
 
 /// Names that passwd(5) and every tool take.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
-    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-    let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
+    let first = name
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    let rest = name
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));
     if first && rest && name.len() <= 31 {
         Ok(())
     } else {
-        Err(format!("has the name '{}'; names begin with a letter or _, go on with letters, digits, _ - . and have at most 31", name.escape_default()))
+        Err(format!(
+            "has the name '{}'; names begin with a letter or _, go on with letters, digits, _ - . and have at most 31",
+            name.escape_default()
+        ))
     }
 }
 
@@ -150,7 +178,11 @@ g     fixed 55
 m     _authd input
 r     -     500-900
 ";
-        let lines: Vec<Line> = parse(text).unwrap().into_iter().map(|(_, line)| line).collect();
+        let lines: Vec<Line> = parse(text)
+            .unwrap()
+            .into_iter()
+            .map(|(_, line)| line)
+            .collect();
         let user = |name: &str, uid, group, gecos: &str, home: &str, shell: &str| Line::User {
             name: name.into(),
             uid,
@@ -164,12 +196,35 @@ r     -     500-900
             lines,
             [
                 user("httpd", Some(404), Primary::Own, "HTTP User", "/", nologin),
-                user("_authd", None, Primary::Own, "Authorization user", "/", "/bin/x"),
-                user("a", None, Primary::Name("users".into()), "", "/home/a", nologin),
+                user(
+                    "_authd",
+                    None,
+                    Primary::Own,
+                    "Authorization user",
+                    "/",
+                    "/bin/x"
+                ),
+                user(
+                    "a",
+                    None,
+                    Primary::Name("users".into()),
+                    "",
+                    "/home/a",
+                    nologin
+                ),
                 user("b", Some(77), Primary::Gid(78), "", "/", nologin),
-                Line::Group { name: "input".into(), gid: None },
-                Line::Group { name: "fixed".into(), gid: Some(55) },
-                Line::Member { user: "_authd".into(), group: "input".into() },
+                Line::Group {
+                    name: "input".into(),
+                    gid: None
+                },
+                Line::Group {
+                    name: "fixed".into(),
+                    gid: Some(55)
+                },
+                Line::Member {
+                    user: "_authd".into(),
+                    group: "input".into()
+                },
             ]
         );
     }
@@ -201,7 +256,14 @@ r     -     500-900
         let seed = b"u httpd 404 \"HTTP User\" /srv /bin/sh\nu! a 1:b\ng c -\nm a c\nr - 5-9\n";
         crate::layers::testing::fuzz(seed, |bytes, _| {
             for (_, line) in parse(&String::from_utf8_lossy(&bytes)).unwrap_or_default() {
-                if let Line::User { name, gecos, home, shell, .. } = line {
+                if let Line::User {
+                    name,
+                    gecos,
+                    home,
+                    shell,
+                    ..
+                } = line
+                {
                     for field in [name, gecos, home, shell] {
                         assert!(!field.contains([':', '\n']), "{field:?}");
                     }
