@@ -22,7 +22,7 @@ use crate::uki::{Source, UkiBlob, UkiInput, assemble};
 use crate::verity::Sealed;
 
 /// Type of an image's manifest.
-pub const IMAGE_TYPE: &str = "application/vnd.slipform.image.v1+json";
+const IMAGE_TYPE: &str = "application/vnd.slipform.image.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.slipform.config.v1+json";
 const MAP_TYPE: &str = "application/vnd.slipform.disk-map.v1+json";
 const MACHINE_TYPE: &str = "application/vnd.slipform.machine.v1+json";
