@@ -43,16 +43,19 @@ pub fn user_entries(input: &CollectInput<'_>) -> Result<Vec<Entry>, LayersError>
         let name = format!("files[{index}] {}", rule.from);
         Rules { input, name: &name }.files(rule, &mut entries)?;
     }
-    if let (Some(cargo), Some(built)) = (&input.spec.cargo, input.built) {
+    if let Some(cargo) = &input.spec.cargo {
         let name = format!("cargo {}", cargo.bin);
         let rules = Rules { input, name: &name };
+        let built = input.built.ok_or_else(|| {
+            rules.problem("it was not built; run `cargo build` in its folder to see why")
+        })?;
         let found = fs::metadata(built).at("inspect", built)?;
         let to = format!("/usr/bin/{}", cargo.bin);
         let attributes = Attributes {
             mode: Some(0o755),
             ids: None,
         };
-        entries.push(rules.file(built.to_owned(), &found, to, &attributes)?);
+        entries.push(rules.file(built.to_owned(), &found, &to, &attributes)?);
     }
     for (index, rule) in input.spec.dirs.iter().enumerate() {
         let name = format!("dirs[{index}] {}", rule.path);
@@ -130,7 +133,7 @@ impl Rules<'_> {
         &self,
         host: PathBuf,
         found: &Metadata,
-        to: String,
+        to: &str,
         with: &Attributes,
     ) -> Result<Entry, LayersError> {
         let executable = found.permissions().mode() & 0o111 != 0;
@@ -142,7 +145,7 @@ impl Rules<'_> {
             source: Source::Host(host),
         };
         self.entry(
-            &to,
+            to,
             meta(mode, with.ids.unwrap_or_default()),
             Kind::File(content),
         )
@@ -169,7 +172,7 @@ impl Rules<'_> {
                     } else {
                         rule.to.clone()
                     };
-                    let entry = self.file(host, &found, to, &with)?;
+                    let entry = self.file(host, &found, &to, &with)?;
                     made.insert(entry.path.clone(), entry);
                 }
             }
@@ -269,7 +272,7 @@ impl Rules<'_> {
                 if found.is_dir() {
                     folders.push((child_host, child_to));
                 } else {
-                    let entry = self.leaf(child_host, &found, child_to, with)?;
+                    let entry = self.leaf(child_host, &found, &child_to, with)?;
                     self.add(made, entry)?;
                 }
             }
@@ -287,7 +290,7 @@ impl Rules<'_> {
         &self,
         host: PathBuf,
         found: &Metadata,
-        to: String,
+        to: &str,
         with: &Attributes,
     ) -> Result<Entry, LayersError> {
         if !found.is_symlink() {
@@ -303,7 +306,7 @@ impl Rules<'_> {
         })?;
         check_target(&target).map_err(|p| self.problem(format!("{}: {p}", host.display())))?;
         self.entry(
-            &to,
+            to,
             meta(0o777, with.ids.unwrap_or_default()),
             Kind::Symlink(target),
         )
@@ -403,7 +406,7 @@ impl Search<'_> {
                     (true, true) => self.rules.folder(&host, &to, self.with, made)?,
                     (true, false) => folders.push((host, name, behind)),
                     (false, true) => {
-                        let entry = self.rules.leaf(host, &found, to, self.with)?;
+                        let entry = self.rules.leaf(host, &found, &to, self.with)?;
                         self.rules.add(made, entry)?;
                     }
                     (false, false) => {}

@@ -229,4 +229,6 @@ fn the_cargo_binary_goes_to_usr_bin() {
     });
     bench.built = Some(bench.dir().join("target/app"));
     assert_eq!(shown(&bench), ["f 0755 0:0 /usr/bin/app"]);
+    bench.built = None;
+    assert!(refusal(&bench).contains("cargo app: it was not built"));
 }

@@ -93,7 +93,7 @@ fn compare(bench: &Bench, package: &UnpackedDeb, root: &Path) {
         match &entry.kind {
             Kind::Directory => assert!(found.is_dir(), "{who}"),
             Kind::Symlink(target) => {
-                assert_eq!(&std::fs::read_link(&at).unwrap().to_string_lossy(), target)
+                assert_eq!(&std::fs::read_link(&at).unwrap().to_string_lossy(), target);
             }
             Kind::Hardlink(target) => assert_eq!(
                 found.ino(),

@@ -145,16 +145,21 @@ fn a_hostile_archive_is_found_when_it_is_unpacked() {
 fn fuzz_mutated_packages() {
     let (_dir, store) = store();
     let data = tar(&[Item::file("./a", "b")]);
-    let seed = ar(&[
-        ("debian-binary", b"2.0\n"),
+    let packed: [(&str, &[u8]); 2] = [
         ("control.tar.gz", &gz(&control_tar())),
         ("data.tar.xz", &xz(&data)),
-    ]);
-    fuzz(&seed, |bytes, _| {
-        let path = store.path(&Digest::of(&bytes));
-        // Written past the store's own way in, which syncs and would cost most of the time.
-        std::fs::write(&path, &bytes).unwrap();
-        let _ = unpack(&store, &Digest::of(&bytes));
-        std::fs::remove_file(path).unwrap();
-    });
+    ];
+    let plain: [(&str, &[u8]); 2] = [("control.tar", &control_tar()), ("data.tar", &data)];
+    for members in [packed, plain] {
+        let seed = ar(&[&[("debian-binary", &b"2.0\n"[..])], &members[..]].concat());
+        fuzz(&seed, |bytes, _| {
+            let digest = Digest::of(&bytes);
+            // Written past the store's own way in, which syncs and would cost most of the time.
+            std::fs::write(store.path(&digest), &bytes).unwrap();
+            if let Ok(unpacked) = unpack(&store, &digest) {
+                assert!(unpacked.entries(&store).is_ok());
+            }
+            std::fs::remove_file(store.path(&digest)).unwrap();
+        });
+    }
 }

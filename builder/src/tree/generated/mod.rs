@@ -26,8 +26,9 @@
 //! `/run/slipform`, which init fills: resolv.conf, hostname, machine-id.
 //!
 //! `lost+found`: every ext4 has one in its root, this layer's too, and a layer
-//! cannot hide what is in itself; so no whiteout for it is made here. It goes
-//! away when the file system keeps the tree below a folder of its own.
+//! cannot hide what is in itself; so no whiteout for it is made here. It stays
+//! out of the image when the writer puts the tree into a folder of its own and
+//! the machine stacks that folder.
 
 mod accounts;
 mod certs;
