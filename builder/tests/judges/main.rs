@@ -1,0 +1,7 @@
+//! Real tools and independent readers judge the bytes that Slipform writes.
+
+mod disks;
+mod filesystems;
+mod pinned;
+mod scene;
+mod tools;
