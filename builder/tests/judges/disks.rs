@@ -4,8 +4,9 @@
 use std::io::{Cursor, Read, Seek, SeekFrom, Write};
 
 use slipform::base::{Digest, MIB};
-use slipform::disk::{DiskFacts, DiskReader, inspect};
+use slipform::disk::{CastInput, DiskFacts, DiskReader, inspect};
 use slipform::output::{self, OutputFormat};
+use slipform::uki::UkiBlob;
 
 use crate::scene::{boot_entry, disk, machine, scene};
 use crate::tools::{content, judge};
@@ -249,4 +250,119 @@ fn a_blob_that_is_missing_or_short_leaves_no_file() {
         std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
         0
     );
+}
+
+#[test]
+fn a_stale_file_of_a_killed_run_is_replaced() {
+    let scene = scene();
+    let disk = disk(&scene, &board(512), b"the app");
+    let folder = scene.folder.path().join("out");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join(".disk.raw.partial"), vec![0xff; 200_000_000]).unwrap();
+    let path = folder.join("disk.raw");
+    output::write(OutputFormat::Raw, &disk.map, &scene.store, &path).unwrap();
+    let mut expected = Vec::new();
+    DiskReader::new(&scene.store, &disk.map)
+        .read_to_end(&mut expected)
+        .unwrap();
+    assert!(std::fs::read(&path).unwrap() == expected);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
+}
+
+#[test]
+fn figures_of_a_board_that_cannot_work_are_refused() {
+    let scene = scene();
+    let layers = [(
+        "base".to_owned(),
+        crate::scene::sealed(&scene, &crate::scene::small()),
+    )];
+    let twice = [layers[0].clone(), ("again".to_owned(), layers[0].1.clone())];
+    let uki = UkiBlob {
+        digest: Digest::of("x"),
+        size: 1 << 20,
+    };
+    let good = DiskFacts::default();
+    let cast = |facts: &DiskFacts, layers: &[_], uki| {
+        let input = CastInput {
+            facts,
+            layers,
+            uki,
+            seed: Digest::of("s"),
+        };
+        slipform::disk::cast(&scene.store, &input)
+    };
+    cast(&good, &layers, uki).unwrap();
+    let with = |change: fn(&mut DiskFacts)| {
+        let mut facts = good.clone();
+        change(&mut facts);
+        cast(&facts, &layers, uki).unwrap_err().to_string()
+    };
+    let too_small = with(|facts| facts.esp_size = 16 * MIB);
+    assert!(
+        too_small.contains("esp_size = 16777216: FAT32 with sectors of 512 bytes needs"),
+        "{too_small}"
+    );
+    let too_small = with(|facts| facts.sector_size = 4096);
+    assert!(
+        too_small.contains("sectors of 4096 bytes needs"),
+        "{too_small}"
+    );
+    let name = with(|facts| facts.boot_file = "bootx64.efi".to_owned());
+    assert!(name.contains("8.3 name in capitals"), "{name}");
+    let full = cast(
+        &good,
+        &layers,
+        UkiBlob {
+            size: 64 * MIB,
+            ..uki
+        },
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(full.contains("raise the board's esp_size"), "{full}");
+    let same = cast(&good, &twice, uki).unwrap_err().to_string();
+    assert!(
+        same.contains("'base' and 'again' have the same content"),
+        "{same}"
+    );
+}
+
+#[test]
+fn the_least_esp_that_an_error_names_works() {
+    for sector_size in [512, 4096] {
+        let scene = scene();
+        let mut facts = board(sector_size);
+        facts.esp_size = MIB;
+        let uki = boot_entry(&scene, 10_000);
+        let cast = |facts: &DiskFacts| {
+            let input = CastInput {
+                facts,
+                layers: &[],
+                uki,
+                seed: Digest::of("s"),
+            };
+            slipform::disk::cast(&scene.store, &input)
+        };
+        let message = cast(&facts).unwrap_err().to_string();
+        let least = message
+            .split("needs ")
+            .nth(1)
+            .unwrap()
+            .split(' ')
+            .next()
+            .unwrap();
+        facts.esp_size = least.parse().unwrap();
+        let disk = cast(&facts).unwrap();
+        let mut esp = Vec::new();
+        let mut reader = DiskReader::new(&scene.store, &disk.map);
+        reader.seek(SeekFrom::Start(MIB)).unwrap();
+        reader.take(facts.esp_size).read_to_end(&mut esp).unwrap();
+        let volume = scene.folder.path().join("esp");
+        std::fs::write(&volume, &esp).unwrap();
+        if let Some(mut fsck) = judge("fsck.fat") {
+            content(fsck.arg("-nv").arg(&volume));
+        }
+        let fat = fatfs::FileSystem::new(Cursor::new(esp), fatfs::FsOptions::new()).unwrap();
+        assert_eq!(fat.fat_type(), fatfs::FatType::Fat32);
+    }
 }

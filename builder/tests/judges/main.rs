@@ -2,6 +2,7 @@
 
 mod disks;
 mod filesystems;
+mod fuzz;
 mod pinned;
 mod scene;
 mod tools;
