@@ -1,5 +1,6 @@
 //! Real tools and independent readers judge the bytes that Slipform writes.
 
+mod boot;
 mod disks;
 mod filesystems;
 mod fuzz;
