@@ -92,7 +92,6 @@ fn service(spec: &spec::ServiceSpec, accounts: &Accounts) -> Result<contract::Se
         ("PATH".to_owned(), PATH.to_owned()),
         ("HOME".to_owned(), user.home.clone()),
         ("USER".to_owned(), spec.user.clone()),
-        ("LANG".to_owned(), "C.UTF-8".to_owned()),
     ]);
     env.extend(spec.env.clone());
     Ok(contract::Service {
