@@ -15,7 +15,9 @@
 //! - One that cannot be installed, because of its own dependencies or of a
 //!   conflict, is undone as a whole and the next is tried.
 //!
-//! Where apt would remove something again to resolve a conflict, this reports it.
+//! Where what must be there conflicts with something that was only one of several
+//! ways to meet a dependency, all is solved again without that one: apt takes it
+//! out again and looks for another way, which comes to the same.
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,7 +31,9 @@ const MAX_DEPTH: usize = 2000;
 /// Stack for the search, in bytes: the chain is walked by recursion.
 const STACK: usize = 64 * 1024 * 1024;
 /// Most groups looked at, against archives made to keep the search busy.
-const MAX_STEPS: u64 = 5_000_000;
+const MAX_STEPS: u64 = 100_000;
+/// Most packages avoided because they conflict with others.
+const MAX_AVOIDED: usize = 100;
 
 /// What to solve.
 #[derive(Debug)]
@@ -74,6 +78,8 @@ struct Failure {
     chain: Vec<PackageId>,
     /// Whether it could never be had, whatever else is chosen.
     forever: bool,
+    /// What was there already and conflicts with it.
+    conflict: Option<PackageId>,
 }
 
 enum Halt {
@@ -101,6 +107,8 @@ struct Solver<'a> {
     /// In the order in which they were chosen.
     trail: Vec<Chosen>,
     broken: HashMap<PackageId, Failure>,
+    /// Packages that are not taken for a dependency.
+    avoid: HashSet<PackageId>,
     steps: u64,
 }
 
@@ -109,7 +117,7 @@ struct Solver<'a> {
 /// # Errors
 /// [`Stop`].
 pub fn solve(index: &Index, request: &Request<'_>) -> Result<Vec<Chosen>, Stop> {
-    let work = || Solver::new(index, request).run();
+    let work = || search(index, request);
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK);
         match thread.spawn_scoped(scope, work) {
@@ -119,6 +127,28 @@ pub fn solve(index: &Index, request: &Request<'_>) -> Result<Vec<Chosen>, Stop> 
             Err(error) => Err(Stop::Failed(format!("cannot start the search: {error}"))),
         }
     })
+}
+
+/// Solves, again and again while the only thing in the way is a package that need
+/// not be there. If that leads nowhere, the first reason is the one to tell.
+fn search(index: &Index, request: &Request<'_>) -> Result<Vec<Chosen>, Stop> {
+    let mut avoid = HashSet::new();
+    let mut first = None;
+    loop {
+        let mut solver = Solver::new(index, request);
+        solver.avoid.clone_from(&avoid);
+        let failure = match solver.run() {
+            Ok(()) => return Ok(solver.trail),
+            Err(Halt::Unkeep(names)) => return Err(Stop::Unkeep(names)),
+            Err(Halt::Failed(failure)) => failure,
+        };
+        let told = first.get_or_insert_with(|| solver.text(&failure)).clone();
+        let needless = failure.conflict.filter(|id| solver.is_needless(*id));
+        match needless {
+            Some(id) if avoid.len() < MAX_AVOIDED && avoid.insert(id) => {}
+            _ => return Err(Stop::Failed(told)),
+        }
+    }
 }
 
 /// The version that apt would take of a name, of those that `accept` takes.
@@ -165,26 +195,33 @@ impl<'a> Solver<'a> {
             negatives: HashMap::new(),
             trail: Vec::new(),
             broken: HashMap::new(),
+            avoid: HashSet::new(),
             steps: 0,
         }
     }
 
-    fn run(mut self) -> Result<Vec<Chosen>, Stop> {
+    fn run(&mut self) -> Result<(), Halt> {
         for (package, _) in self.request.below {
             self.enter(*package);
         }
-        self.cut_names().map_err(Stop::Failed)?;
-        let mut wished = self.wished().map_err(Stop::Failed)?;
+        self.cut_names().map_err(plain)?;
+        let mut wished = self.wished().map_err(plain)?;
         // apt goes through them by number, whatever their order on its command line.
         wished.sort_by_key(|id| self.index.package(*id).name);
         wished.dedup();
         for package in &wished {
-            self.take(*package, None).map_err(|halt| self.stop(halt))?;
+            self.take(*package, None)?;
         }
         for package in &wished {
-            self.expand(*package, 0).map_err(|halt| self.stop(halt))?;
+            self.expand(*package, 0)?;
         }
-        Ok(self.trail)
+        Ok(())
+    }
+
+    /// Whether a package is there only because something needs it, or one like it.
+    fn is_needless(&self, package: PackageId) -> bool {
+        let chosen = self.trail.iter().find(|c| c.package == package);
+        chosen.is_some_and(|chosen| chosen.needed_by.is_some())
     }
 
     /// Puts the names of `without` where satisfied ones are, and all that they provide.
@@ -329,6 +366,7 @@ impl<'a> Solver<'a> {
                 reason,
                 chain: needed_by.into_iter().collect(),
                 forever: false,
+                conflict: Some(other),
             }));
         }
         self.enter(package);
@@ -380,6 +418,7 @@ impl<'a> Solver<'a> {
                         reason: error.to_string(),
                         chain: vec![package],
                         forever: true,
+                        conflict: None,
                     })),
                 };
                 if let Err(halt) = result {
@@ -420,6 +459,7 @@ impl<'a> Solver<'a> {
                 reason: "its dependencies are too deep or too many to follow".to_owned(),
                 chain: vec![package],
                 forever: false,
+                conflict: None,
             }));
         }
         let outdated: Vec<_> = group.iter().filter_map(|r| self.outdated(r)).collect();
@@ -446,6 +486,7 @@ impl<'a> Solver<'a> {
             reason: self.describe_group(group),
             chain: Vec::new(),
             forever: true,
+            conflict: None,
         });
         // What is below or chosen already may be in the way here, and not elsewhere.
         let in_the_way = |r: &Relation<'_>| {
@@ -496,7 +537,11 @@ impl<'a> Solver<'a> {
             .filter(|provider| self.serves(provider, relation))
             .map(|provider| provider.package)
             .filter(|id| self.candidate(self.index.package(*id).name) == Some(*id));
-        let mut choices: Vec<_> = own.into_iter().chain(providers).collect();
+        let mut choices: Vec<_> = own
+            .into_iter()
+            .chain(providers)
+            .filter(|id| !self.avoid.contains(id))
+            .collect();
         choices.sort_by_key(|id| {
             let package = self.index.package(*id);
             (
@@ -607,24 +652,20 @@ impl<'a> Solver<'a> {
 
 /// Texts.
 impl Solver<'_> {
-    fn stop(&self, halt: Halt) -> Stop {
-        let failure = match halt {
-            Halt::Unkeep(names) => return Stop::Unkeep(names),
-            Halt::Failed(failure) => failure,
-        };
-        let chain: Vec<_> = failure
-            .chain
-            .iter()
-            .map(|id| self.index.name_of(*id))
-            .collect();
-        Stop::Failed(match chain.as_slice() {
-            [] => failure.reason,
-            chain => format!(
-                "{}; needed by {}",
+    fn text(&self, failure: &Failure) -> String {
+        let names = failure.chain.iter().map(|id| self.index.name_of(*id));
+        let chain: Vec<_> = names.map(|name| format!("; needed by {name}")).collect();
+        match chain.len() {
+            // The ends of a long chain tell enough.
+            0..=12 => format!("{}{}", failure.reason, chain.concat()),
+            length => format!(
+                "{}{}; and so on through {} more{}",
                 failure.reason,
-                chain.join(", needed by ")
+                chain[..6].concat(),
+                length - 8,
+                chain[length - 2..].concat()
             ),
-        })
+        }
     }
 
     fn is_known(&self, name: NameId) -> bool {
@@ -691,4 +732,14 @@ impl Solver<'_> {
             self.index.version_of(other),
         )
     }
+}
+
+/// A failure that nobody in particular asked for.
+fn plain(reason: String) -> Halt {
+    Halt::Failed(Failure {
+        reason,
+        chain: Vec::new(),
+        forever: true,
+        conflict: None,
+    })
 }
