@@ -1,6 +1,7 @@
 //! What the archives have that is newer than a lock, and what they no longer have.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 
 use super::archive::Archive;
 use super::catalog::{Catalog, Reading};
@@ -29,6 +30,30 @@ pub struct Finding {
     /// Whether the archives no longer have the locked version: a fresh store could
     /// not fetch it from them.
     pub gone: bool,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            package, locked, ..
+        } = self;
+        let security = if self.security {
+            ", a security update"
+        } else {
+            ""
+        };
+        match (&self.newest, self.gone) {
+            (Some(newest), false) => write!(f, "{package} {locked}: there is {newest}{security}"),
+            (Some(newest), true) => write!(
+                f,
+                "{package} {locked} is no longer in the archives, which have {newest}{security}; run `slipform lock --update {package}`"
+            ),
+            (None, _) => write!(
+                f,
+                "{package} {locked} is no longer in the archives, and no other version of it is; run `slipform lock`"
+            ),
+        }
+    }
 }
 
 /// Compares a lock with what the archives have now; sorted by package, nothing for

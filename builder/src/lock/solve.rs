@@ -19,11 +19,14 @@
 //! ways to meet a dependency, all is solved again without that one: apt takes it
 //! out again and looks for another way, which comes to the same.
 
+mod conflict;
+mod explain;
+mod wished;
+
 use std::collections::{HashMap, HashSet};
 
-use super::error::{did_you_mean, nearest};
 use super::index::{Index, NameId, Origin, PackageId, Provider};
-use super::relation::{self, Op, Relation, Wish};
+use super::relation::{self, Relation, Wish};
 use super::version;
 
 /// Deepest chain of dependencies; apt's own limit is of the same order.
@@ -78,7 +81,7 @@ struct Failure {
     chain: Vec<PackageId>,
     /// Whether it could never be had, whatever else is chosen.
     forever: bool,
-    /// What was there already and conflicts with it.
+    /// What was there already, conflicts with it, and need not have been there.
     conflict: Option<PackageId>,
 }
 
@@ -143,8 +146,7 @@ fn search(index: &Index, request: &Request<'_>) -> Result<Vec<Chosen>, Stop> {
             Err(Halt::Failed(failure)) => failure,
         };
         let told = first.get_or_insert_with(|| solver.text(&failure)).clone();
-        let needless = failure.conflict.filter(|id| solver.is_needless(*id));
-        match needless {
+        match failure.conflict {
             Some(id) if avoid.len() < MAX_AVOIDED && avoid.insert(id) => {}
             _ => return Err(Stop::Failed(told)),
         }
@@ -224,125 +226,6 @@ impl<'a> Solver<'a> {
         chosen.is_some_and(|chosen| chosen.needed_by.is_some())
     }
 
-    /// Puts the names of `without` where satisfied ones are, and all that they provide.
-    fn cut_names(&mut self) -> Result<(), String> {
-        for name in self.request.without {
-            let id = self
-                .index
-                .find(name)
-                .filter(|id| self.is_known(*id))
-                .ok_or_else(|| self.unknown(name))?;
-            self.cut.insert(id);
-            if let Some(package) = self.newest(id) {
-                let provides = self.index.package(package).provides;
-                for relation in self.relations(provides) {
-                    self.cut.extend(self.index.find(relation.name));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The packages that the wishes mean. Those that a layer below has are left out.
-    fn wished(&mut self) -> Result<Vec<PackageId>, String> {
-        let mut wished = Vec::new();
-        for local in self.request.local {
-            let name = self.index.package(*local).name;
-            self.not_below(name)?;
-            self.forced.insert(name, *local);
-            wished.push(*local);
-        }
-        for wish in self.request.wishes {
-            let relation = wish.relation();
-            let name = self
-                .index
-                .find(&wish.name)
-                .filter(|id| self.is_known(*id))
-                .ok_or_else(|| self.unknown(&wish.name))?;
-            if self.cut.contains(&name) {
-                return Err(format!(
-                    "'{}' is wished and in 'without'; decide",
-                    wish.name
-                ));
-            }
-            if let Some(below) = self.selected.get(&name) {
-                if relation.accepts(self.index.version_of(*below)) {
-                    continue;
-                }
-                return Err(format!(
-                    "{wish} is wished, but {}",
-                    self.describe(&relation)
-                ));
-            }
-            if self.index.versions(name).is_empty() {
-                wished.extend(self.wished_virtual(wish, name)?);
-            } else {
-                wished.push(self.wished_real(name)?);
-            }
-        }
-        Ok(wished)
-    }
-
-    /// The version of a wished package that all wishes for it allow.
-    fn wished_real(&mut self, name: NameId) -> Result<PackageId, String> {
-        let text = self.index.name(name);
-        let wishes = self.request.wishes.iter().filter(|w| w.name == text);
-        let constraints: Vec<_> = wishes.filter(|w| w.version.is_some()).collect();
-        let accept = |id: PackageId| {
-            let version = self.index.version_of(id);
-            constraints.iter().all(|w| w.relation().accepts(version))
-        };
-        let found = self
-            .candidate(name)
-            .filter(|id| accept(*id))
-            .or_else(|| candidate(self.index, self.request.priorities, name, accept));
-        let Some(found) = found else {
-            let wishes: Vec<_> = constraints.iter().map(ToString::to_string).collect();
-            let there = self.there(name);
-            return Err(format!("{} is wished; {there}", wishes.join(" and ")));
-        };
-        if !constraints.is_empty() {
-            self.forced.insert(name, found);
-        }
-        Ok(found)
-    }
-
-    /// The only provider of a wished name that no package has; `None` if a layer below has one.
-    fn wished_virtual(&self, wish: &Wish, name: NameId) -> Result<Option<PackageId>, String> {
-        let relation = wish.relation();
-        if self.is_satisfied(&relation) {
-            return Ok(None);
-        }
-        let providers = self.choices(&relation);
-        match providers.as_slice() {
-            [only] => Ok(Some(*only)),
-            [] => Err(format!(
-                "{wish} is wished, but {}",
-                self.describe(&relation)
-            )),
-            several => {
-                let mut names: Vec<_> = several.iter().map(|id| self.index.name_of(*id)).collect();
-                names.sort_unstable();
-                Err(format!(
-                    "'{}' is no package of its own, it is provided by {}; name one of them",
-                    self.index.name(name),
-                    names.join(", ")
-                ))
-            }
-        }
-    }
-
-    fn not_below(&self, name: NameId) -> Result<(), String> {
-        let Some(below) = self.selected.get(&name) else {
-            return Ok(());
-        };
-        Err(format!(
-            "the local package {} would be a second copy: {}",
-            self.index.name(name),
-            self.below_text(*below)
-        ))
-    }
-
     /// Takes a package and all that it needs.
     fn mark(&mut self, package: PackageId, by: PackageId, depth: usize) -> Result<(), Halt> {
         if let Some(failure) = self.broken.get(&package) {
@@ -366,7 +249,7 @@ impl<'a> Solver<'a> {
                 reason,
                 chain: needed_by.into_iter().collect(),
                 forever: false,
-                conflict: Some(other),
+                conflict: self.is_needless(other).then_some(other),
             }));
         }
         self.enter(package);
@@ -590,147 +473,12 @@ impl<'a> Solver<'a> {
         (relation.version.is_some() && self.newest(name).is_some_and(accepts)).then_some(name)
     }
 
-    /// What is there that cannot stand beside `package`.
-    fn conflict(&self, package: PackageId) -> Option<(PackageId, String)> {
-        let record = self.index.package(package);
-        for field in [record.conflicts, record.breaks] {
-            for relation in self.relations(field) {
-                if let Some(other) = self.hit(&relation).find(|other| *other != package) {
-                    return Some((other, self.conflict_text(package, other, &relation)));
-                }
-            }
-        }
-        let version = self.index.version_of(package);
-        let own = Relation {
-            name: self.index.name_of(package),
-            qualifier: None,
-            version: Some((Op::Equal, version)),
-        };
-        for (at, provided) in std::iter::once(own)
-            .chain(self.relations(record.provides))
-            .enumerate()
-        {
-            for negative in self.negatives.get(provided.name).into_iter().flatten() {
-                let version = provided.version.map(|(_, version)| version);
-                let hit = if at == 0 {
-                    negative.relation.accepts(version.unwrap_or_default())
-                } else {
-                    negative.relation.accepts_provided(version)
-                };
-                if hit && negative.by != package {
-                    let text = self.conflict_text(negative.by, package, &negative.relation);
-                    return Some((negative.by, text));
-                }
-            }
-        }
-        None
-    }
-
-    /// What is there of a name, real or provided.
-    fn hit<'b>(&'b self, relation: &'b Relation<'_>) -> impl Iterator<Item = PackageId> + 'b {
-        let name = self.index.find(relation.name);
-        let own = name
-            .and_then(|name| self.selected.get(&name).copied())
-            .filter(|id| relation.accepts(self.index.version_of(*id)));
-        let providers = name.map_or(&[][..], |name| self.index.providers(name));
-        own.into_iter().chain(
-            providers
-                .iter()
-                .filter(|p| self.is_selected(p.package) && self.serves(p, relation))
-                .map(|p| p.package),
-        )
-    }
-
     /// The relations of a field without alternatives; what cannot be read is passed over.
     fn relations(&self, field: super::index::Span) -> impl Iterator<Item = Relation<'a>> + use<'a> {
         let index = self.index;
         relation::groups(index.text(field), index.arch())
             .flatten()
             .flatten()
-    }
-}
-
-/// Texts.
-impl Solver<'_> {
-    fn text(&self, failure: &Failure) -> String {
-        let names = failure.chain.iter().map(|id| self.index.name_of(*id));
-        let chain: Vec<_> = names.map(|name| format!("; needed by {name}")).collect();
-        match chain.len() {
-            // The ends of a long chain tell enough.
-            0..=12 => format!("{}{}", failure.reason, chain.concat()),
-            length => format!(
-                "{}{}; and so on through {} more{}",
-                failure.reason,
-                chain[..6].concat(),
-                length - 8,
-                chain[length - 2..].concat()
-            ),
-        }
-    }
-
-    fn is_known(&self, name: NameId) -> bool {
-        !self.index.versions(name).is_empty() || !self.index.providers(name).is_empty()
-    }
-
-    fn unknown(&self, name: &str) -> String {
-        let nearest = nearest(name, self.index.known_names());
-        format!("there is no package '{name}'{}", did_you_mean(&nearest))
-    }
-
-    fn describe_group(&self, group: &[Relation<'_>]) -> String {
-        let each: Vec<_> = group.iter().map(|r| self.describe(r)).collect();
-        each.join(", and ")
-    }
-
-    /// Why nothing can be taken for a relation.
-    fn describe(&self, relation: &Relation<'_>) -> String {
-        let Some(name) = self.index.find(relation.name).filter(|n| self.is_known(*n)) else {
-            return self.unknown(relation.name);
-        };
-        if let Some(there) = self.selected.get(&name) {
-            return format!("{} and is not {relation}", self.below_text(*there));
-        }
-        if self.index.versions(name).is_empty() {
-            return format!("nothing that can be installed provides {relation}");
-        }
-        format!("there is no {relation}; {}", self.there(name))
-    }
-
-    /// `layer 'base' has libc6 2.41`, or that it is chosen already.
-    fn below_text(&self, package: PackageId) -> String {
-        let (name, version) = (self.index.name_of(package), self.index.version_of(package));
-        match self.request.below.iter().find(|(id, _)| *id == package) {
-            Some((_, layer)) => format!("layer '{layer}' has {name} {version}"),
-            None => format!("{name} {version} is chosen already"),
-        }
-    }
-
-    /// Which versions of a name there are.
-    fn there(&self, name: NameId) -> String {
-        let mut versions: Vec<_> = self
-            .index
-            .versions(name)
-            .iter()
-            .filter(|id| matches!(self.index.package(**id).origin, Origin::Suite(_)))
-            .map(|id| self.index.version_of(*id))
-            .collect();
-        versions.sort_by(|a, b| version::compare(b, a));
-        versions.dedup();
-        let name = self.index.name(name);
-        if versions.is_empty() {
-            return format!("no archive has {name}");
-        }
-        format!("the archives have {name} {}", versions.join(", "))
-    }
-
-    fn conflict_text(&self, by: PackageId, other: PackageId, relation: &Relation<'_>) -> String {
-        format!(
-            "{} {} cannot stand beside {} {}: it conflicts with {relation}",
-            self.index.name_of(by),
-            self.index.version_of(by),
-            self.index.name_of(other),
-            self.index.version_of(other),
-        )
     }
 }
 

@@ -4,6 +4,10 @@ use std::fs;
 
 use super::testing::{NOW, SIGNED, TestArchive, TestPackage, VALID, fuzz, options};
 use super::*;
+
+mod trust;
+mod update;
+
 use crate::base::Digest;
 use crate::base::progress::Quiet;
 
@@ -157,14 +161,15 @@ fn closures() {
         // What was chosen for a dependency goes again when what must be there conflicts with it.
         (
             &[
-                "a: Depends b, c",
+                "a: Depends d",
+                "d: Depends b, c",
                 "b: Depends n | c",
                 "n: Depends m",
                 "m",
                 "c: Conflicts n",
             ],
             &["a"],
-            "app: a=1, b=1, c=1",
+            "app: a=1, b=1, c=1, d=1",
         ),
         // A package does not conflict with what it provides itself.
         (&["a: Provides mta; Conflicts mta"], &["a"], "app: a=1"),
@@ -391,290 +396,6 @@ fn boards_take_the_real_kernel_alone_and_tools_stand_for_themselves() {
     assert_eq!(lock.stale(&wishes), None);
     let text = lock.to_toml();
     assert_eq!(LockFile::parse(&text, "x".as_ref()).unwrap(), lock);
-}
-
-/// trixie has `a` and `b`, security a newer `b`.
-fn moved_on() -> (TestArchive, Wishes, LockFile) {
-    let mut archive = archive(&["a 1: Depends b", "b 1", "c 1"]);
-    let wishes = wishes(&[("app", &["a"])]);
-    let lock = resolve_all(&wishes, &archive).unwrap();
-    archive.add("trixie-security", package("b 1+deb13u1"));
-    archive.add("trixie-updates", package("a 2: Depends b"));
-    archive.publish();
-    (archive, wishes, lock)
-}
-
-fn again(
-    archive: &TestArchive,
-    wishes: &Wishes,
-    lock: &LockFile,
-    update: Update,
-) -> Result<LockFile, LockError> {
-    let key = archive.key();
-    let mut options = options(&key);
-    (options.keep, options.update) = (Some(lock), update);
-    resolve(wishes, archive, &options, &Quiet)
-}
-
-#[test]
-fn a_lock_changes_only_as_much_as_asked() {
-    let (archive, wishes, lock) = moved_on();
-    let named = |names: &[&str]| Update::Named(names.iter().map(ToString::to_string).collect());
-    for (update, expected) in [
-        (named(&[]), "app: a=1, b=1"),
-        (named(&["b"]), "app: a=1, b=1+deb13u1"),
-        (Update::All, "app: a=2, b=1+deb13u1"),
-    ] {
-        assert_eq!(
-            text(&again(&archive, &wishes, &lock, update).unwrap()),
-            expected
-        );
-    }
-    let fresh = resolve_all(&wishes, &archive).unwrap();
-    assert_eq!(text(&fresh), "app: a=2, b=1+deb13u1");
-    assert_eq!(fresh.layers[0].packages[1].suite, "trixie-security");
-    let error = again(&archive, &wishes, &lock, named(&["aa"])).unwrap_err();
-    assert!(error.to_string().contains("cannot update 'aa'"), "{error}");
-}
-
-#[test]
-fn what_cannot_stay_beside_an_update_moves_too() {
-    let mut archive = archive(&["a 1: Depends b (= 1)", "b 1", "c 1"]);
-    let wishes = wishes(&[("base", &["b", "c"]), ("app", &["a"])]);
-    let lock = resolve_all(&wishes, &archive).unwrap();
-    for line in ["a 2: Depends b (= 2)", "b 2", "c 2"] {
-        archive.add("trixie-security", package(line));
-    }
-    archive.publish();
-    for name in ["a", "b"] {
-        let update = Update::Named(vec![name.to_owned()]);
-        let lock = again(&archive, &wishes, &lock, update).unwrap();
-        assert_eq!(text(&lock), "base: b=2, c=1; app: a=2", "{name}");
-    }
-}
-
-#[test]
-fn the_mirror_moves_on() {
-    let (mut archive, wishes, lock) = moved_on();
-    archive
-        .remove("trixie", "b")
-        .remove("trixie", "c")
-        .publish();
-    let key = archive.key();
-    let findings = check(&lock, &wishes, &archive, &options(&key), &Quiet).unwrap();
-    assert_eq!(
-        findings,
-        [
-            Finding {
-                package: "a".to_owned(),
-                locked: "1".to_owned(),
-                newest: Some("2".to_owned()),
-                security: false,
-                gone: false,
-            },
-            Finding {
-                package: "b".to_owned(),
-                locked: "1".to_owned(),
-                newest: Some("1+deb13u1".to_owned()),
-                security: true,
-                gone: true,
-            },
-        ]
-    );
-    // What the archives no longer have cannot be kept.
-    let lock = again(&archive, &wishes, &lock, Update::Named(Vec::new())).unwrap();
-    assert_eq!(text(&lock), "app: a=1, b=1+deb13u1");
-    archive.remove("trixie-security", "b").publish();
-    let findings = check(&lock, &wishes, &archive, &options(&key), &Quiet).unwrap();
-    assert_eq!((&findings[1].newest, findings[1].gone), (&None, true));
-}
-
-#[test]
-fn a_kept_kernel_stays_until_it_is_asked_to_move() {
-    let mut archive = archive(&[
-        "linux-image-cloud 1: Depends linux-image-1 (= 1)",
-        "linux-image-1 1",
-        "stub",
-    ]);
-    let mut wishes = wishes(&[]);
-    wishes.boards = vec![WishedBoard {
-        name: "q".to_owned(),
-        kernel: "linux-image-cloud".to_owned(),
-        stub: "stub".to_owned(),
-    }];
-    let lock = resolve_all(&wishes, &archive).unwrap();
-    archive.add(
-        "trixie-security",
-        package("linux-image-cloud 2: Depends linux-image-2 (= 2)"),
-    );
-    archive.add("trixie-security", package("linux-image-2 2"));
-    archive.publish();
-    for (update, expected) in [
-        (&[][..], "linux-image-1"),
-        (&["linux-image-1"], "linux-image-2"),
-    ] {
-        let update = Update::Named(update.iter().map(ToString::to_string).collect());
-        let lock = again(&archive, &wishes, &lock, update).unwrap();
-        assert_eq!(lock.boards[0].kernel.name, expected);
-    }
-    let key = archive.key();
-    let findings = check(&lock, &wishes, &archive, &options(&key), &Quiet).unwrap();
-    assert_eq!(findings.len(), 1);
-    assert_eq!(findings[0].newest.as_deref(), Some("linux-image-2 2"));
-    assert!(findings[0].security && !findings[0].gone);
-}
-
-#[test]
-fn untrusted_archives_are_refused() {
-    let archive = archive(&["a"]);
-    let wishes = wishes(&[("app", &["a"])]);
-    let sources = wishes.sources();
-    let release = archive.path(&sources[0], "dists/trixie/InRelease");
-    let good = fs::read_to_string(&release).unwrap();
-    let dist = archive.path(&sources[0], "dists/trixie/main/binary-amd64");
-    let key = archive.key();
-    let error =
-        |options: &ResolveOptions<'_>| resolve(&wishes, &archive, options, &Quiet).unwrap_err();
-
-    let ours = ResolveOptions {
-        debian_keys: None,
-        ..options(&key)
-    };
-    assert!(
-        matches!(error(&ours), LockError::Signature { .. }),
-        "Debian's keys did not sign"
-    );
-
-    fs::write(&release, good.replace("Suite: stable", "Suite: stables")).unwrap();
-    assert!(
-        matches!(error(&options(&key)), LockError::Signature { .. }),
-        "tampered InRelease"
-    );
-
-    let other = archive.path(&sources[1], "dists/trixie-updates/InRelease");
-    fs::copy(other, &release).unwrap();
-    assert!(
-        matches!(error(&options(&key)), LockError::WrongSuite { .. }),
-        "wrong suite"
-    );
-
-    fs::remove_file(&release).unwrap();
-    assert!(
-        matches!(error(&options(&key)), LockError::NoRelease { .. }),
-        "no InRelease"
-    );
-
-    fs::write(&release, &good).unwrap();
-    let late = ResolveOptions {
-        now: NOW + VALID,
-        ..options(&key)
-    };
-    assert!(matches!(error(&late), LockError::Expired { .. }), "expired");
-    let told = ResolveOptions {
-        allow_expired: true,
-        ..late
-    };
-    assert!(resolve(&wishes, &archive, &told, &Quiet).is_ok());
-
-    for entry in ["Packages.xz", "by-hash"] {
-        // A good index under one of its two places is enough.
-        assert!(
-            resolve(&wishes, &archive, &options(&key), &Quiet).is_ok(),
-            "{entry}"
-        );
-        let path = dist.join(entry);
-        if path.is_dir() {
-            fs::remove_dir_all(path).unwrap();
-        } else {
-            let mut bytes = fs::read(&path).unwrap();
-            bytes[20] ^= 1;
-            fs::write(path, bytes).unwrap();
-        }
-    }
-    let tampered = error(&options(&key));
-    assert!(matches!(tampered, LockError::Mismatch { .. }), "{tampered}");
-    let short = fs::File::options()
-        .write(true)
-        .open(dist.join("Packages.xz"))
-        .unwrap();
-    short.set_len(10).unwrap();
-    let truncated = error(&options(&key)).to_string();
-    assert!(truncated.contains("10 came"), "{truncated}");
-}
-
-#[test]
-fn a_mirror_in_the_middle_of_an_update_is_read_by_hash() {
-    let archive = archive(&["a"]);
-    let wishes = wishes(&[("app", &["a"])]);
-    let plain = archive.path(
-        &wishes.sources()[0],
-        "dists/trixie/main/binary-amd64/Packages.xz",
-    );
-    fs::write(plain, b"of the next update").unwrap();
-    assert!(resolve_all(&wishes, &archive).is_ok());
-}
-
-#[test]
-fn an_index_that_unpacks_to_more_than_promised_is_refused() {
-    let archive = archive(&["a"]);
-    let wishes = wishes(&[("app", &["a"])]);
-    let source = &wishes.sources()[0];
-    let mut bomb =
-        lzma_rust2::XzWriter::new(Vec::new(), lzma_rust2::XzOptions::with_preset(1)).unwrap();
-    std::io::Write::write_all(&mut bomb, &vec![b'\n'; 1 << 20]).unwrap();
-    let bomb = bomb.finish().unwrap();
-    let release = format!(
-        "Codename: trixie\nDate: {}\nSHA256:\n {} {} main/binary-amd64/Packages.xz\n {} 1000 main/binary-amd64/Packages\n",
-        date::format(SIGNED),
-        Digest::of(&bomb).hex(),
-        bomb.len(),
-        "0".repeat(64),
-    );
-    let dist = archive.path(source, "dists/trixie");
-    fs::write(dist.join("main/binary-amd64/Packages.xz"), &bomb).unwrap();
-    fs::write(dist.join("InRelease"), archive.sign(&release, SIGNED)).unwrap();
-    let message = resolve_all(&wishes, &archive).unwrap_err().to_string();
-    assert!(
-        message.contains("more than its Release promises"),
-        "{message}"
-    );
-}
-
-#[test]
-fn further_sources_are_trusted_by_their_own_key_only() {
-    let archive = archive(&["a"]);
-    let mut wishes = wishes(&[("app", &["a"])]);
-    let source = WishedSource::new(
-        "extra",
-        "http://x/debian",
-        "trixie",
-        archive.key().into_bytes(),
-    );
-    wishes.apt = vec![source.clone()];
-    let lock = resolve_all(&wishes, &archive).unwrap();
-    assert_eq!(lock.suites.len(), 4);
-    // Of equal versions, that of the archive named first.
-    assert_eq!(lock.layers[0].packages[0].suite, "trixie");
-
-    let stranger = slipform_openpgp::testing::TestKey::new(9, 1_700_000_000).public();
-    wishes.apt[0] = WishedSource::new("extra", "http://x/debian", "trixie", stranger.into_bytes());
-    assert!(matches!(
-        resolve_all(&wishes, &archive),
-        Err(LockError::Signature { .. })
-    ));
-    wishes.apt[0].key_bytes = b"no key".to_vec();
-    assert!(matches!(
-        resolve_all(&wishes, &archive),
-        Err(LockError::Key { .. })
-    ));
-    wishes.apt = vec![WishedSource {
-        name: "trixie".to_owned(),
-        ..source
-    }];
-    assert!(matches!(
-        resolve_all(&wishes, &archive),
-        Err(LockError::DoubleSource(_))
-    ));
 }
 
 #[test]
