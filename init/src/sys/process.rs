@@ -331,6 +331,7 @@ pub(crate) fn session_of(pid: i32) -> Option<i32> {
 }
 
 /// Effective user id of this process.
+#[cfg(test)]
 pub(crate) fn effective_uid() -> u32 {
     // SAFETY: plain call, cannot fail.
     unsafe { libc::geteuid() }

@@ -86,6 +86,7 @@ impl Dhcp {
     }
 
     /// An address is in use.
+    #[cfg(test)]
     pub(crate) fn bound(&self) -> bool {
         self.active
             .as_ref()
