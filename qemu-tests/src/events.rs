@@ -11,6 +11,15 @@ const MAX_GARBAGE: u64 = 1000;
 /// How much of the first line that is no record is shown.
 const GARBAGE_SHOWN: usize = 120;
 
+/// A line of the report.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// A record, and its text.
+    Record(Record, String),
+    /// No record: see [`EventReader::garbage`].
+    Garbage,
+}
+
 /// Lines that are no records.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Garbage {
@@ -33,8 +42,8 @@ pub(crate) struct EventReader {
 }
 
 impl EventReader {
-    /// Takes bytes; `each` gets every record with its line.
-    pub(crate) fn feed(&mut self, bytes: &[u8], each: &mut dyn FnMut(Record, &str)) {
+    /// Takes bytes; `each` gets every line, judged.
+    pub(crate) fn feed(&mut self, bytes: &[u8], each: &mut dyn FnMut(Item)) {
         self.bytes = self.bytes.saturating_add(bytes.len() as u64);
         if self.is_flooded() {
             return;
@@ -49,7 +58,7 @@ impl EventReader {
     }
 
     /// Takes one whole line from elsewhere (the console).
-    pub(crate) fn line(&mut self, line: &str, each: &mut dyn FnMut(Record, &str)) {
+    pub(crate) fn line(&mut self, line: &str, each: &mut dyn FnMut(Item)) {
         self.bytes = self.bytes.saturating_add(line.len() as u64);
         if !self.is_flooded() {
             self.judge(line.as_bytes(), each);
@@ -92,10 +101,11 @@ impl EventReader {
         self.line.extend_from_slice(part);
     }
 
-    fn end_line(&mut self, each: &mut dyn FnMut(Record, &str)) {
+    fn end_line(&mut self, each: &mut dyn FnMut(Item)) {
         let line = std::mem::take(&mut self.line);
         if std::mem::take(&mut self.skipping) {
             self.reject(&line, &format!("longer than {MAX_LINE} bytes"));
+            each(Item::Garbage);
         } else {
             self.judge(&line, each);
         }
@@ -103,18 +113,21 @@ impl EventReader {
         self.line.clear();
     }
 
-    fn judge(&mut self, line: &[u8], each: &mut dyn FnMut(Record, &str)) {
+    fn judge(&mut self, line: &[u8], each: &mut dyn FnMut(Item)) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if line.is_empty() {
             return;
         }
-        match std::str::from_utf8(line) {
-            Err(_) => self.reject(line, "not UTF-8"),
-            Ok(text) => match serde_json::from_str::<Record>(text) {
-                Ok(record) => each(record, text),
-                Err(error) => self.reject(line, &error.to_string()),
-            },
-        }
+        let read = std::str::from_utf8(line)
+            .map_err(|_| "not UTF-8".to_owned())
+            .and_then(|text| match serde_json::from_str::<Record>(text) {
+                Ok(record) => Ok(Item::Record(record, text.to_owned())),
+                Err(error) => Err(error.to_string()),
+            });
+        each(read.unwrap_or_else(|why| {
+            self.reject(line, &why);
+            Item::Garbage
+        }));
     }
 
     fn reject(&mut self, line: &[u8], why: &str) {
@@ -145,7 +158,11 @@ mod tests {
         let mut reader = EventReader::default();
         let mut out = Vec::new();
         for part in bytes.chunks(chunk) {
-            reader.feed(part, &mut |record, _| out.push(record));
+            reader.feed(part, &mut |item| {
+                if let Item::Record(record, _) = item {
+                    out.push(record);
+                }
+            });
         }
         (out, reader.garbage().clone())
     }
@@ -186,12 +203,12 @@ mod tests {
         let mut reader = EventReader::default();
         let mut fed = 0;
         while !reader.is_flooded() && fed < 200_000 {
-            reader.feed(&[b'x'; 4096], &mut |_, _| {});
+            reader.feed(&[b'x'; 4096], &mut |_| {});
             fed += 1;
         }
         assert!(reader.is_flooded() && reader.flood().contains("64 MiB"));
         let mut reader = EventReader::default();
-        reader.feed("x\n".repeat(2000).as_bytes(), &mut |_, _| {});
+        reader.feed("x\n".repeat(2000).as_bytes(), &mut |_| {});
         assert!(reader.is_flooded() && reader.flood().contains("no records"));
     }
 

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use slipform_init::contract::event::{Event, Record};
+use slipform_init::contract::event::Event;
 
 use crate::accel::Accel;
 use crate::error::HarnessError;
-use crate::events::EventReader;
+use crate::events::{EventReader, Item};
 use crate::evidence::Evidence;
 use crate::limits::Limits;
 use crate::machine::args::Forward;
@@ -203,17 +203,15 @@ impl Session {
                 }
             }
             Observation::Report(bytes) => {
-                let mut records: Vec<(Record, String)> = Vec::new();
-                self.reader.feed(&bytes, &mut |record, line| {
-                    records.push((record, line.to_owned()));
-                });
-                for (record, line) in records {
-                    self.evidence.event(&line)?;
-                    if matches!(record.event, Event::Ready { .. }) {
-                        say(&format!(
-                            "ready after {:.1} s",
-                            self.power_on.elapsed().as_secs_f64()
-                        ));
+                let mut items = Vec::new();
+                self.reader.feed(&bytes, &mut |item| items.push(item));
+                for item in items {
+                    if let Item::Record(record, line) = item {
+                        self.evidence.event(&line)?;
+                        if matches!(record.event, Event::Ready { .. }) {
+                            let seconds = self.power_on.elapsed().as_secs_f64();
+                            say(&format!("ready after {seconds:.1} s"));
+                        }
                     }
                 }
             }

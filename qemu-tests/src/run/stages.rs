@@ -211,6 +211,7 @@ impl<'a> Run<'a> {
                 break;
             }
         }
+        self.watch.settle();
         Ok(())
     }
 

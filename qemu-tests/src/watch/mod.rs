@@ -11,7 +11,7 @@ mod tests;
 use slipform_init::contract::event::{Event, Phase, Record};
 
 use crate::console::{Kind, LineBuffer, fatal};
-use crate::events::{EventReader, Garbage, console_record};
+use crate::events::{EventReader, Garbage, Item, console_record};
 use crate::machine::qmp::MonitorEvent;
 use crate::phase::{Stage, phase_name};
 use crate::plan::Plan;
@@ -106,12 +106,9 @@ impl Watch {
         if let Some(text) = console_record(line, &self.nonce) {
             if !self.port_spoke {
                 let text = text.to_owned();
-                let mut records = Vec::new();
-                self.console.line(&text, &mut |record, line| {
-                    records.push((record, line.to_owned()));
-                });
-                self.take(records);
-                self.judge_readers();
+                let mut items = Vec::new();
+                self.console.line(&text, &mut |item| items.push(item));
+                self.take(items);
             }
             return;
         }
@@ -127,28 +124,36 @@ impl Watch {
 
     /// Bytes of the report channel.
     pub(crate) fn report_bytes(&mut self, bytes: &[u8]) {
-        let mut records = Vec::new();
-        self.port.feed(bytes, &mut |record, line| {
-            records.push((record, line.to_owned()));
-        });
-        self.port_spoke |= !records.is_empty();
-        self.take(records);
-        self.judge_readers();
+        let mut items = Vec::new();
+        self.port.feed(bytes, &mut |item| items.push(item));
+        self.port_spoke |= items.iter().any(|item| matches!(item, Item::Record(..)));
+        self.take(items);
     }
 
-    fn take(&mut self, records: Vec<(Record, String)>) {
-        for (record, line) in records {
-            self.record_lines.push(line);
-            if self.records.len() >= MAX_RECORDS {
-                self.flood(format!(
-                    "init's report is endless: more than {MAX_RECORDS} events"
-                ));
-                return;
+    fn take(&mut self, items: Vec<Item>) {
+        for item in items {
+            match item {
+                Item::Garbage => self.garbage_line(),
+                Item::Record(..) if self.records.len() >= MAX_RECORDS => {
+                    self.flood(format!(
+                        "init's report is endless: more than {MAX_RECORDS} events"
+                    ));
+                }
+                Item::Record(record, line) => {
+                    self.record_lines.push(line);
+                    self.record(&record.event);
+                    if !matches!(record.event, Event::Log { .. }) {
+                        self.records.push(record);
+                    }
+                }
             }
-            self.record(&record.event);
-            if !matches!(record.event, Event::Log { .. }) {
-                self.records.push(record);
-            }
+        }
+        let flood = [&self.port, &self.console]
+            .into_iter()
+            .find(|reader| reader.is_flooded())
+            .map(EventReader::flood);
+        if let Some(text) = flood {
+            self.flood(text);
         }
     }
 
@@ -258,6 +263,22 @@ impl Watch {
         sum
     }
 
+    /// The guest has said its last words. Console, report and monitor are ways of
+    /// their own: what init reported before it died may have come after the line
+    /// that told of the death, and tells the phase better.
+    pub(crate) fn settle(&mut self) {
+        let phase = self.stage.name();
+        let death = self.problems.iter_mut().find(|problem| problem.deadly);
+        if let Some(problem) = death
+            && matches!(
+                problem.cause,
+                Cause::Console(_) | Cause::Pvpanic | Cause::Ended | Cause::Emulator
+            )
+        {
+            problem.phase = phase;
+        }
+    }
+
     /// The time until ready is over.
     pub(crate) fn too_late(&mut self, limit: &str) {
         let last = self.lines.last();
@@ -353,16 +374,9 @@ impl Watch {
         });
     }
 
-    fn judge_readers(&mut self) {
-        let flood = [&self.port, &self.console]
-            .into_iter()
-            .find(|reader| reader.is_flooded())
-            .map(EventReader::flood);
-        if let Some(text) = flood {
-            return self.flood(text);
-        }
-        let garbage = self.garbage();
-        if garbage.lines > 0 && !self.has(BuiltIn::Report) {
+    fn garbage_line(&mut self) {
+        if !self.has(BuiltIn::Report) {
+            let garbage = self.garbage();
             self.push(Problem {
                 check: BuiltIn::Report,
                 cause: Cause::Report,
