@@ -85,14 +85,6 @@ impl Dhcp {
         self.look(turn);
     }
 
-    /// An address is in use.
-    #[cfg(test)]
-    pub(crate) fn bound(&self) -> bool {
-        self.active
-            .as_ref()
-            .is_some_and(|active| active.client.lease().is_some())
-    }
-
     /// Looks for an interface, or at the one in use.
     fn look(&mut self, turn: &mut Turn<'_>) {
         if self
