@@ -129,7 +129,7 @@ impl Settings {
         let accel = self.accel(emulator, accelerator)?;
         let progress = self.progress.clone();
         Ok(harness::boot_test(plan, emulator, accel, &move |line| {
-            progress.note(line)
+            progress.note(line);
         })?)
     }
 
@@ -151,7 +151,7 @@ impl Settings {
     fn accel(&self, emulator: &Emulator, request: &str) -> Result<harness::Accel, PipelineError> {
         let progress = self.progress.clone();
         Ok(accel::choose(request, emulator, &move |line| {
-            progress.note(line)
+            progress.note(line);
         })?)
     }
 }
