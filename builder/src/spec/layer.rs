@@ -70,7 +70,11 @@ fn own(raw: RawLayer, name: String, dir: &Path) -> Result<LayerSpec, String> {
         without: raw.without,
         docs: raw.docs,
         files: raw.files.into_iter().map(file).collect::<Result<_, _>>()?,
-        dirs: raw.dirs.into_iter().map(|dir| folder(&dir)).collect::<Result<_, _>>()?,
+        dirs: raw
+            .dirs
+            .into_iter()
+            .map(|dir| folder(&dir))
+            .collect::<Result<_, _>>()?,
         symlinks: raw
             .symlinks
             .into_iter()
