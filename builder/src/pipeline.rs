@@ -61,13 +61,23 @@ impl Settings {
         offline: bool,
         progress: Arc<dyn Progress>,
     ) -> Result<Self, PipelineError> {
-        let from = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let from = |name: &str| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
         let root = store
             .or_else(|| from("SLIPFORM_STORE"))
             .or_else(|| from("XDG_CACHE_HOME").map(|dir| dir.join("slipform")))
             .or_else(|| from("HOME").map(|dir| dir.join(".cache/slipform")))
             .ok_or(PipelineError::NoStore)?;
-        Ok(Self { store: Store::open(root)?, mirror, offline, progress, steps: StepLog::default() })
+        Ok(Self {
+            store: Store::open(root)?,
+            mirror,
+            offline,
+            progress,
+            steps: StepLog::default(),
+        })
     }
 
     /// The open store.
@@ -79,7 +89,11 @@ impl Settings {
     /// One line a step: hit, or miss and which input changed.
     #[must_use]
     pub fn explain(&self) -> String {
-        self.steps.events().iter().map(|event| format!("{event}\n")).collect()
+        self.steps
+            .events()
+            .iter()
+            .map(|event| format!("{event}\n"))
+            .collect()
     }
 
     /// The same for machines.
@@ -114,7 +128,10 @@ fn blob(outputs: &Outputs, name: &str) -> Result<Digest, PipelineError> {
 }
 
 /// The value named `name` among a step's outputs.
-fn value<T: serde::de::DeserializeOwned>(outputs: &Outputs, name: &str) -> Result<T, PipelineError> {
+fn value<T: serde::de::DeserializeOwned>(
+    outputs: &Outputs,
+    name: &str,
+) -> Result<T, PipelineError> {
     match outputs.get(name) {
         Some(Output::Value(value)) => {
             serde_json::from_value(value.clone()).map_err(|_| PipelineError::Store(damaged(name)))
@@ -124,10 +141,15 @@ fn value<T: serde::de::DeserializeOwned>(outputs: &Outputs, name: &str) -> Resul
 }
 
 fn damaged(name: &str) -> StoreError {
-    StoreError::Malformed { what: "a step's record".to_owned(), why: format!("it has no output '{name}'") }
+    StoreError::Malformed {
+        what: "a step's record".to_owned(),
+        why: format!("it has no output '{name}'"),
+    }
 }
 
 /// A value as a step's output.
 fn output(value: &impl serde::Serialize) -> Result<Output, PipelineError> {
-    serde_json::to_value(value).map(Output::Value).map_err(|error| PipelineError::Internal(error.to_string()))
+    serde_json::to_value(value)
+        .map(Output::Value)
+        .map_err(|error| PipelineError::Internal(error.to_string()))
 }

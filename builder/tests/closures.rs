@@ -4,6 +4,9 @@
 //! `SLIPFORM_APT_GET` is the `apt-get` to run, `SLIPFORM_APT_CONFIG` the
 //! configuration that leads it to them. Without these the test says so and ends.
 
+// A test that is passed over, and what was compared, must be seen.
+#![expect(clippy::print_stdout, clippy::print_stderr)]
+
 use std::collections::{BTreeSet, HashMap};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};

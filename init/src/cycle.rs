@@ -8,12 +8,12 @@ use std::time::Duration;
 use slipform_init::contract::event::{Event, Phase};
 use slipform_init::contract::machine::Machine;
 
+use crate::net::{self, Dhcp};
 use crate::power::button::Buttons;
 use crate::power::{self, Request, down};
 use crate::report::Reporter;
 use crate::report::kmsg::Kmsg;
-// PLUG: `use crate::net::{self, Dhcp}; use crate::supervise::Supervisor;`
-use crate::stub::{self as net, Dhcp, Supervisor};
+use crate::supervise::Supervisor;
 use crate::sys::poll;
 use crate::sys::signal::{self, Reaped, Signals};
 use crate::sys::{clock, host};
@@ -64,7 +64,7 @@ pub(crate) struct Cycle {
     kmsg: Kmsg,
     signals: SignalPart,
     buttons: Buttons,
-    dhcp: Option<Dhcp>,
+    dhcp: Dhcp,
     supervisor: Supervisor,
     stop_limit: Duration,
     state: State,
@@ -80,9 +80,8 @@ impl Cycle {
     ) -> Self {
         report.settle_channel();
         report.phase(Phase::Network);
-        let dhcp = network(&mut report);
+        let dhcp = network(&machine.name, &mut report);
         let stop_limit = stop_limit(&machine);
-        // PLUG: the supervisor's own constructor.
         let supervisor = Supervisor::new(machine.services);
         Self {
             report,
@@ -109,6 +108,7 @@ impl Cycle {
             now: clock::monotonic(),
             report: &mut self.report,
         };
+        self.dhcp.start(&mut turn);
         self.supervisor.start(&mut turn);
         let mut fds = Vec::new();
         loop {
@@ -252,22 +252,20 @@ impl Cycle {
 }
 
 /// Loopback and the first lease; a machine without either still runs its services.
-fn network(report: &mut Reporter) -> Option<Dhcp> {
-    let error = |what: &str, why: String| Event::Error {
-        phase: Phase::Network,
-        what: what.to_owned(),
-        why,
-    };
+fn network(name: &str, report: &mut Reporter) -> Dhcp {
     if let Err(why) = net::loopback_up() {
-        report.event(error("bring up the loopback interface", why.to_string()));
+        report.event(Event::Error {
+            phase: Phase::Network,
+            what: "bring up the loopback interface".to_owned(),
+            why: why.to_string(),
+        });
     }
-    match Dhcp::new() {
-        Ok(dhcp) => Some(dhcp),
-        Err(why) => {
-            report.event(error("ask for an address", why.to_string()));
-            None
-        }
-    }
+    // Only spreads requests of machines that boot together: nothing secret, and
+    // nothing to wait for.
+    let mut seed = [0; 8];
+    let random = host::random(&mut seed).map_or(0, |()| u64::from_le_bytes(seed));
+    let time = clock::since_boot().subsec_nanos();
+    Dhcp::new(name, random ^ u64::from(time))
 }
 
 /// All services one after the other, and a margin.

@@ -15,9 +15,10 @@ mod early;
 mod error;
 #[cfg(test)]
 mod fuzz;
+mod net;
 mod power;
 mod report;
-mod stub; // PLUG: `mod net; mod supervise;`
+mod supervise;
 mod sys;
 mod turn;
 
@@ -50,6 +51,8 @@ fn run() -> i32 {
             format!("slipform: Ctrl-Alt-Del cannot be caught: {error}\n").as_bytes(),
         );
     }
+    // Without it services only have the kernel's limit.
+    let _ = host::raise_file_limit();
     let mut report = Reporter::new();
     let mut kmsg = Kmsg::default();
     let signals =

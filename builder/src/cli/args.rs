@@ -6,7 +6,11 @@ use clap::{Args, Parser, Subcommand};
 
 /// Casts bootable, minimal, immutable OS images, and boots them before anybody else does.
 #[derive(Debug, Parser)]
-#[command(name = "slipform", version, after_help = "Example: slipform new myapp && cd myapp && slipform test\n\nExit codes: 0 good, 1 the operation failed, 2 the input is wrong, 3 the image failed its boot test.")]
+#[command(
+    name = "slipform",
+    version,
+    after_help = "Example: slipform new myapp && cd myapp && slipform test\n\nExit codes: 0 good, 1 the operation failed, 2 the input is wrong, 3 the image failed its boot test."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -35,7 +39,9 @@ pub enum Verb {
     #[command(after_help = "Example: slipform new myapp")]
     New(New),
     /// Resolve packages and write slipform.lock.
-    #[command(after_help = "Examples:\n  slipform lock                          lock what is not locked yet\n  slipform lock --update redis-server    move one package to the newest\n  slipform lock --check                  what is newer, and what of it is security")]
+    #[command(
+        after_help = "Examples:\n  slipform lock                          lock what is not locked yet\n  slipform lock --update redis-server    move one package to the newest\n  slipform lock --check                  what is newer, and what of it is security"
+    )]
     Lock(Lock),
     /// Put everything that the lock names into the store.
     #[command(after_help = "Example: slipform fetch . && slipform build --offline")]
@@ -59,7 +65,9 @@ pub enum Verb {
     #[command(after_help = "Example: slipform schema image > slipform.schema.json")]
     Schema(Schema),
     /// Print completions for a shell.
-    #[command(after_help = "Example: slipform completions bash > ~/.local/share/bash-completion/completions/slipform")]
+    #[command(
+        after_help = "Example: slipform completions bash > ~/.local/share/bash-completion/completions/slipform"
+    )]
     Completions(Completions),
 }
 
@@ -116,7 +124,12 @@ pub struct Build {
     #[command(flatten)]
     pub casting: Casting,
     /// Formats to write.
-    #[arg(long, value_delimiter = ',', default_value = "raw", value_name = "FORMAT")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "raw",
+        value_name = "FORMAT"
+    )]
     pub format: Vec<crate::output::OutputFormat>,
     /// Say for each step whether it was done before, and if not, which input changed.
     #[arg(long)]

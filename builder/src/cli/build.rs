@@ -46,7 +46,11 @@ pub(crate) fn run(cli: &Cli, verb: &Build) -> anyhow::Result<Done> {
                 format: format.to_string(),
                 disk: cast.disk.digest().to_string(),
                 bytes: artifact.bytes,
-                sha256: verb.sum.then(|| settings.flat_sum(&artifact)).transpose()?.map(|d| d.to_string()),
+                sha256: verb
+                    .sum
+                    .then(|| settings.flat_sum(&artifact))
+                    .transpose()?
+                    .map(|d| d.to_string()),
                 path: artifact.path,
             });
         }
@@ -54,7 +58,11 @@ pub(crate) fn run(cli: &Cli, verb: &Build) -> anyhow::Result<Done> {
     let image_digest = settings.release(&casts)?;
     if cli.json {
         let steps = verb.explain.then(|| settings.steps_json());
-        return print_json(&Report { image: image_digest.to_string(), artifacts, steps });
+        return print_json(&Report {
+            image: image_digest.to_string(),
+            artifacts,
+            steps,
+        });
     }
     let mut text = String::new();
     if verb.explain {
@@ -62,7 +70,12 @@ pub(crate) fn run(cli: &Cli, verb: &Build) -> anyhow::Result<Done> {
     }
     text.push_str(&format!("image {image_digest}\n"));
     for artifact in &artifacts {
-        text.push_str(&format!("{}  {}  disk {}\n", artifact.path.display(), human(artifact.bytes), artifact.disk));
+        text.push_str(&format!(
+            "{}  {}  disk {}\n",
+            artifact.path.display(),
+            human(artifact.bytes),
+            artifact.disk
+        ));
         if let Some(sum) = &artifact.sha256 {
             text.push_str(&format!("{sum}\n"));
         }
@@ -71,11 +84,26 @@ pub(crate) fn run(cli: &Cli, verb: &Build) -> anyhow::Result<Done> {
 }
 
 /// Locks, fetches and casts for each wanted board.
-pub(super) fn cast_all(settings: &Settings, image: &Image, casting: &Casting) -> anyhow::Result<Vec<Cast>> {
-    let locking = if casting.locked { Locking::AsItIs } else { Locking::IfNeeded };
-    let boards = if casting.board.is_empty() { image.boards.clone() } else { casting.board.clone() };
+pub(super) fn cast_all(
+    settings: &Settings,
+    image: &Image,
+    casting: &Casting,
+) -> anyhow::Result<Vec<Cast>> {
+    let locking = if casting.locked {
+        Locking::AsItIs
+    } else {
+        Locking::IfNeeded
+    };
+    let boards = if casting.board.is_empty() {
+        image.boards.clone()
+    } else {
+        casting.board.clone()
+    };
     let lock = settings.lock(image, &locking)?;
-    boards.iter().map(|board| Ok(settings.cast(image, &lock, board)?)).collect()
+    boards
+        .iter()
+        .map(|board| Ok(settings.cast(image, &lock, board)?))
+        .collect()
 }
 
 /// Writes one artifact into the wanted folder.
@@ -88,6 +116,9 @@ pub(super) fn write(
 ) -> anyhow::Result<Artifact> {
     let out = casting.out.clone().unwrap_or_else(|| image.dir.join("out"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
-    let name = format!("{}-{}-{}.{format}", image.name, image.version, cast.board.name);
+    let name = format!(
+        "{}-{}-{}.{format}",
+        image.name, image.version, cast.board.name
+    );
     Ok(settings.write(cast, format, &out.join(name))?)
 }

@@ -16,7 +16,10 @@ pub(crate) fn run(cli: &Cli, verb: &Inspect) -> anyhow::Result<Done> {
     let path = Path::new(&verb.image);
     let (what, info) = if path.exists() {
         let (format, mut disk) = output::open(path).map_err(|error| BadInput(error.to_string()))?;
-        (format!("{} ({format})", path.display()), inspect(&mut disk).with_context(|| format!("cannot read {}", path.display()))?)
+        (
+            format!("{} ({format})", path.display()),
+            inspect(&mut disk).with_context(|| format!("cannot read {}", path.display()))?,
+        )
     } else {
         let digest: Digest = verb.image.parse().map_err(|_| {
             BadInput(format!("'{}' is neither a file nor a digest; name a raw or qcow2 file, or sha256:… as `build` prints it", verb.image))
@@ -24,7 +27,10 @@ pub(crate) fn run(cli: &Cli, verb: &Inspect) -> anyhow::Result<Done> {
         let settings = settings(cli)?;
         let map = settings.disk_map(&digest)?;
         let mut disk = DiskReader::new(settings.store(), &map);
-        (digest.to_string(), inspect(&mut disk).with_context(|| format!("cannot read {digest}"))?)
+        (
+            digest.to_string(),
+            inspect(&mut disk).with_context(|| format!("cannot read {digest}"))?,
+        )
     };
     if cli.json {
         return print_json(&info);
@@ -34,25 +40,64 @@ pub(crate) fn run(cli: &Cli, verb: &Inspect) -> anyhow::Result<Done> {
 
 /// The image for people.
 fn describe(what: &str, info: &ImageInfo) -> String {
-    let mut text = format!("{what}: {}, sectors of {} bytes, disk {}\n", human(info.size), info.sector_size, info.disk_guid);
+    let mut text = format!(
+        "{what}: {}, sectors of {} bytes, disk {}\n",
+        human(info.size),
+        info.sector_size,
+        info.disk_guid
+    );
     if let Some(machine) = &info.machine {
-        text.push_str(&format!("image {} {} for {}\n", machine.name, machine.version, machine.board));
+        text.push_str(&format!(
+            "image {} {} for {}\n",
+            machine.name, machine.version, machine.board
+        ));
     }
     text.push_str("\npartitions\n");
     for partition in &info.partitions {
-        text.push_str(&format!("  {:<12} {:<6} {:>10} at {:>10}  {}\n", partition.name, partition.kind, human(partition.size), human(partition.offset), partition.guid));
+        text.push_str(&format!(
+            "  {:<12} {:<6} {:>10} at {:>10}  {}\n",
+            partition.name,
+            partition.kind,
+            human(partition.size),
+            human(partition.offset),
+            partition.guid
+        ));
         if let Some(layer) = &partition.layer {
-            text.push_str(&format!("    {} {}, {} used, {} inodes, root hash {}\n", layer.filesystem, human(layer.size), human(layer.used), layer.inodes, layer.root_hash));
+            text.push_str(&format!(
+                "    {} {}, {} used, {} inodes, root hash {}\n",
+                layer.filesystem,
+                human(layer.size),
+                human(layer.used),
+                layer.inodes,
+                layer.root_hash
+            ));
         }
     }
     if let Some(boot) = &info.boot {
-        let sections: Vec<&str> = boot.sections.iter().map(|section| section.name.as_str()).collect();
-        text.push_str(&format!("\nboot {} ({}): {}\n  kernel {}\n  command line {}\n", boot.path, human(boot.size), sections.join(" "), boot.uname, boot.cmdline));
+        let sections: Vec<&str> = boot
+            .sections
+            .iter()
+            .map(|section| section.name.as_str())
+            .collect();
+        text.push_str(&format!(
+            "\nboot {} ({}): {}\n  kernel {}\n  command line {}\n",
+            boot.path,
+            human(boot.size),
+            sections.join(" "),
+            boot.uname,
+            boot.cmdline
+        ));
     }
     if let Some(machine) = &info.machine {
         text.push_str("\nservices\n");
         for service in &machine.services {
-            text.push_str(&format!("  {:<12} {}:{}  {}\n", service.name, service.uid, service.gid, service.exec.join(" ")));
+            text.push_str(&format!(
+                "  {:<12} {}:{}  {}\n",
+                service.name,
+                service.uid,
+                service.gid,
+                service.exec.join(" ")
+            ));
         }
     }
     for problem in &info.problems {

@@ -21,17 +21,28 @@ pub(crate) fn run(cli: &Cli, verb: &Lock) -> anyhow::Result<Done> {
     let changes = changes(before.as_ref(), &lock);
     if cli.json {
         let packages: usize = lock.packages().count();
-        return print_json(&serde_json::json!({ "lock": settings.lock_path(&image), "packages": packages, "changes": changes }));
+        return print_json(
+            &serde_json::json!({ "lock": settings.lock_path(&image), "packages": packages, "changes": changes }),
+        );
     }
     let mut text = String::new();
     for change in &changes {
         text.push_str(&format!("{change}\n"));
     }
-    text.push_str(&format!("{}: {} packages, {} changed\n", settings.lock_path(&image).display(), lock.packages().count(), changes.len()));
+    text.push_str(&format!(
+        "{}: {} packages, {} changed\n",
+        settings.lock_path(&image).display(),
+        lock.packages().count(),
+        changes.len()
+    ));
     print(&text)
 }
 
-fn check(cli: &Cli, settings: &crate::pipeline::Settings, image: &crate::spec::Image) -> anyhow::Result<Done> {
+fn check(
+    cli: &Cli,
+    settings: &crate::pipeline::Settings,
+    image: &crate::spec::Image,
+) -> anyhow::Result<Done> {
     let newer = settings.check_lock(image)?;
     if cli.json {
         print_json(&serde_json::json!({ "newer": newer }))?;
@@ -44,7 +55,11 @@ fn check(cli: &Cli, settings: &crate::pipeline::Settings, image: &crate::spec::I
         }
         print(&format!("{text}move with: slipform lock --update [PKG…]"))?;
     }
-    Ok(if newer.is_empty() { Done::Good } else { Done::Found })
+    Ok(if newer.is_empty() {
+        Done::Good
+    } else {
+        Done::Found
+    })
 }
 
 /// Everything that the lock names, into the store.
@@ -56,5 +71,8 @@ pub(crate) fn fetch(cli: &Cli, verb: &Project) -> anyhow::Result<Done> {
     if cli.json {
         return print_json(&fetched);
     }
-    print(&format!("{} packages in the store, {} fetched", fetched.packages, fetched.fetched))
+    print(&format!(
+        "{} packages in the store, {} fetched",
+        fetched.packages, fetched.fetched
+    ))
 }

@@ -68,7 +68,12 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
         Verb::Schema(verb) => inspect::schema(verb),
         Verb::Completions(verb) => {
             let mut bytes = Vec::new();
-            clap_complete::generate(verb.shell, &mut <Cli as clap::CommandFactory>::command(), "slipform", &mut bytes);
+            clap_complete::generate(
+                verb.shell,
+                &mut <Cli as clap::CommandFactory>::command(),
+                "slipform",
+                &mut bytes,
+            );
             print(&String::from_utf8_lossy(&bytes))
         }
     }
@@ -76,8 +81,13 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
 
 /// Settings that every verb shares.
 pub(crate) fn settings(cli: &Cli) -> anyhow::Result<Settings> {
-    Settings::new(cli.store.clone(), cli.mirror.clone(), cli.offline, progress::choose(cli.quiet))
-        .context("cannot open the store")
+    Settings::new(
+        cli.store.clone(),
+        cli.mirror.clone(),
+        cli.offline,
+        progress::choose(cli.quiet),
+    )
+    .context("cannot open the store")
 }
 
 /// Prints a result on stdout.
@@ -103,7 +113,9 @@ pub(crate) struct BadInput(pub(crate) String);
 
 fn is_bad_input(error: &anyhow::Error) -> bool {
     error.chain().any(|e| {
-        e.is::<BadInput>() || e.downcast_ref::<PipelineError>().is_some_and(PipelineError::is_bad_input)
+        e.is::<BadInput>()
+            || e.downcast_ref::<PipelineError>()
+                .is_some_and(PipelineError::is_bad_input)
     })
 }
 

@@ -27,7 +27,8 @@ struct Bar(ProgressBar);
 impl Progress for Bars {
     fn begin(&self, what: &str, total: Option<u64>) -> Box<dyn Task> {
         let bar = match total {
-            Some(total) => ProgressBar::new(total).with_style(style("{msg:32} {bar:30} {bytes:>10} / {total_bytes}")),
+            Some(total) => ProgressBar::new(total)
+                .with_style(style("{msg:32} {bar:30} {bytes:>10} / {total_bytes}")),
             None => ProgressBar::new_spinner().with_style(style("{msg:32} {spinner} {elapsed}")),
         };
         let bar = self.0.add(bar).with_message(what.to_owned());

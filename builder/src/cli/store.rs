@@ -10,6 +10,15 @@ pub(crate) fn gc(cli: &Cli, verb: &Gc) -> anyhow::Result<Done> {
     if cli.json {
         return print_json(&swept);
     }
-    let word = if verb.dry_run { "would remove" } else { "removed" };
-    print(&format!("{word} {} objects, {}; {} kept", swept.removed, human(swept.bytes), swept.kept))
+    let word = if verb.dry_run {
+        "would remove"
+    } else {
+        "removed"
+    };
+    print(&format!(
+        "{word} {} objects, {}; {} kept",
+        swept.removed,
+        human(swept.bytes),
+        swept.kept
+    ))
 }

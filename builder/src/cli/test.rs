@@ -20,7 +20,9 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
         let artifact = write(&settings, &image, cast, OutputFormat::Raw, &verb.casting)?;
         let folder = match &verb.report {
             Some(folder) => folder.clone(),
-            None => artifact.path.with_file_name(format!("boot-{}", cast.board.name)),
+            None => artifact
+                .path
+                .with_file_name(format!("boot-{}", cast.board.name)),
         };
         let mut plan = settings.plan(&image, cast, &artifact, &folder);
         if verb.direct {
@@ -33,9 +35,15 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
         reports.push(report);
     }
     if cli.json {
-        print_json(&serde_json::json!({ "passed": reports.iter().all(|r| r.passed), "reports": reports }))?;
+        print_json(
+            &serde_json::json!({ "passed": reports.iter().all(|r| r.passed), "reports": reports }),
+        )?;
     }
-    Ok(if reports.iter().all(|report| report.passed) { Done::Good } else { Done::Red })
+    Ok(if reports.iter().all(|report| report.passed) {
+        Done::Good
+    } else {
+        Done::Red
+    })
 }
 
 /// The report for people.
@@ -48,19 +56,33 @@ fn verdicts(report: &BootReport, folder: &std::path::Path) -> String {
             Outcome::Skipped(detail) => ("skipped", detail),
         };
         text.push_str(&format!("  {word}  {}", verdict.check));
-        text.push_str(&if detail.is_empty() { "\n".to_owned() } else { format!(": {detail}\n") });
+        text.push_str(&if detail.is_empty() {
+            "\n".to_owned()
+        } else {
+            format!(": {detail}\n")
+        });
     }
     if let Some(failure) = &report.failure {
-        text.push_str(&format!("\ndied in: {}\nbecause: {}\n", failure.phase, failure.line));
+        text.push_str(&format!(
+            "\ndied in: {}\nbecause: {}\n",
+            failure.phase, failure.line
+        ));
         if !failure.console.is_empty() {
             text.push_str("last lines of the console:\n");
             for line in &failure.console {
                 text.push_str(&format!("  | {line}\n"));
             }
         }
-        text.push_str(&format!("next:    {}\nkept in: {}\n", failure.next, folder.display()));
+        text.push_str(&format!(
+            "next:    {}\nkept in: {}\n",
+            failure.next,
+            folder.display()
+        ));
     }
-    let ready = report.ready_seconds.map(|s| format!(", ready after {s:.1} s")).unwrap_or_default();
+    let ready = report
+        .ready_seconds
+        .map(|s| format!(", ready after {s:.1} s"))
+        .unwrap_or_default();
     let word = if report.passed { "PASSED" } else { "FAILED" };
     text.push_str(&format!(
         "\n{word}  {} in {:.1} s{ready} ({}, {})\n",
@@ -77,7 +99,9 @@ pub(crate) fn interactive(cli: &Cli, verb: &Run) -> anyhow::Result<Done> {
     let cast = casts.first().context("there is no board to run")?;
     let emulator = settings.emulator(&image, &verb.emulating.qemu)?;
     let artifact = write(&settings, &image, cast, OutputFormat::Raw, &verb.casting)?;
-    let folder = artifact.path.with_file_name(format!("run-{}", cast.board.name));
+    let folder = artifact
+        .path
+        .with_file_name(format!("run-{}", cast.board.name));
     let mut plan = settings.plan(&image, cast, &artifact, &folder);
     plan.publish.clone_from(&verb.publish);
     settings.interactive(&plan, &emulator, &verb.emulating.accel)?;

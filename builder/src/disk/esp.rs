@@ -176,36 +176,8 @@ pub fn write(input: &EspInput<'_>) -> Result<Esp, DiskError> {
     write_fat(&mut head[fat..fat + fat_size], &chain);
     head.copy_within(fat..fat + fat_size, fat + fat_size);
 
-    let mut folder = |cluster: u32, entries: &[[u8; 32]]| {
-        let at = geometry.cluster_offset(u64::from(cluster)) as usize;
-        for (slot, entry) in head[at..].chunks_mut(32).zip(entries) {
-            slot.copy_from_slice(entry);
-        }
-    };
-    folder(
-        ROOT,
-        &[
-            entry(b"ESP        ", ATTR_VOLUME, 0, 0),
-            entry(b"EFI        ", ATTR_FOLDER, EFI, 0),
-        ],
-    );
-    // The parent of a folder below the root is cluster 0, not the root's own.
-    folder(
-        EFI,
-        &[
-            entry(b".          ", ATTR_FOLDER, EFI, 0),
-            entry(b"..         ", ATTR_FOLDER, 0, 0),
-            entry(b"BOOT       ", ATTR_FOLDER, BOOT, 0),
-        ],
-    );
-    folder(
-        BOOT,
-        &[
-            entry(b".          ", ATTR_FOLDER, BOOT, 0),
-            entry(b"..         ", ATTR_FOLDER, EFI, 0),
-            entry(&name, ATTR_ARCHIVE, chain.start, input.file_size as u32),
-        ],
-    );
+    let file = entry(&name, ATTR_ARCHIVE, chain.start, input.file_size as u32);
+    write_folders(&mut head, &geometry, &file);
     Ok(Esp {
         head,
         file_offset: geometry.cluster_offset(first),
@@ -290,6 +262,40 @@ fn write_fat(fat: &mut [u8], chain: &std::ops::Range<u32>) {
             },
         );
     }
+}
+
+/// The three folders, each in a cluster of its own.
+fn write_folders(head: &mut [u8], geometry: &Geometry, file: &[u8; 32]) {
+    let mut folder = |cluster: u32, entries: &[[u8; 32]]| {
+        let at = geometry.cluster_offset(u64::from(cluster)) as usize;
+        for (slot, entry) in head[at..].chunks_mut(32).zip(entries) {
+            slot.copy_from_slice(entry);
+        }
+    };
+    folder(
+        ROOT,
+        &[
+            entry(b"ESP        ", ATTR_VOLUME, 0, 0),
+            entry(b"EFI        ", ATTR_FOLDER, EFI, 0),
+        ],
+    );
+    // The parent of a folder below the root is cluster 0, not the root's own.
+    folder(
+        EFI,
+        &[
+            entry(b".          ", ATTR_FOLDER, EFI, 0),
+            entry(b"..         ", ATTR_FOLDER, 0, 0),
+            entry(b"BOOT       ", ATTR_FOLDER, BOOT, 0),
+        ],
+    );
+    folder(
+        BOOT,
+        &[
+            entry(b".          ", ATTR_FOLDER, BOOT, 0),
+            entry(b"..         ", ATTR_FOLDER, EFI, 0),
+            *file,
+        ],
+    );
 }
 
 fn entry(name: &[u8; 11], attributes: u8, cluster: u32, size: u32) -> [u8; 32] {

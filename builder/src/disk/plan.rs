@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn figures_that_cannot_work_are_named() {
-        let changes: [(fn(&mut PlanInput<'_>), &str); 5] = [
+        type Change = fn(&mut PlanInput<'_>);
+        let changes: [(Change, &str); 5] = [
             (|board| board.sector_size = 1024, "sector_size = 1024"),
             (|board| board.esp_size = 5, "esp_size = 5"),
             (|board| board.disk_multiple = 0, "disk_multiple = 0"),

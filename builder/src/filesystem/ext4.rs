@@ -27,6 +27,7 @@ use mkext4::{FsBuilder, InodeCount, InodeHandle, Options, ROOT, RegionSink, Spec
 use tempfile::NamedTempFile;
 
 use super::error::FilesystemError;
+use super::limits::{check, cut};
 use super::size;
 use super::sparse::SparseWriter;
 use crate::base::fs::At;
@@ -43,16 +44,6 @@ const JOURNAL_BLOCKS: u32 = 1024;
 const MIN_BLOCKS: u64 = 4 * JOURNAL_BLOCKS as u64;
 /// Inodes 1 to 10 are reserved, 11 is lost+found.
 const RESERVED_INODES: u64 = 11;
-/// `PATH_MAX` of Linux, with the closing zero byte and the leading slash.
-const PATH_MAX: usize = 4096 - 2;
-/// `NAME_MAX`.
-const NAME_MAX: usize = 255;
-/// `EXT4_LINK_MAX`.
-const LINK_MAX: u32 = 65_000;
-/// Largest file: 2^32 blocks minus one.
-const FILE_MAX: u64 = (u32::MAX as u64) * BLOCK_SIZE;
-/// Seconds that ext4 can tell: 34 bits from -2^31.
-const TIMES: std::ops::Range<i64> = -(1 << 31)..(3 << 32) + (1 << 31);
 
 /// Opens a file's content for one reading from the start.
 pub type OpenContent<'a> = dyn Fn(&Content) -> io::Result<Box<dyn Read>> + 'a;
@@ -322,15 +313,6 @@ fn seal<'t>(
     Ok((builder.seal().map_err(refused)?, files))
 }
 
-/// The longest start of `text` that has at most `limit` bytes.
-fn cut(text: &str, limit: usize) -> &str {
-    let mut end = text.len().min(limit);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
-}
-
 /// Declares every node: first what has an inode of its own, in the tree's
 /// order, then the further names.
 fn declare<'t>(
@@ -432,76 +414,6 @@ fn split<'p>(
         )
     })?;
     Ok((*parent, name))
-}
-
-/// What no ext4 can hold, found before anything is written.
-fn check(tree: &Tree) -> Result<(), FilesystemError> {
-    let mut links: HashMap<&str, u32> = HashMap::new();
-    for (path, node) in &tree.nodes {
-        let name = path.rsplit('/').next().unwrap_or(path);
-        if path.len() > PATH_MAX {
-            let short = cut(path, 200);
-            return Err(broken(
-                &format!("{short}…"),
-                format!(
-                    "the path has {} bytes, Linux takes {PATH_MAX}; shorten it",
-                    path.len()
-                ),
-            ));
-        }
-        if name.len() > NAME_MAX {
-            return Err(broken(
-                path,
-                format!(
-                    "the name has {} bytes, ext4 takes {NAME_MAX}; shorten it",
-                    name.len()
-                ),
-            ));
-        }
-        if !TIMES.contains(&node.meta.mtime) {
-            return Err(broken(
-                path,
-                format!(
-                    "its time of {} seconds since 1970 is outside 1901 to 2446; give it another",
-                    node.meta.mtime
-                ),
-            ));
-        }
-        match &node.kind {
-            Kind::File(content) if content.size > FILE_MAX => {
-                return Err(broken(
-                    path,
-                    format!(
-                        "{} bytes are more than the {FILE_MAX} of ext4's largest file",
-                        content.size
-                    ),
-                ));
-            }
-            Kind::Hardlink(target) => {
-                let count = links.entry(target).or_insert(1);
-                *count += 1;
-                if *count > LINK_MAX {
-                    return Err(broken(
-                        path,
-                        format!(
-                            "/{target} has more than {LINK_MAX} names, ext4's limit; copy the file instead"
-                        ),
-                    ));
-                }
-            }
-            Kind::Directory if path == "lost+found" => {}
-            // A whiteout of this name says what the image cannot: it is left out.
-            Kind::CharDevice(0, 0) if path == "lost+found" => {}
-            _ if path == "lost+found" => {
-                return Err(broken(
-                    path,
-                    "ext4 keeps this name for itself; use another".to_owned(),
-                ));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }
 
 /// The node whose attributes alone are already too much, found by trying each:

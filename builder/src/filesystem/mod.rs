@@ -9,6 +9,7 @@ pub mod cpio;
 mod cpio_reader;
 mod error;
 pub mod ext4;
+mod limits;
 mod size;
 mod sparse;
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 /// Unit in which zeros are looked for, and of the holes that result.
 const BLOCK: usize = 4096;
 /// Writes are gathered up to this size.
-const BUFFER: usize = 1024 * 1024;
+const BUFFER: usize = 256 * 1024;
 
 /// Writes pieces at ascending or scattered offsets of a fresh (all holes) file.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use crate::store::Store;
 
 /// Yields exactly the bytes that were planned, or an error.
 pub struct ContentReader {
-    inner: Box<dyn Read>,
+    inner: Box<dyn Read + Send>,
     name: String,
     left: u64,
     check: Option<(Digest, Sha256)>,
@@ -42,7 +42,7 @@ impl std::fmt::Debug for ContentReader {
 /// # Errors
 /// [`LayersError`] when the source is not there or has another size already.
 pub fn open(content: &Content, store: &Store) -> Result<ContentReader, LayersError> {
-    let (inner, name): (Box<dyn Read>, String) = match &content.source {
+    let (inner, name): (Box<dyn Read + Send>, String) = match &content.source {
         Source::Bytes(bytes) => (
             Box::new(Cursor::new(bytes.clone())),
             "generated file".into(),

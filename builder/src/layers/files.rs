@@ -43,30 +43,33 @@ pub fn user_entries(input: &CollectInput<'_>) -> Result<Vec<Entry>, LayersError>
         let name = format!("files[{index}] {}", rule.from);
         Rules { input, name: &name }.files(rule, &mut entries)?;
     }
-    if let (Some(cargo), Some(built)) = (&input.spec.cargo, input.built) {
+    if let Some(cargo) = &input.spec.cargo {
         let name = format!("cargo {}", cargo.bin);
         let rules = Rules { input, name: &name };
+        let built = input.built.ok_or_else(|| {
+            rules.problem("it was not built; run `cargo build` in its folder to see why")
+        })?;
         let found = fs::metadata(built).at("inspect", built)?;
         let to = format!("/usr/bin/{}", cargo.bin);
         let attributes = Attributes {
             mode: Some(0o755),
             ids: None,
         };
-        entries.push(rules.file(built.to_owned(), &found, to, &attributes)?);
+        entries.push(rules.file(built.to_owned(), &found, &to, &attributes)?);
     }
     for (index, rule) in input.spec.dirs.iter().enumerate() {
         let name = format!("dirs[{index}] {}", rule.path);
         let rules = Rules { input, name: &name };
         let ids = rules.ids(rule.owner.as_ref())?.unwrap_or_default();
         let mode = rule.mode.unwrap_or(0o755);
-        entries.push(rules.entry(rule.path.clone(), meta(mode, ids), Kind::Directory)?);
+        entries.push(rules.entry(&rule.path, meta(mode, ids), Kind::Directory)?);
     }
     for (index, rule) in input.spec.symlinks.iter().enumerate() {
         let name = format!("symlinks[{index}] {}", rule.path);
         let rules = Rules { input, name: &name };
         check_target(&rule.target).map_err(|p| rules.problem(p))?;
         let kind = Kind::Symlink(rule.target.clone());
-        entries.push(rules.entry(rule.path.clone(), meta(0o777, (0, 0)), kind)?);
+        entries.push(rules.entry(&rule.path, meta(0o777, (0, 0)), kind)?);
     }
     Ok(entries)
 }
@@ -109,7 +112,7 @@ impl Rules<'_> {
             .transpose()
     }
 
-    fn entry(&self, path: String, meta: Meta, kind: Kind) -> Result<Entry, LayersError> {
+    fn entry(&self, path: &str, meta: Meta, kind: Kind) -> Result<Entry, LayersError> {
         let path = path.trim_end_matches('/').to_owned();
         let too_long = path.split('/').find(|part| part.len() > MAX_NAME);
         if let Some(part) = too_long {
@@ -130,7 +133,7 @@ impl Rules<'_> {
         &self,
         host: PathBuf,
         found: &Metadata,
-        to: String,
+        to: &str,
         with: &Attributes,
     ) -> Result<Entry, LayersError> {
         let executable = found.permissions().mode() & 0o111 != 0;
@@ -169,12 +172,12 @@ impl Rules<'_> {
                     } else {
                         rule.to.clone()
                     };
-                    let entry = self.file(host, &found, to, &with)?;
+                    let entry = self.file(host, &found, &to, &with)?;
                     made.insert(entry.path.clone(), entry);
                 }
             }
             None if from.contains(['*', '?', '[', '{']) => {
-                self.globbed(&from, rule, &with, &mut made)?
+                self.globbed(&from, rule, &with, &mut made)?;
             }
             None => {
                 return Err(self.problem(format!(
@@ -269,13 +272,13 @@ impl Rules<'_> {
                 if found.is_dir() {
                     folders.push((child_host, child_to));
                 } else {
-                    let entry = self.leaf(child_host, &found, child_to, with)?;
+                    let entry = self.leaf(child_host, &found, &child_to, with)?;
                     self.add(made, entry)?;
                 }
             }
             if (empty || with.ids.is_some()) && !to.is_empty() {
                 let ids = with.ids.unwrap_or_default();
-                let entry = self.entry(to, meta(0o755, ids), Kind::Directory)?;
+                let entry = self.entry(&to, meta(0o755, ids), Kind::Directory)?;
                 self.add(made, entry)?;
             }
         }
@@ -287,7 +290,7 @@ impl Rules<'_> {
         &self,
         host: PathBuf,
         found: &Metadata,
-        to: String,
+        to: &str,
         with: &Attributes,
     ) -> Result<Entry, LayersError> {
         if !found.is_symlink() {
@@ -403,7 +406,7 @@ impl Search<'_> {
                     (true, true) => self.rules.folder(&host, &to, self.with, made)?,
                     (true, false) => folders.push((host, name, behind)),
                     (false, true) => {
-                        let entry = self.rules.leaf(host, &found, to, self.with)?;
+                        let entry = self.rules.leaf(host, &found, &to, self.with)?;
                         self.rules.add(made, entry)?;
                     }
                     (false, false) => {}

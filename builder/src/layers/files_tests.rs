@@ -19,7 +19,7 @@ fn rule(from: &str, to: &str) -> FileRule {
 /// Entries as `kind mode uid:gid path` lines.
 fn shown(bench: &Bench) -> Vec<String> {
     bench
-        .with(entries)
+        .with(user_entries)
         .unwrap()
         .iter()
         .map(crate::layers::testing::line)
@@ -27,7 +27,7 @@ fn shown(bench: &Bench) -> Vec<String> {
 }
 
 fn refusal(bench: &Bench) -> String {
-    bench.with(entries).unwrap_err().to_string()
+    bench.with(user_entries).unwrap_err().to_string()
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn gives_mode_owner_and_time() {
     );
     assert!(
         bench
-            .with(entries)
+            .with(user_entries)
             .unwrap()
             .iter()
             .all(|e| e.meta.mtime == EPOCH)
@@ -117,7 +117,7 @@ fn plans_sizes_and_digests() {
     let mut bench = Bench::new();
     bench.file("x", "content", 0o644);
     bench.spec.files = vec![rule("x", "/x")];
-    let all = bench.with(entries).unwrap();
+    let all = bench.with(user_entries).unwrap();
     let Kind::File(content) = &all[0].kind else {
         panic!("{all:?}")
     };
@@ -229,4 +229,6 @@ fn the_cargo_binary_goes_to_usr_bin() {
     });
     bench.built = Some(bench.dir().join("target/app"));
     assert_eq!(shown(&bench), ["f 0755 0:0 /usr/bin/app"]);
+    bench.built = None;
+    assert!(refusal(&bench).contains("cargo app: it was not built"));
 }

@@ -23,7 +23,7 @@ pub mod tar;
 pub(crate) mod testing;
 
 pub use collect::{CollectInput, collect};
-pub use files::user_entries;
 pub use deb::{UnpackedDeb, unpack};
 pub use entry::*;
 pub use error::LayersError;
+pub use files::user_entries;

@@ -145,4 +145,18 @@ mod tests {
         assert!(!Pax::says_something(&record("comment", b"git")).unwrap());
         assert!(Pax::says_something(&record("path", b"x")).unwrap());
     }
+
+    #[test]
+    fn fuzz_mutated_headers() {
+        let mut seed = record("path", b"a/b");
+        seed.extend(record("SCHILY.xattr.user.x", b"1\n2"));
+        seed.extend(record("mtime", b"12.5"));
+        crate::layers::testing::fuzz(&seed, |bytes, _| {
+            if let Ok(pax) = Pax::parse(&bytes) {
+                let held = pax.path.map_or(0, |p| p.len())
+                    + pax.xattrs.values().map(Vec::len).sum::<usize>();
+                assert!(held <= bytes.len());
+            }
+        });
+    }
 }

@@ -203,9 +203,7 @@ pub(crate) fn fuzz(seed: &[u8], mut check: impl FnMut(Vec<u8>, u64)) {
                 match random() % 5 {
                     0 => bytes[at] ^= 1 << (random() % 8),
                     1 => {
-                        bytes[at] = *b"\0\xff/.0 9x\n="
-                            .get(usize::try_from(random() % 10).unwrap())
-                            .unwrap()
+                        bytes[at] = b"\0\xff/.0 9x\n="[(random() % 10) as usize];
                     }
                     2 => bytes.truncate(at),
                     3 => bytes.insert(at, (random() & 0xff) as u8),

@@ -1,6 +1,6 @@
 //! All archives that the wishes name, read and checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 
 use lzma_rust2::XzReader;
@@ -51,14 +51,14 @@ impl Catalog {
         reading: Reading<'_>,
         progress: &dyn Progress,
     ) -> Result<Self, LockError> {
-        let rings = keyrings(wishes, reading)?;
+        let (debian, rings) = keyrings(wishes, reading)?;
         let mut catalog = Self {
             index: Index::new(&wishes.arch),
             suites: Vec::new(),
         };
         for source in wishes.sources() {
             let _task = progress.begin(&format!("index of {}", source.name), None);
-            let keyring = rings.get(&source.name).unwrap_or(&rings[""]);
+            let keyring = rings.get(&source.name).unwrap_or(&debian);
             catalog.add(source, archive, keyring, reading.clock)?;
         }
         Ok(catalog)
@@ -162,8 +162,11 @@ impl Catalog {
     }
 }
 
-/// The keyring of each further source by its name, and Debian's under no name.
-fn keyrings(wishes: &Wishes, reading: Reading<'_>) -> Result<BTreeMap<String, Keyring>, LockError> {
+/// Debian's keyring, and that of each further source by its name.
+fn keyrings(
+    wishes: &Wishes,
+    reading: Reading<'_>,
+) -> Result<(Keyring, BTreeMap<String, Keyring>), LockError> {
     let named = |name: &str, source| LockError::Key {
         name: name.to_owned(),
         source,
@@ -173,23 +176,18 @@ fn keyrings(wishes: &Wishes, reading: Reading<'_>) -> Result<BTreeMap<String, Ke
         None => keys::debian(),
     };
     let debian = debian.map_err(|error| named("Debian's archive", error))?;
-    let mut rings = BTreeMap::from([(String::new(), debian)]);
-    for source in wishes.sources().iter().filter(|s| !s.name.is_empty()) {
-        if wishes
-            .sources()
-            .iter()
-            .filter(|s| s.name == source.name)
-            .count()
-            > 1
-        {
-            return Err(LockError::DoubleSource(source.name.clone()));
+    let mut seen = BTreeSet::new();
+    for source in wishes.sources() {
+        if !seen.insert(source.name.clone()) {
+            return Err(LockError::DoubleSource(source.name));
         }
     }
+    let mut rings = BTreeMap::new();
     for apt in &wishes.apt {
         let ring = Keyring::from_bytes(&apt.key_bytes).map_err(|error| named(&apt.name, error))?;
         rings.insert(apt.name.clone(), ring);
     }
-    Ok(rings)
+    Ok((debian, rings))
 }
 
 /// The best form in which the Release offers an index.

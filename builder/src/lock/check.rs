@@ -1,6 +1,7 @@
 //! What the archives have that is newer than a lock, and what they no longer have.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 
 use super::archive::Archive;
 use super::catalog::{Catalog, Reading};
@@ -31,20 +32,27 @@ pub struct Finding {
     pub gone: bool,
 }
 
-impl std::fmt::Display for Finding {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.package, self.locked)?;
-        match &self.newest {
-            Some(newest) => write!(f, " -> {newest}")?,
-            None => write!(f, ": the archives no longer have this package")?,
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            package, locked, ..
+        } = self;
+        let security = if self.security {
+            ", a security update"
+        } else {
+            ""
+        };
+        match (&self.newest, self.gone) {
+            (Some(newest), false) => write!(f, "{package} {locked}: there is {newest}{security}"),
+            (Some(newest), true) => write!(
+                f,
+                "{package} {locked} is no longer in the archives, which have {newest}{security}; run `slipform lock --update {package}`"
+            ),
+            (None, _) => write!(
+                f,
+                "{package} {locked} is no longer in the archives, and no other version of it is; run `slipform lock`"
+            ),
         }
-        if self.security {
-            write!(f, " (security)")?;
-        }
-        if self.gone && self.newest.is_some() {
-            write!(f, " (the locked version is gone from the mirror)")?;
-        }
-        Ok(())
     }
 }
 

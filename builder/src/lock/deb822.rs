@@ -48,7 +48,7 @@ impl<R: BufRead> Paragraphs<R> {
     ///
     /// # Errors
     /// [`Deb822Error::Read`] and [`Deb822Error::TooLong`].
-    pub fn next(&mut self) -> Result<Option<&[u8]>, Deb822Error> {
+    pub fn read(&mut self) -> Result<Option<&[u8]>, Deb822Error> {
         self.buffer.clear();
         loop {
             let start = self.buffer.len();
@@ -115,25 +115,25 @@ mod tests {
     fn walks_paragraphs_and_fields() {
         let text = b"\n\nPackage: a\nDescription: one\n two\n .\n three: x\n\n \nPackage:b\nEmpty:\nno field\nLast: 1";
         let mut paragraphs = Paragraphs::new(&text[..]);
-        let first = paragraphs.next().unwrap().unwrap().to_vec();
+        let first = paragraphs.read().unwrap().unwrap().to_vec();
         assert_eq!(field(&first, "package"), Some("a"));
         assert_eq!(
             field(&first, "Description"),
             Some("one\n two\n .\n three: x")
         );
-        let second = paragraphs.next().unwrap().unwrap().to_vec();
+        let second = paragraphs.read().unwrap().unwrap().to_vec();
         assert_eq!(field(&second, "Package"), Some("b"));
         assert_eq!(field(&second, "Empty"), Some(""));
         assert_eq!(field(&second, "Last"), Some("1"));
         assert_eq!(fields(&second).count(), 3);
-        assert!(paragraphs.next().unwrap().is_none());
+        assert!(paragraphs.read().unwrap().is_none());
     }
 
     #[test]
     fn an_endless_paragraph_is_refused() {
         let mut paragraphs = Paragraphs::new(std::io::BufReader::new(std::io::repeat(b'a')));
-        assert!(matches!(paragraphs.next(), Err(Deb822Error::TooLong)));
+        assert!(matches!(paragraphs.read(), Err(Deb822Error::TooLong)));
         let mut lines = Paragraphs::new(std::io::Cursor::new(b"a: b\n".repeat(1_000_000)));
-        assert!(matches!(lines.next(), Err(Deb822Error::TooLong)));
+        assert!(matches!(lines.read(), Err(Deb822Error::TooLong)));
     }
 }

@@ -31,16 +31,16 @@ pub struct LockFile {
     /// PID 1.
     pub init: LockedInit,
     /// Archives, sorted by name.
-    #[serde(default, rename = "suite")]
+    #[serde(default, rename = "suite", skip_serializing_if = "Vec::is_empty")]
     pub suites: Vec<LockedSuite>,
     /// Kernel and boot stub of each board, sorted by name.
-    #[serde(default, rename = "board")]
+    #[serde(default, rename = "board", skip_serializing_if = "Vec::is_empty")]
     pub boards: Vec<LockedBoard>,
     /// Layers, bottom to top.
-    #[serde(default, rename = "layer")]
+    #[serde(default, rename = "layer", skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LockedLayer>,
     /// Emulator and other tools; in no image's digest.
-    #[serde(default, rename = "tool")]
+    #[serde(default, rename = "tool", skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<LockedTool>,
 }
 
@@ -107,7 +107,7 @@ pub struct LockedLayer {
     /// Layer name.
     pub name: String,
     /// Its packages; none that a layer below has.
-    #[serde(default, rename = "package")]
+    #[serde(default, rename = "package", skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<LockedPackage>,
 }
 
@@ -118,7 +118,7 @@ pub struct LockedTool {
     /// `emulator`, or a test's own.
     pub name: String,
     /// The closure, sorted by name.
-    #[serde(default, rename = "package")]
+    #[serde(default, rename = "package", skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<LockedPackage>,
 }
 
@@ -486,7 +486,8 @@ why = "wished"
         with_suites.suite = String::new();
         let mut lock = lock;
         lock.suites.clear();
-        let changes: [(fn(&mut Wishes), &str); 5] = [
+        type Change = fn(&mut Wishes);
+        let changes: [(Change, &str); 5] = [
             (
                 |w| w.layers[1].packages.push("nginx".to_owned()),
                 "layer 'app' wishes nginx",

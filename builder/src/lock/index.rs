@@ -146,7 +146,7 @@ impl Index {
     /// [`Deb822Error`]: the stream breaks off, or a package lacks what locking needs.
     pub fn add_packages(&mut self, input: impl BufRead, suite: u16) -> Result<(), Deb822Error> {
         let mut paragraphs = Paragraphs::new(input);
-        while let Some(paragraph) = paragraphs.next()? {
+        while let Some(paragraph) = paragraphs.read()? {
             let record = Record::read(paragraph)?;
             if record.architecture == self.arch || record.architecture == "all" {
                 self.add(&record, Origin::Suite(suite))?;

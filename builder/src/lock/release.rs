@@ -264,4 +264,11 @@ mod tests {
             assert!(matches!(&error, LockError::Release { .. }), "{to}: {error}");
         }
     }
+
+    #[test]
+    fn mutated_releases_never_panic() {
+        super::super::testing::fuzz(TEXT.as_bytes(), |bytes| {
+            let _ = Release::parse(&String::from_utf8_lossy(bytes));
+        });
+    }
 }

@@ -52,7 +52,7 @@ pub fn resolve(
     options: &ResolveOptions<'_>,
     progress: &dyn Progress,
 ) -> Result<LockFile, LockError> {
-    check_updates(options)?;
+    check_updates(wishes, options)?;
     let reading = Reading {
         clock: Clock {
             now: options.now,
@@ -81,16 +81,17 @@ pub fn resolve(
     }
 }
 
-/// Names to update that the lock does not have are slips of the pen.
-fn check_updates(options: &ResolveOptions<'_>) -> Result<(), LockError> {
+/// Names to update that neither the lock nor a board has are slips of the pen.
+fn check_updates(wishes: &Wishes, options: &ResolveOptions<'_>) -> Result<(), LockError> {
     let (Some(lock), Update::Named(names)) = (options.keep, &options.update) else {
         return Ok(());
     };
-    let locked: BTreeSet<&str> = lock.packages().map(|p| p.name.as_str()).collect();
-    match names.iter().find(|name| !locked.contains(name.as_str())) {
+    let mut known: BTreeSet<&str> = lock.packages().map(|p| p.name.as_str()).collect();
+    known.extend(wishes.boards.iter().map(|board| board.kernel.as_str()));
+    match names.iter().find(|name| !known.contains(name.as_str())) {
         Some(name) => Err(LockError::NotLocked {
             name: name.clone(),
-            nearest: nearest(name, locked.iter().copied()),
+            nearest: nearest(name, known.iter().copied()),
         }),
         None => Ok(()),
     }

@@ -15,13 +15,18 @@
 //! - One that cannot be installed, because of its own dependencies or of a
 //!   conflict, is undone as a whole and the next is tried.
 //!
-//! Where apt would remove something again to resolve a conflict, this reports it.
+//! Where what must be there conflicts with something that was only one of several
+//! ways to meet a dependency, all is solved again without that one: apt takes it
+//! out again and looks for another way, which comes to the same.
+
+mod conflict;
+mod explain;
+mod wished;
 
 use std::collections::{HashMap, HashSet};
 
-use super::error::{did_you_mean, nearest};
 use super::index::{Index, NameId, Origin, PackageId, Provider};
-use super::relation::{self, Op, Relation, Wish};
+use super::relation::{self, Relation, Wish};
 use super::version;
 
 /// Deepest chain of dependencies; apt's own limit is of the same order.
@@ -29,7 +34,9 @@ const MAX_DEPTH: usize = 2000;
 /// Stack for the search, in bytes: the chain is walked by recursion.
 const STACK: usize = 64 * 1024 * 1024;
 /// Most groups looked at, against archives made to keep the search busy.
-const MAX_STEPS: u64 = 5_000_000;
+const MAX_STEPS: u64 = 100_000;
+/// Most packages avoided because they conflict with others.
+const MAX_AVOIDED: usize = 100;
 
 /// What to solve.
 #[derive(Debug)]
@@ -74,6 +81,8 @@ struct Failure {
     chain: Vec<PackageId>,
     /// Whether it could never be had, whatever else is chosen.
     forever: bool,
+    /// What was there already, conflicts with it, and need not have been there.
+    conflict: Option<PackageId>,
 }
 
 enum Halt {
@@ -101,6 +110,8 @@ struct Solver<'a> {
     /// In the order in which they were chosen.
     trail: Vec<Chosen>,
     broken: HashMap<PackageId, Failure>,
+    /// Packages that are not taken for a dependency.
+    avoid: HashSet<PackageId>,
     steps: u64,
 }
 
@@ -109,7 +120,7 @@ struct Solver<'a> {
 /// # Errors
 /// [`Stop`].
 pub fn solve(index: &Index, request: &Request<'_>) -> Result<Vec<Chosen>, Stop> {
-    let work = || Solver::new(index, request).run();
+    let work = || search(index, request);
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK);
         match thread.spawn_scoped(scope, work) {
@@ -119,6 +130,27 @@ pub fn solve(index: &Index, request: &Request<'_>) -> Result<Vec<Chosen>, Stop> 
             Err(error) => Err(Stop::Failed(format!("cannot start the search: {error}"))),
         }
     })
+}
+
+/// Solves, again and again while the only thing in the way is a package that need
+/// not be there. If that leads nowhere, the first reason is the one to tell.
+fn search(index: &Index, request: &Request<'_>) -> Result<Vec<Chosen>, Stop> {
+    let mut avoid = HashSet::new();
+    let mut first = None;
+    loop {
+        let mut solver = Solver::new(index, request);
+        solver.avoid.clone_from(&avoid);
+        let failure = match solver.run() {
+            Ok(()) => return Ok(solver.trail),
+            Err(Halt::Unkeep(names)) => return Err(Stop::Unkeep(names)),
+            Err(Halt::Failed(failure)) => failure,
+        };
+        let told = first.get_or_insert_with(|| solver.text(&failure)).clone();
+        match failure.conflict {
+            Some(id) if avoid.len() < MAX_AVOIDED && avoid.insert(id) => {}
+            _ => return Err(Stop::Failed(told)),
+        }
+    }
 }
 
 /// The version that apt would take of a name, of those that `accept` takes.
@@ -165,145 +197,33 @@ impl<'a> Solver<'a> {
             negatives: HashMap::new(),
             trail: Vec::new(),
             broken: HashMap::new(),
+            avoid: HashSet::new(),
             steps: 0,
         }
     }
 
-    fn run(mut self) -> Result<Vec<Chosen>, Stop> {
+    fn run(&mut self) -> Result<(), Halt> {
         for (package, _) in self.request.below {
             self.enter(*package);
         }
-        self.cut_names().map_err(Stop::Failed)?;
-        let mut wished = self.wished().map_err(Stop::Failed)?;
+        self.cut_names().map_err(plain)?;
+        let mut wished = self.wished().map_err(plain)?;
         // apt goes through them by number, whatever their order on its command line.
         wished.sort_by_key(|id| self.index.package(*id).name);
         wished.dedup();
         for package in &wished {
-            self.take(*package, None).map_err(|halt| self.stop(halt))?;
+            self.take(*package, None)?;
         }
         for package in &wished {
-            self.expand(*package, 0).map_err(|halt| self.stop(halt))?;
-        }
-        Ok(self.trail)
-    }
-
-    /// Puts the names of `without` where satisfied ones are, and all that they provide.
-    fn cut_names(&mut self) -> Result<(), String> {
-        for name in self.request.without {
-            let id = self
-                .index
-                .find(name)
-                .filter(|id| self.is_known(*id))
-                .ok_or_else(|| self.unknown(name))?;
-            self.cut.insert(id);
-            if let Some(package) = self.newest(id) {
-                let provides = self.index.package(package).provides;
-                for relation in self.relations(provides) {
-                    self.cut.extend(self.index.find(relation.name));
-                }
-            }
+            self.expand(*package, 0)?;
         }
         Ok(())
     }
 
-    /// The packages that the wishes mean. Those that a layer below has are left out.
-    fn wished(&mut self) -> Result<Vec<PackageId>, String> {
-        let mut wished = Vec::new();
-        for local in self.request.local {
-            let name = self.index.package(*local).name;
-            self.not_below(name)?;
-            self.forced.insert(name, *local);
-            wished.push(*local);
-        }
-        for wish in self.request.wishes {
-            let relation = wish.relation();
-            let name = self
-                .index
-                .find(&wish.name)
-                .filter(|id| self.is_known(*id))
-                .ok_or_else(|| self.unknown(&wish.name))?;
-            if self.cut.contains(&name) {
-                return Err(format!(
-                    "'{}' is wished and in 'without'; decide",
-                    wish.name
-                ));
-            }
-            if let Some(below) = self.selected.get(&name) {
-                if relation.accepts(self.index.version_of(*below)) {
-                    continue;
-                }
-                return Err(format!(
-                    "{wish} is wished, but {}",
-                    self.describe(&relation)
-                ));
-            }
-            if self.index.versions(name).is_empty() {
-                wished.extend(self.wished_virtual(wish, name)?);
-            } else {
-                wished.push(self.wished_real(name)?);
-            }
-        }
-        Ok(wished)
-    }
-
-    /// The version of a wished package that all wishes for it allow.
-    fn wished_real(&mut self, name: NameId) -> Result<PackageId, String> {
-        let text = self.index.name(name);
-        let wishes = self.request.wishes.iter().filter(|w| w.name == text);
-        let constraints: Vec<_> = wishes.filter(|w| w.version.is_some()).collect();
-        let accept = |id: PackageId| {
-            let version = self.index.version_of(id);
-            constraints.iter().all(|w| w.relation().accepts(version))
-        };
-        let found = self
-            .candidate(name)
-            .filter(|id| accept(*id))
-            .or_else(|| candidate(self.index, self.request.priorities, name, accept));
-        let Some(found) = found else {
-            let wishes: Vec<_> = constraints.iter().map(ToString::to_string).collect();
-            let there = self.there(name);
-            return Err(format!("{} is wished; {there}", wishes.join(" and ")));
-        };
-        if !constraints.is_empty() {
-            self.forced.insert(name, found);
-        }
-        Ok(found)
-    }
-
-    /// The only provider of a wished name that no package has; `None` if a layer below has one.
-    fn wished_virtual(&self, wish: &Wish, name: NameId) -> Result<Option<PackageId>, String> {
-        let relation = wish.relation();
-        if self.is_satisfied(&relation) {
-            return Ok(None);
-        }
-        let providers = self.choices(&relation);
-        match providers.as_slice() {
-            [only] => Ok(Some(*only)),
-            [] => Err(format!(
-                "{wish} is wished, but {}",
-                self.describe(&relation)
-            )),
-            several => {
-                let mut names: Vec<_> = several.iter().map(|id| self.index.name_of(*id)).collect();
-                names.sort_unstable();
-                Err(format!(
-                    "'{}' is no package of its own, it is provided by {}; name one of them",
-                    self.index.name(name),
-                    names.join(", ")
-                ))
-            }
-        }
-    }
-
-    fn not_below(&self, name: NameId) -> Result<(), String> {
-        let Some(below) = self.selected.get(&name) else {
-            return Ok(());
-        };
-        Err(format!(
-            "the local package {} would be a second copy: {}",
-            self.index.name(name),
-            self.below_text(*below)
-        ))
+    /// Whether a package is there only because something needs it, or one like it.
+    fn is_needless(&self, package: PackageId) -> bool {
+        let chosen = self.trail.iter().find(|c| c.package == package);
+        chosen.is_some_and(|chosen| chosen.needed_by.is_some())
     }
 
     /// Takes a package and all that it needs.
@@ -329,6 +249,7 @@ impl<'a> Solver<'a> {
                 reason,
                 chain: needed_by.into_iter().collect(),
                 forever: false,
+                conflict: self.is_needless(other).then_some(other),
             }));
         }
         self.enter(package);
@@ -380,6 +301,7 @@ impl<'a> Solver<'a> {
                         reason: error.to_string(),
                         chain: vec![package],
                         forever: true,
+                        conflict: None,
                     })),
                 };
                 if let Err(halt) = result {
@@ -420,6 +342,7 @@ impl<'a> Solver<'a> {
                 reason: "its dependencies are too deep or too many to follow".to_owned(),
                 chain: vec![package],
                 forever: false,
+                conflict: None,
             }));
         }
         let outdated: Vec<_> = group.iter().filter_map(|r| self.outdated(r)).collect();
@@ -446,6 +369,7 @@ impl<'a> Solver<'a> {
             reason: self.describe_group(group),
             chain: Vec::new(),
             forever: true,
+            conflict: None,
         });
         // What is below or chosen already may be in the way here, and not elsewhere.
         let in_the_way = |r: &Relation<'_>| {
@@ -496,7 +420,11 @@ impl<'a> Solver<'a> {
             .filter(|provider| self.serves(provider, relation))
             .map(|provider| provider.package)
             .filter(|id| self.candidate(self.index.package(*id).name) == Some(*id));
-        let mut choices: Vec<_> = own.into_iter().chain(providers).collect();
+        let mut choices: Vec<_> = own
+            .into_iter()
+            .chain(providers)
+            .filter(|id| !self.avoid.contains(id))
+            .collect();
         choices.sort_by_key(|id| {
             let package = self.index.package(*id);
             (
@@ -545,57 +473,6 @@ impl<'a> Solver<'a> {
         (relation.version.is_some() && self.newest(name).is_some_and(accepts)).then_some(name)
     }
 
-    /// What is there that cannot stand beside `package`.
-    fn conflict(&self, package: PackageId) -> Option<(PackageId, String)> {
-        let record = self.index.package(package);
-        for field in [record.conflicts, record.breaks] {
-            for relation in self.relations(field) {
-                if let Some(other) = self.hit(&relation).find(|other| *other != package) {
-                    return Some((other, self.conflict_text(package, other, &relation)));
-                }
-            }
-        }
-        let version = self.index.version_of(package);
-        let own = Relation {
-            name: self.index.name_of(package),
-            qualifier: None,
-            version: Some((Op::Equal, version)),
-        };
-        for (at, provided) in std::iter::once(own)
-            .chain(self.relations(record.provides))
-            .enumerate()
-        {
-            for negative in self.negatives.get(provided.name).into_iter().flatten() {
-                let version = provided.version.map(|(_, version)| version);
-                let hit = if at == 0 {
-                    negative.relation.accepts(version.unwrap_or_default())
-                } else {
-                    negative.relation.accepts_provided(version)
-                };
-                if hit && negative.by != package {
-                    let text = self.conflict_text(negative.by, package, &negative.relation);
-                    return Some((negative.by, text));
-                }
-            }
-        }
-        None
-    }
-
-    /// What is there of a name, real or provided.
-    fn hit<'b>(&'b self, relation: &'b Relation<'_>) -> impl Iterator<Item = PackageId> + 'b {
-        let name = self.index.find(relation.name);
-        let own = name
-            .and_then(|name| self.selected.get(&name).copied())
-            .filter(|id| relation.accepts(self.index.version_of(*id)));
-        let providers = name.map_or(&[][..], |name| self.index.providers(name));
-        own.into_iter().chain(
-            providers
-                .iter()
-                .filter(|p| self.is_selected(p.package) && self.serves(p, relation))
-                .map(|p| p.package),
-        )
-    }
-
     /// The relations of a field without alternatives; what cannot be read is passed over.
     fn relations(&self, field: super::index::Span) -> impl Iterator<Item = Relation<'a>> + use<'a> {
         let index = self.index;
@@ -605,90 +482,12 @@ impl<'a> Solver<'a> {
     }
 }
 
-/// Texts.
-impl Solver<'_> {
-    fn stop(&self, halt: Halt) -> Stop {
-        let failure = match halt {
-            Halt::Unkeep(names) => return Stop::Unkeep(names),
-            Halt::Failed(failure) => failure,
-        };
-        let chain: Vec<_> = failure
-            .chain
-            .iter()
-            .map(|id| self.index.name_of(*id))
-            .collect();
-        Stop::Failed(match chain.as_slice() {
-            [] => failure.reason,
-            chain => format!(
-                "{}; needed by {}",
-                failure.reason,
-                chain.join(", needed by ")
-            ),
-        })
-    }
-
-    fn is_known(&self, name: NameId) -> bool {
-        !self.index.versions(name).is_empty() || !self.index.providers(name).is_empty()
-    }
-
-    fn unknown(&self, name: &str) -> String {
-        let nearest = nearest(name, self.index.known_names());
-        format!("there is no package '{name}'{}", did_you_mean(&nearest))
-    }
-
-    fn describe_group(&self, group: &[Relation<'_>]) -> String {
-        let each: Vec<_> = group.iter().map(|r| self.describe(r)).collect();
-        each.join(", and ")
-    }
-
-    /// Why nothing can be taken for a relation.
-    fn describe(&self, relation: &Relation<'_>) -> String {
-        let Some(name) = self.index.find(relation.name).filter(|n| self.is_known(*n)) else {
-            return self.unknown(relation.name);
-        };
-        if let Some(there) = self.selected.get(&name) {
-            return format!("{} and is not {relation}", self.below_text(*there));
-        }
-        if self.index.versions(name).is_empty() {
-            return format!("nothing that can be installed provides {relation}");
-        }
-        format!("there is no {relation}; {}", self.there(name))
-    }
-
-    /// `layer 'base' has libc6 2.41`, or that it is chosen already.
-    fn below_text(&self, package: PackageId) -> String {
-        let (name, version) = (self.index.name_of(package), self.index.version_of(package));
-        match self.request.below.iter().find(|(id, _)| *id == package) {
-            Some((_, layer)) => format!("layer '{layer}' has {name} {version}"),
-            None => format!("{name} {version} is chosen already"),
-        }
-    }
-
-    /// Which versions of a name there are.
-    fn there(&self, name: NameId) -> String {
-        let mut versions: Vec<_> = self
-            .index
-            .versions(name)
-            .iter()
-            .filter(|id| matches!(self.index.package(**id).origin, Origin::Suite(_)))
-            .map(|id| self.index.version_of(*id))
-            .collect();
-        versions.sort_by(|a, b| version::compare(b, a));
-        versions.dedup();
-        let name = self.index.name(name);
-        if versions.is_empty() {
-            return format!("no archive has {name}");
-        }
-        format!("the archives have {name} {}", versions.join(", "))
-    }
-
-    fn conflict_text(&self, by: PackageId, other: PackageId, relation: &Relation<'_>) -> String {
-        format!(
-            "{} {} cannot stand beside {} {}: it conflicts with {relation}",
-            self.index.name_of(by),
-            self.index.version_of(by),
-            self.index.name_of(other),
-            self.index.version_of(other),
-        )
-    }
+/// A failure that nobody in particular asked for.
+fn plain(reason: String) -> Halt {
+    Halt::Failed(Failure {
+        reason,
+        chain: Vec::new(),
+        forever: true,
+        conflict: None,
+    })
 }

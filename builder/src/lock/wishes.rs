@@ -219,11 +219,11 @@ mod tests {
             |w| w.layers.push(WishedLayer::default()),
             |w| {
                 w.apt
-                    .push(WishedSource::new("x", "http://x", "y", b"key".to_vec()))
+                    .push(WishedSource::new("x", "http://x", "y", b"key".to_vec()));
             },
             |w| {
                 w.apt
-                    .push(WishedSource::new("x", "http://x", "y", b"yek".to_vec()))
+                    .push(WishedSource::new("x", "http://x", "y", b"yek".to_vec()));
             },
         ];
         for change in changes {

@@ -13,7 +13,7 @@ use super::OutputError;
 use crate::base::fs::At;
 
 /// Bytes copied at once where the kernel cannot copy by itself.
-const BUFFER: usize = 1024 * 1024;
+const BUFFER: usize = 256 * 1024;
 
 /// The file being written, under a hidden name beside its final one. Dropped
 /// before [`Partial::finish`], it is gone. A stale one from a killed run is replaced.

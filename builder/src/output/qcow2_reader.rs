@@ -43,6 +43,71 @@ pub struct Qcow2Reader<R> {
     cluster: Option<(u64, Vec<u8>)>,
 }
 
+/// What a header says, checked.
+struct Header {
+    version: u32,
+    cluster_bits: u32,
+    size: u64,
+    l1_entries: u64,
+    l1_offset: u64,
+    compression: Compression,
+}
+
+impl Header {
+    /// Bytes of version 3 with the compression type; version 2 has 72.
+    const LENGTH: u64 = 112;
+
+    /// Reads and checks the header in `start`, the file's first bytes.
+    fn parse(start: &[u8]) -> io::Result<Self> {
+        let mut bytes = [0; Self::LENGTH as usize];
+        bytes[..start.len()].copy_from_slice(start);
+        let u32_at = |at: usize| {
+            u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        let u64_at = |at: usize| u64::from(u32_at(at)) << 32 | u64::from(u32_at(at + 4));
+        let require = |holds: bool, field: &str, value: u64, rule: &str| {
+            let text = || format!("{field} is {value:#x}, but must be {rule}");
+            holds.then_some(()).ok_or_else(|| invalid(text()))
+        };
+        let (version, cluster_bits, size) = (u32_at(4), u32_at(20), u64_at(24));
+        let whole = bytes[..4] == MAGIC && start.len() >= 72;
+        require(whole, "magic", u64::from(u32_at(0)), "QFI\\xfb")?;
+        let known = matches!(version, 2 | 3);
+        require(known, "version", u64::from(version), "2 or 3")?;
+        let alone = u64_at(8) == 0;
+        let rule = "0 (convert the image to one without a backing file)";
+        require(alone, "backing_file_offset", u64_at(8), rule)?;
+        let usual = (9..=21).contains(&cluster_bits);
+        require(usual, "cluster_bits", u64::from(cluster_bits), "9 to 21")?;
+        require(size <= MAX_SIZE, "size", size, "an exbibyte at most")?;
+        let crypt = u64::from(u32_at(32));
+        require(crypt == 0, "crypt_method", crypt, "0, not encrypted")?;
+        let features = if version == 3 { u64_at(72) } else { 0 };
+        let rule = "nothing but dirty refcounts and a compression type";
+        let readable = features & !READABLE_FEATURES == 0;
+        require(readable, "incompatible_features", features, rule)?;
+        let named = features & 1 << 3 != 0 && u32_at(100) > 104;
+        let compression = match if named { bytes[104] } else { 0 } {
+            0 => Compression::Zlib,
+            1 => Compression::Zstd,
+            other => {
+                let rule = "0 (zlib) or 1 (zstd)";
+                return Err(invalid(format!(
+                    "compression_type is {other}, but must be {rule}"
+                )));
+            }
+        };
+        Ok(Self {
+            version,
+            cluster_bits,
+            size,
+            l1_entries: u64::from(u32_at(36)),
+            l1_offset: u64_at(40),
+            compression,
+        })
+    }
+}
+
 fn invalid(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -54,91 +119,27 @@ impl<R: Read + Seek> Qcow2Reader<R> {
     /// [`io::Error`] of the file, or of kind `InvalidData` naming the field
     /// that cannot be read here.
     pub fn open(mut file: R) -> io::Result<Self> {
-        let mut header = [0; 112];
-        file.seek(SeekFrom::Start(0))?;
         let mut start = Vec::new();
-        file.by_ref().take(112).read_to_end(&mut start)?;
-        header[..start.len()].copy_from_slice(&start);
-        let u32_at = |at: usize| {
-            u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-        };
-        let u64_at = |at: usize| u64::from(u32_at(at)) << 32 | u64::from(u32_at(at + 4));
-        let version = u32_at(4);
-        let cluster_bits = u32_at(20);
-        let size = u64_at(24);
-        let features = if version == 3 { u64_at(72) } else { 0 };
-        let rules = [
-            (
-                header[..4] == MAGIC && start.len() >= 72,
-                "magic",
-                u64::from(u32_at(0)),
-                "QFI\\xfb",
-            ),
-            (
-                matches!(version, 2 | 3),
-                "version",
-                u64::from(version),
-                "2 or 3",
-            ),
-            (
-                u64_at(8) == 0,
-                "backing_file_offset",
-                u64_at(8),
-                "0 (convert the image to one without a backing file)",
-            ),
-            (
-                (9..=21).contains(&cluster_bits),
-                "cluster_bits",
-                u64::from(cluster_bits),
-                "9 to 21",
-            ),
-            (size <= MAX_SIZE, "size", size, "an exbibyte at most"),
-            (
-                u32_at(32) == 0,
-                "crypt_method",
-                u64::from(u32_at(32)),
-                "0, not encrypted",
-            ),
-            (
-                features & !READABLE_FEATURES == 0,
-                "incompatible_features",
-                features,
-                "nothing but dirty refcounts and a compression type",
-            ),
-        ];
-        for (holds, field, value, rule) in rules {
-            if !holds {
-                return Err(invalid(format!(
-                    "{field} is {value:#x}, but must be {rule}"
-                )));
-            }
-        }
-        let named = features & 1 << 3 != 0 && u32_at(100) > 104;
-        let compression = match if named { header[104] } else { 0 } {
-            0 => Compression::Zlib,
-            1 => Compression::Zstd,
-            other => {
-                return Err(invalid(format!(
-                    "compression_type is {other}, but must be 0 (zlib) or 1 (zstd)"
-                )));
-            }
-        };
-        let covered = 1u64 << (2 * cluster_bits - 3);
-        let needed = size.div_ceil(covered);
-        if needed > u64::from(u32_at(36)) || needed * 8 > MAX_L1 {
+        file.seek(SeekFrom::Start(0))?;
+        file.by_ref().take(Header::LENGTH).read_to_end(&mut start)?;
+        let header = Header::parse(&start)?;
+        let covered = 1u64 << (2 * header.cluster_bits - 3);
+        let needed = header.size.div_ceil(covered);
+        if needed > header.l1_entries || needed * 8 > MAX_L1 {
             return Err(invalid(format!(
-                "l1_size is {}, but a disk of {size} bytes needs {needed} (at most {} are read)",
-                u32_at(36),
+                "l1_size is {}, but a disk of {} bytes needs {needed} (at most {} are read)",
+                header.l1_entries,
+                header.size,
                 MAX_L1 / 8
             )));
         }
-        let l1 = read_words(&mut file, u64_at(40), needed)?;
+        let l1 = read_words(&mut file, header.l1_offset, needed)?;
         Ok(Self {
             file,
-            size,
-            cluster_bits,
-            version,
-            compression,
+            size: header.size,
+            cluster_bits: header.cluster_bits,
+            version: header.version,
+            compression: header.compression,
             l1,
             at: 0,
             table: None,

@@ -12,17 +12,39 @@ use crate::store::Store;
 ///
 /// Cargo decides what is to be done; its target folder lies in the store, apart
 /// for each package, so that nothing is written beside the user's sources.
-pub(super) fn build(store: &Store, layer: &LayerSpec, rule: &CargoRule, offline: bool) -> Result<PathBuf, PipelineError> {
+pub(super) fn build(
+    store: &Store,
+    layer: &LayerSpec,
+    rule: &CargoRule,
+    offline: bool,
+) -> Result<PathBuf, PipelineError> {
     let package = layer.dir.join(&rule.path);
     let package = package.canonicalize().unwrap_or(package);
-    let target = store.root().join("cargo").join(Digest::of(package.as_os_str().as_encoded_bytes()).short());
-    let fail = |why: String| PipelineError::Cargo { layer: layer.name.clone(), package: package.clone(), why };
+    let target = store
+        .root()
+        .join("cargo")
+        .join(Digest::of(package.as_os_str().as_encoded_bytes()).short());
+    let fail = |why: String| PipelineError::Cargo {
+        layer: layer.name.clone(),
+        package: package.clone(),
+        why,
+    };
     let mut cargo = Command::new("cargo");
     clean(&mut cargo);
     cargo
-        .args(["build", "--release", "--quiet", "--bin", &rule.bin, "--target", "x86_64-unknown-linux-gnu"])
-        .arg("--manifest-path").arg(package.join("Cargo.toml"))
-        .arg("--target-dir").arg(&target)
+        .args([
+            "build",
+            "--release",
+            "--quiet",
+            "--bin",
+            &rule.bin,
+            "--target",
+            "x86_64-unknown-linux-gnu",
+        ])
+        .arg("--manifest-path")
+        .arg(package.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags(&package, &target))
         .stdin(Stdio::null());
     if package.join("Cargo.lock").is_file() {
@@ -31,13 +53,24 @@ pub(super) fn build(store: &Store, layer: &LayerSpec, rule: &CargoRule, offline:
     if offline {
         cargo.arg("--offline");
     }
-    let output = cargo.output().map_err(|error| fail(format!("cargo cannot be started ({error}); install Rust")))?;
+    let output = cargo
+        .output()
+        .map_err(|error| fail(format!("cargo cannot be started ({error}); install Rust")))?;
     if !output.status.success() {
-        return Err(fail(String::from_utf8_lossy(&output.stderr).trim_end().to_owned()));
+        return Err(fail(
+            String::from_utf8_lossy(&output.stderr)
+                .trim_end()
+                .to_owned(),
+        ));
     }
-    let binary = target.join("x86_64-unknown-linux-gnu/release").join(&rule.bin);
+    let binary = target
+        .join("x86_64-unknown-linux-gnu/release")
+        .join(&rule.bin);
     if !binary.is_file() {
-        return Err(fail(format!("cargo made no binary '{}'; check `bin`", rule.bin)));
+        return Err(fail(format!(
+            "cargo made no binary '{}'; check `bin`",
+            rule.bin
+        )));
     }
     Ok(binary)
 }
@@ -46,8 +79,17 @@ pub(super) fn build(store: &Store, layer: &LayerSpec, rule: &CargoRule, offline:
 fn clean(cargo: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        let ours = text.starts_with("CARGO_PKG") || text.starts_with("CARGO_MANIFEST") || text.starts_with("CARGO_CFG");
-        let flags = ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTC_WRAPPER", "CARGO"];
+        let ours = text.starts_with("CARGO_PKG")
+            || text.starts_with("CARGO_MANIFEST")
+            || text.starts_with("CARGO_CFG");
+        let flags = [
+            "RUSTFLAGS",
+            "CARGO_ENCODED_RUSTFLAGS",
+            "CARGO_TARGET_DIR",
+            "CARGO_BUILD_TARGET",
+            "RUSTC_WRAPPER",
+            "CARGO",
+        ];
         if ours || flags.contains(&text.as_ref()) {
             cargo.env_remove(&name);
         }
@@ -59,10 +101,14 @@ fn flags(package: &Path, target: &Path) -> String {
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
         PathBuf::from,
     );
-    [(package, "/src"), (target, "/target"), (home.as_path(), "/cargo")]
-        .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
-        .into_iter()
-        .chain(["-Cstrip=symbols".to_owned()])
-        .collect::<Vec<_>>()
-        .join("\x1f")
+    [
+        (package, "/src"),
+        (target, "/target"),
+        (home.as_path(), "/cargo"),
+    ]
+    .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
+    .into_iter()
+    .chain(["-Cstrip=symbols".to_owned()])
+    .collect::<Vec<_>>()
+    .join("\x1f")
 }

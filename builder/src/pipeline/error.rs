@@ -61,13 +61,21 @@ pub enum PipelineError {
     OfflineResolve,
     /// `--locked` and the lock does not fit.
     #[error("{lock}: {reason}; mend it with: slipform lock {dir}", lock = lock.display(), dir = dir.display())]
-    Stale { lock: PathBuf, dir: PathBuf, reason: String },
+    Stale {
+        lock: PathBuf,
+        dir: PathBuf,
+        reason: String,
+    },
     /// The specification asks for what the image does not have.
     #[error("{file}: {message}", file = file.display())]
     Machine { file: PathBuf, message: String },
     /// A cargo rule failed.
     #[error("layer '{layer}': cargo cannot build {package}: {why}", package = package.display())]
-    Cargo { layer: String, package: PathBuf, why: String },
+    Cargo {
+        layer: String,
+        package: PathBuf,
+        why: String,
+    },
     /// The kernel or stub package is not as expected.
     #[error("board '{board}': {what}")]
     Kernel { board: String, what: String },
@@ -84,11 +92,22 @@ impl PipelineError {
     #[must_use]
     pub fn is_bad_input(&self) -> bool {
         match self {
-            Self::Spec(_) | Self::Board(_) | Self::Module(_) | Self::Stale { .. } | Self::Machine { .. } | Self::Tree(_) => true,
+            Self::Spec(_)
+            | Self::Board(_)
+            | Self::Module(_)
+            | Self::Stale { .. }
+            | Self::Machine { .. }
+            | Self::Tree(_) => true,
             Self::Lock(error) => lock_is_input(error),
             Self::Layers(error) => layers_are_input(error),
             Self::Filesystem(error) => matches!(error, FilesystemError::Path { .. }),
-            Self::Source(error) => matches!(error, SourceError::Config { .. } | SourceError::Uri { .. } | SourceError::NoLocal { .. } | SourceError::Escape(_)),
+            Self::Source(error) => matches!(
+                error,
+                SourceError::Config { .. }
+                    | SourceError::Uri { .. }
+                    | SourceError::NoLocal { .. }
+                    | SourceError::Escape(_)
+            ),
             _ => false,
         }
     }

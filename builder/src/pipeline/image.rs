@@ -22,7 +22,7 @@ use crate::uki::{Source, UkiBlob, UkiInput, assemble};
 use crate::verity::Sealed;
 
 /// Type of an image's manifest.
-pub const IMAGE_TYPE: &str = "application/vnd.slipform.image.v1+json";
+const IMAGE_TYPE: &str = "application/vnd.slipform.image.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.slipform.config.v1+json";
 const MAP_TYPE: &str = "application/vnd.slipform.disk-map.v1+json";
 const MACHINE_TYPE: &str = "application/vnd.slipform.machine.v1+json";
@@ -82,13 +82,23 @@ impl Settings {
     pub fn cast(&self, image: &Image, lock: &LockFile, board: &str) -> Result<Cast, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
         if !image.boards.iter().any(|known| known == board) {
-            let message = format!("'{board}' is not among its boards ({}); add it to `boards`", image.boards.join(", "));
-            return Err(PipelineError::Machine { file: image.dir.join(SPEC_FILE), message });
+            let message = format!(
+                "'{board}' is not among its boards ({}); add it to `boards`",
+                image.boards.join(", ")
+            );
+            return Err(PipelineError::Machine {
+                file: image.dir.join(SPEC_FILE),
+                message,
+            });
         }
         let board = Board::find(board, &image.dir)?;
-        let locked = lock.boards.iter().find(|b| b.name == board.name).ok_or_else(|| {
-            PipelineError::Internal(format!("the lock has no board '{}'", board.name))
-        })?;
+        let locked = lock
+            .boards
+            .iter()
+            .find(|b| b.name == board.name)
+            .ok_or_else(|| {
+                PipelineError::Internal(format!("the lock has no board '{}'", board.name))
+            })?;
         self.fetch_image(image, lock, locked)?;
         let stack = layers::stack(self, image, lock)?;
         let parts = kernel::parts(self, image, &board, lock, locked)?;
@@ -111,11 +121,26 @@ impl Settings {
             board: &board.name,
             layers: &stack.layers,
             accounts: &stack.accounts,
-            clock_floor: lock.suites.iter().map(|suite| suite.date).max().unwrap_or(crate::base::EPOCH),
+            clock_floor: lock
+                .suites
+                .iter()
+                .map(|suite| suite.date)
+                .max()
+                .unwrap_or(crate::base::EPOCH),
         };
-        let machine = describe(&facts).map_err(|message| PipelineError::Machine { file: image.dir.join(SPEC_FILE), message })?;
-        let machine = serde_json::to_vec_pretty(&machine).map_err(|e| PipelineError::Internal(e.to_string()))?;
-        let cmdline = board.cmdline.iter().chain(&image.kernel.args).cloned().collect::<Vec<_>>().join(" ");
+        let machine = describe(&facts).map_err(|message| PipelineError::Machine {
+            file: image.dir.join(SPEC_FILE),
+            message,
+        })?;
+        let machine = serde_json::to_vec_pretty(&machine)
+            .map_err(|e| PipelineError::Internal(e.to_string()))?;
+        let cmdline = board
+            .cmdline
+            .iter()
+            .chain(&image.kernel.args)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(" ");
         let disk_facts = DiskFacts {
             sector_size: board.sector_size,
             esp_size: board.esp_size,
@@ -123,29 +148,67 @@ impl Settings {
             disk_multiple: board.disk_multiple,
             boot_file: "BOOTX64.EFI".to_owned(),
         };
-        let image_lock = ImageLock { init: &lock.init, suites: &lock.suites, board: locked, layers: &lock.layers };
-        let image_lock = serde_json::to_vec(&image_lock).map_err(|e| PipelineError::Internal(e.to_string()))?;
-        let layer_list = serde_json::to_vec(&stack.layers).map_err(|e| PipelineError::Internal(e.to_string()))?;
-        let step = Step::new("image 1", format!("{} of {}", board.name, image.dir.display()))
-            .value("machine.json", &machine)
-            .value("layers", &layer_list)
-            .value("command line", &cmdline)
-            .value("disk", format!("{disk_facts:?}"))
-            .value("lock", &image_lock)
-            .input("kernel", parts.kernel)
-            .input("stub", parts.stub)
-            .input("initrd", parts.initrd);
-        let pieces = Pieces { image, board: &board, stack: &stack, parts: &parts, cmdline: &cmdline, machine: &machine, disk_facts: &disk_facts, lock: &image_lock };
+        let image_lock = ImageLock {
+            init: &lock.init,
+            suites: &lock.suites,
+            board: locked,
+            layers: &lock.layers,
+        };
+        let image_lock =
+            serde_json::to_vec(&image_lock).map_err(|e| PipelineError::Internal(e.to_string()))?;
+        let layer_list = serde_json::to_vec(&stack.layers)
+            .map_err(|e| PipelineError::Internal(e.to_string()))?;
+        let step = Step::new(
+            "image 1",
+            format!("{} of {}", board.name, image.dir.display()),
+        )
+        .value("machine.json", &machine)
+        .value("layers", &layer_list)
+        .value("command line", &cmdline)
+        .value("disk", format!("{disk_facts:?}"))
+        .value("lock", &image_lock)
+        .input("kernel", parts.kernel)
+        .input("stub", parts.stub)
+        .input("initrd", parts.initrd);
+        let pieces = Pieces {
+            image,
+            board: &board,
+            stack: &stack,
+            parts: &parts,
+            cmdline: &cmdline,
+            machine: &machine,
+            disk_facts: &disk_facts,
+            lock: &image_lock,
+        };
         let outputs = self.step(&step, || self.make_image(&pieces))?;
         let map = DiskMap::from_json(&self.store.read(&blob(&outputs, "disk")?)?)?;
-        Ok(Cast { manifest: blob(&outputs, "manifest")?, disk: map, machine: blob(&outputs, "machine")?, layers: stack.layers, board, parts, cmdline })
+        Ok(Cast {
+            manifest: blob(&outputs, "manifest")?,
+            disk: map,
+            machine: blob(&outputs, "machine")?,
+            layers: stack.layers,
+            board,
+            parts,
+            cmdline,
+        })
     }
 
     fn make_image(&self, pieces: &Pieces<'_>) -> Result<Outputs, PipelineError> {
-        let task = self.progress.begin(&format!("cast {} for {}", pieces.image.name, pieces.board.name), None);
+        let task = self.progress.begin(
+            &format!("cast {} for {}", pieces.image.name, pieces.board.name),
+            None,
+        );
         let machine = self.store.put(pieces.machine)?;
         let uki = self.uki(pieces)?;
-        let disk = disk::cast(&self.store, &CastInput { facts: pieces.disk_facts, layers: &pieces.stack.layers, uki, seed: machine })?;
+        let disk = disk::cast(
+            &self.store,
+            &CastInput {
+                facts: pieces.disk_facts,
+                layers: &pieces.stack.layers,
+                uki,
+                seed: machine,
+            },
+        )?;
         drop(task);
         let manifest = self.manifest(pieces, &disk.map, machine)?;
         Ok(Outputs::from([
@@ -159,20 +222,38 @@ impl Settings {
     fn uki(&self, pieces: &Pieces<'_>) -> Result<UkiBlob, PipelineError> {
         let small = machine_initrd(pieces.machine)?;
         let stored = |digest: Digest| -> Result<Source<'_>, PipelineError> {
-            Ok(Source::Blob { digest, offset: 0, size: self.store.size(&digest).unwrap_or_default() })
+            Ok(Source::Blob {
+                digest,
+                offset: 0,
+                size: self.store.size(&digest).unwrap_or_default(),
+            })
         };
-        Ok(assemble(&self.store, &UkiInput {
-            stub: stored(pieces.parts.stub)?,
-            kernel: stored(pieces.parts.kernel)?,
-            cmdline: pieces.cmdline,
-            osrel: &format!("ID=slipform\nNAME=\"Slipform\"\nPRETTY_NAME=\"{} {}\"\nVERSION_ID=\"{}\"\nIMAGE_ID={}\nIMAGE_VERSION=\"{}\"\n",
-                pieces.image.name, pieces.image.version, pieces.image.version, pieces.image.name, pieces.image.version),
-            uname: &pieces.parts.release,
-            initrds: &[stored(pieces.parts.initrd)?, Source::Bytes(&small)],
-        })?)
+        Ok(assemble(
+            &self.store,
+            &UkiInput {
+                stub: stored(pieces.parts.stub)?,
+                kernel: stored(pieces.parts.kernel)?,
+                cmdline: pieces.cmdline,
+                osrel: &format!(
+                    "ID=slipform\nNAME=\"Slipform\"\nPRETTY_NAME=\"{} {}\"\nVERSION_ID=\"{}\"\nIMAGE_ID={}\nIMAGE_VERSION=\"{}\"\n",
+                    pieces.image.name,
+                    pieces.image.version,
+                    pieces.image.version,
+                    pieces.image.name,
+                    pieces.image.version
+                ),
+                uname: &pieces.parts.release,
+                initrds: &[stored(pieces.parts.initrd)?, Source::Bytes(&small)],
+            },
+        )?)
     }
 
-    fn manifest(&self, pieces: &Pieces<'_>, map: &DiskMap, machine: Digest) -> Result<Digest, PipelineError> {
+    fn manifest(
+        &self,
+        pieces: &Pieces<'_>,
+        map: &DiskMap,
+        machine: Digest,
+    ) -> Result<Digest, PipelineError> {
         let map_digest = map.digest();
         let config = Config {
             name: &pieces.image.name,
@@ -181,26 +262,56 @@ impl Settings {
             disk: map_digest,
             machine,
             kernel: &pieces.parts.release,
-            layers: pieces.stack.layers.iter().map(|(name, s)| ConfigLayer { name, root_hash: s.root_hex(), size: s.size }).collect(),
+            layers: pieces
+                .stack
+                .layers
+                .iter()
+                .map(|(name, s)| ConfigLayer {
+                    name,
+                    root_hash: s.root_hex(),
+                    size: s.size,
+                })
+                .collect(),
         };
-        let config = serde_json::to_vec(&config).map_err(|e| PipelineError::Internal(e.to_string()))?;
-        let describe = |media_type: &str, digest: Digest| Descriptor::new(media_type, digest, self.store.size(&digest).unwrap_or_default());
+        let config =
+            serde_json::to_vec(&config).map_err(|e| PipelineError::Internal(e.to_string()))?;
+        let describe = |media_type: &str, digest: Digest| {
+            Descriptor::new(
+                media_type,
+                digest,
+                self.store.size(&digest).unwrap_or_default(),
+            )
+        };
         let mut parts = vec![
             describe(MAP_TYPE, map_digest),
             describe(MACHINE_TYPE, machine),
             describe(LOCK_TYPE, self.store.put(pieces.lock)?),
         ];
         for extent in map.blobs() {
-            let layer = pieces.stack.layers.iter().find(|(_, sealed)| sealed.blob == extent);
+            let layer = pieces
+                .stack
+                .layers
+                .iter()
+                .find(|(_, sealed)| sealed.blob == extent);
             let descriptor = describe(EXTENT_TYPE, extent);
             parts.push(match layer {
                 Some((name, _)) => descriptor.with("org.opencontainers.image.title", name),
                 None => descriptor,
             });
         }
-        let mut manifest = Manifest::artifact(IMAGE_TYPE, describe(CONFIG_TYPE, self.store.put(&config)?), parts);
-        manifest.annotations.insert("org.opencontainers.image.title".to_owned(), pieces.image.name.clone());
-        manifest.annotations.insert("org.opencontainers.image.version".to_owned(), pieces.image.version.clone());
+        let mut manifest = Manifest::artifact(
+            IMAGE_TYPE,
+            describe(CONFIG_TYPE, self.store.put(&config)?),
+            parts,
+        );
+        manifest.annotations.insert(
+            "org.opencontainers.image.title".to_owned(),
+            pieces.image.name.clone(),
+        );
+        manifest.annotations.insert(
+            "org.opencontainers.image.version".to_owned(),
+            pieces.image.version.clone(),
+        );
         Ok(self.store.put_manifest(&manifest)?.digest)
     }
 
@@ -213,8 +324,15 @@ impl Settings {
             descriptor.artifact_type = Some(IMAGE_TYPE.to_owned());
             self.store.tag(&name, &descriptor)?;
         }
-        let digests = lock.packages().map(|p| p.sha256).chain([cast.manifest]).collect();
-        let root = Root { path: super::locking::lock_path(image), digests };
+        let digests = lock
+            .packages()
+            .map(|p| p.sha256)
+            .chain([cast.manifest])
+            .collect();
+        let root = Root {
+            path: super::locking::lock_path(image),
+            digests,
+        };
         if self.store.roots()?.get(&root.path) != Some(&root) {
             self.store.set_root(&root)?;
         }
@@ -230,10 +348,17 @@ impl Settings {
             return Ok(only.manifest);
         }
         let manifests = casts.iter().map(|cast| {
-            Descriptor::new(crate::store::MANIFEST, cast.manifest, self.store.size(&cast.manifest).unwrap_or_default())
-                .with("org.slipform.board", &cast.board.name)
+            Descriptor::new(
+                crate::store::MANIFEST,
+                cast.manifest,
+                self.store.size(&cast.manifest).unwrap_or_default(),
+            )
+            .with("org.slipform.board", &cast.board.name)
         });
-        let index = Index { manifests: manifests.collect(), ..Index::default() };
+        let index = Index {
+            manifests: manifests.collect(),
+            ..Index::default()
+        };
         Ok(self.store.put(&index.to_bytes()?)?)
     }
 
@@ -241,7 +366,12 @@ impl Settings {
     ///
     /// # Errors
     /// [`PipelineError::Output`].
-    pub fn write(&self, cast: &Cast, format: OutputFormat, path: &Path) -> Result<Artifact, PipelineError> {
+    pub fn write(
+        &self,
+        cast: &Cast,
+        format: OutputFormat,
+        path: &Path,
+    ) -> Result<Artifact, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
         Ok(output::write(format, &cast.disk, &self.store, path)?)
     }
@@ -252,10 +382,16 @@ impl Settings {
     /// [`PipelineError::Store`] when the store does not have it.
     pub fn disk_map(&self, digest: &Digest) -> Result<DiskMap, PipelineError> {
         let map = match self.store.manifest(digest) {
-            Ok(manifest) => manifest.layers.iter().find(|part| part.media_type == MAP_TYPE).map(|part| part.digest),
+            Ok(manifest) => manifest
+                .layers
+                .iter()
+                .find(|part| part.media_type == MAP_TYPE)
+                .map(|part| part.digest),
             Err(_) => None,
         };
-        Ok(DiskMap::from_json(&self.store.read(&map.unwrap_or(*digest))?)?)
+        Ok(DiskMap::from_json(
+            &self.store.read(&map.unwrap_or(*digest))?,
+        )?)
     }
 
     /// Sweeps the store: what no image by name and no project's lock or last build needs.

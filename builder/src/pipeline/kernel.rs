@@ -33,15 +33,31 @@ pub(super) struct BootParts {
 }
 
 /// Makes the parts, or finds them made.
-pub(super) fn parts(settings: &Settings, image: &Image, board: &Board, lock: &LockFile, locked: &LockedBoard) -> Result<BootParts, PipelineError> {
-    let modules: Vec<String> = board.modules.iter().chain(&image.kernel.modules).cloned().collect();
-    let step = Step::new("boot parts 1", format!("{} of {}", board.name, image.dir.display()))
-        .input("kernel package", locked.kernel.sha256)
-        .input("stub package", locked.stub.sha256)
-        .value("stub path", &board.stub_path)
-        .value("modules", modules.join(" "))
-        .input("init", lock.init.sha256);
-    let outputs = settings.step(&step, || make(settings, board, locked, &modules, &settings.init(lock)?))?;
+pub(super) fn parts(
+    settings: &Settings,
+    image: &Image,
+    board: &Board,
+    lock: &LockFile,
+    locked: &LockedBoard,
+) -> Result<BootParts, PipelineError> {
+    let modules: Vec<String> = board
+        .modules
+        .iter()
+        .chain(&image.kernel.modules)
+        .cloned()
+        .collect();
+    let step = Step::new(
+        "boot parts 1",
+        format!("{} of {}", board.name, image.dir.display()),
+    )
+    .input("kernel package", locked.kernel.sha256)
+    .input("stub package", locked.stub.sha256)
+    .value("stub path", &board.stub_path)
+    .value("modules", modules.join(" "))
+    .input("init", lock.init.sha256);
+    let outputs = settings.step(&step, || {
+        make(settings, board, locked, &modules, &settings.init(lock)?)
+    })?;
     Ok(BootParts {
         release: value(&outputs, "release")?,
         kernel: blob(&outputs, "kernel")?,
@@ -50,24 +66,44 @@ pub(super) fn parts(settings: &Settings, image: &Image, board: &Board, lock: &Lo
     })
 }
 
-fn make(settings: &Settings, board: &Board, locked: &LockedBoard, modules: &[String], init: &[u8]) -> Result<Outputs, PipelineError> {
-    let fail = |what: String| PipelineError::Kernel { board: board.name.clone(), what };
+fn make(
+    settings: &Settings,
+    board: &Board,
+    locked: &LockedBoard,
+    modules: &[String],
+    init: &[u8],
+) -> Result<Outputs, PipelineError> {
+    let fail = |what: String| PipelineError::Kernel {
+        board: board.name.clone(),
+        what,
+    };
     let package = Package::open(settings, &locked.kernel.sha256)?;
     let image = package
         .files()
         .find(|(path, _)| path.starts_with("/boot/vmlinuz-"))
-        .ok_or_else(|| fail(format!("package {} has no /boot/vmlinuz-*; name another `kernel`", locked.kernel.name)))?;
+        .ok_or_else(|| {
+            fail(format!(
+                "package {} has no /boot/vmlinuz-*; name another `kernel`",
+                locked.kernel.name
+            ))
+        })?;
     let release = image.0.trim_start_matches("/boot/vmlinuz-").to_owned();
     let stub_package = Package::open(settings, &locked.stub.sha256)?;
-    let stub = stub_package
-        .read(&board.stub_path)?
-        .ok_or_else(|| fail(format!("package {} has no {}; correct the board's `stub`", locked.stub.name, board.stub_path)))?;
+    let stub = stub_package.read(&board.stub_path)?.ok_or_else(|| {
+        fail(format!(
+            "package {} has no {}; correct the board's `stub`",
+            locked.stub.name, board.stub_path
+        ))
+    })?;
     let chosen = choose(&package, &release, modules)?;
     let initrd = initrd(&chosen, init)?;
     let store = &settings.store;
     Ok(Outputs::from([
         ("release".to_owned(), output(&release)?),
-        ("kernel".to_owned(), Output::Blob(store.put(&package.bytes(image.1)?)?)),
+        (
+            "kernel".to_owned(),
+            Output::Blob(store.put(&package.bytes(image.1)?)?),
+        ),
         ("stub".to_owned(), Output::Blob(store.put(&stub)?)),
         ("initrd".to_owned(), Output::Blob(store.put(&initrd)?)),
         // Kept, so that another compiler's init breaks no rebuild.
@@ -76,17 +112,27 @@ fn make(settings: &Settings, board: &Board, locked: &LockedBoard, modules: &[Str
 }
 
 /// The wanted modules of the package, in the order of loading.
-fn choose(package: &Package<'_>, release: &str, wanted: &[String]) -> Result<Vec<Module>, PipelineError> {
+fn choose(
+    package: &Package<'_>,
+    release: &str,
+    wanted: &[String],
+) -> Result<Vec<Module>, PipelineError> {
     let mut builtin = Vec::new();
     for root in ["/usr/lib/modules", "/lib/modules"] {
         if let Some(bytes) = package.read(&format!("{root}/{release}/modules.builtin"))? {
             builtin = bytes;
         }
     }
-    let paths = package.files().map(|(path, _)| path).filter(|path| path.contains("/modules/"));
+    let paths = package
+        .files()
+        .map(|(path, _)| path)
+        .filter(|path| path.contains("/modules/"));
     let kernel = Kernel::new(release, paths, &String::from_utf8_lossy(&builtin));
     Ok(kernel.select(wanted, &mut |path| {
-        let bytes = package.read(path).map_err(|e| e.to_string())?.unwrap_or_default();
+        let bytes = package
+            .read(path)
+            .map_err(|e| e.to_string())?
+            .unwrap_or_default();
         unpack_module(path, &bytes)
     })?)
 }
@@ -100,7 +146,10 @@ fn unpack_module(path: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
         Some("gz") => Box::new(flate2::read::GzDecoder::new(bytes)),
         _ => Box::new(bytes),
     };
-    (&mut reader).take(LARGEST + 1).read_to_end(&mut elf).map_err(|e| format!("cannot be decompressed: {e}"))?;
+    (&mut reader)
+        .take(LARGEST + 1)
+        .read_to_end(&mut elf)
+        .map_err(|e| format!("cannot be decompressed: {e}"))?;
     if elf.len() as u64 > LARGEST {
         return Err("is larger than 64 MiB".to_owned());
     }
@@ -121,7 +170,11 @@ fn initrd(modules: &[Module], init: &[u8]) -> Result<Vec<u8>, PipelineError> {
     archive.folder(MODULES_DIR, 0o755)?;
     let mut list = String::new();
     for module in modules {
-        archive.file(&format!("{MODULES_DIR}/{}.ko", module.name), 0o644, &module.bytes)?;
+        archive.file(
+            &format!("{MODULES_DIR}/{}.ko", module.name),
+            0o644,
+            &module.bytes,
+        )?;
         list.push_str(&format!("{}.ko\n", module.name));
     }
     archive.file(MODULES_LIST, 0o644, list.as_bytes())?;
@@ -158,7 +211,9 @@ impl<'a> Package<'a> {
         reader
             .take(LARGEST)
             .read_to_end(&mut bytes)
-            .map_err(|error| PipelineError::Internal(format!("a package's file cannot be read: {error}")))?;
+            .map_err(|error| {
+                PipelineError::Internal(format!("a package's file cannot be read: {error}"))
+            })?;
         Ok(bytes)
     }
 }

@@ -53,7 +53,11 @@ struct Made {
 }
 
 /// Makes or finds every layer of `image`.
-pub(super) fn stack(settings: &Settings, image: &Image, lock: &LockFile) -> Result<Stack, PipelineError> {
+pub(super) fn stack(
+    settings: &Settings,
+    image: &Image,
+    lock: &LockFile,
+) -> Result<Stack, PipelineError> {
     let work = Work::new(settings, image, lock)?;
     let mut made: Vec<Made> = Vec::new();
     for index in 0..work.inputs.len() {
@@ -61,9 +65,18 @@ pub(super) fn stack(settings: &Settings, image: &Image, lock: &LockFile) -> Resu
     }
     let top = work.generated(&made)?;
     work.stats.save()?;
-    let names = image.layers.iter().map(|layer| layer.name.clone()).chain([GENERATED.to_owned()]);
-    let layers = names.zip(made.into_iter().chain([top]).map(|m| m.sealed)).collect();
-    Ok(Stack { layers, accounts: work.accounts })
+    let names = image
+        .layers
+        .iter()
+        .map(|layer| layer.name.clone())
+        .chain([GENERATED.to_owned()]);
+    let layers = names
+        .zip(made.into_iter().chain([top]).map(|m| m.sealed))
+        .collect();
+    Ok(Stack {
+        layers,
+        accounts: work.accounts,
+    })
 }
 
 /// What all layers of one build share.
@@ -76,20 +89,41 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(settings: &'a Settings, image: &'a Image, lock: &LockFile) -> Result<Self, PipelineError> {
+    fn new(
+        settings: &'a Settings,
+        image: &'a Image,
+        lock: &LockFile,
+    ) -> Result<Self, PipelineError> {
         let stats = StatCache::load(&settings.store, &image.dir.to_string_lossy());
         let mut inputs = Vec::new();
         for spec in &image.layers {
             let locked = lock.layers.iter().find(|layer| layer.name == spec.name);
             let mut packages = Vec::new();
-            for package in locked.map(|layer| layer.packages.as_slice()).unwrap_or_default() {
+            for package in locked
+                .map(|layer| layer.packages.as_slice())
+                .unwrap_or_default()
+            {
                 packages.push(sources::unpack(settings, &package.sha256)?);
             }
-            let built = spec.cargo.as_ref().map(|rule| cargo::build(&settings.store, spec, rule, settings.offline));
-            inputs.push(Inputs { spec, packages, built: built.transpose()?, own: Vec::new() });
+            let built = spec
+                .cargo
+                .as_ref()
+                .map(|rule| cargo::build(&settings.store, spec, rule, settings.offline));
+            inputs.push(Inputs {
+                spec,
+                packages,
+                built: built.transpose()?,
+                own: Vec::new(),
+            });
         }
         let accounts = accounts(image, &inputs)?;
-        let mut work = Self { settings, image, accounts, stats, inputs };
+        let mut work = Self {
+            settings,
+            image,
+            accounts,
+            stats,
+            inputs,
+        };
         for index in 0..work.inputs.len() {
             work.inputs[index].own = work.own_inputs(&work.inputs[index])?;
         }
@@ -99,13 +133,23 @@ impl<'a> Work<'a> {
     /// Digests of all that a layer reads of its own: rules, packages, files.
     fn own_inputs(&self, inputs: &Inputs<'_>) -> Result<Vec<(String, Digest)>, PipelineError> {
         let files = self.with_input(inputs, layers::user_entries)?;
-        let packages: Vec<String> = inputs.packages.iter().map(|package| package.tar.to_string()).collect();
+        let packages: Vec<String> = inputs
+            .packages
+            .iter()
+            .map(|package| package.tar.to_string())
+            .collect();
         // The folder is not an input, what is in it is.
-        let rules = LayerSpec { dir: PathBuf::new(), ..inputs.spec.clone() };
+        let rules = LayerSpec {
+            dir: PathBuf::new(),
+            ..inputs.spec.clone()
+        };
         Ok(vec![
             ("rules".to_owned(), Digest::of(format!("{rules:?}"))),
             ("packages".to_owned(), Digest::of(packages.join("\n"))),
-            ("files".to_owned(), Digest::of(files.iter().map(file_line).collect::<String>())),
+            (
+                "files".to_owned(),
+                Digest::of(files.iter().map(file_line).collect::<String>()),
+            ),
         ])
     }
 
@@ -128,10 +172,23 @@ impl<'a> Work<'a> {
     fn layer(&self, index: usize, below: &[Made]) -> Result<Made, PipelineError> {
         let inputs = &self.inputs[index];
         let name = &inputs.spec.name;
-        let step = |kind: &str| inputs.own.iter().fold(Step::new(kind, self.subject(name)), |s, (n, d)| s.input(n, *d));
+        let step = |kind: &str| {
+            inputs
+                .own
+                .iter()
+                .fold(Step::new(kind, self.subject(name)), |s, (n, d)| {
+                    s.input(n, *d)
+                })
+        };
         let store = &self.settings.store;
         let quiet = StepLog::default();
-        let quick = step("layer, nothing below changed").value("below", below.iter().map(|m| m.listing.to_string()).collect::<String>());
+        let quick = step("layer, nothing below changed").value(
+            "below",
+            below
+                .iter()
+                .map(|m| m.listing.to_string())
+                .collect::<String>(),
+        );
         let asked = step("layer, what it asks of those below");
         let keyed = |facts: Digest| step(FORMAT).input("layers below", facts);
 
@@ -139,27 +196,41 @@ impl<'a> Work<'a> {
             StepState::Hit(outputs) => Some(blob(&outputs, "facts")?),
             StepState::Miss { .. } => None,
         };
-        let trees = if facts.is_none() { self.listings(below)? } else { Vec::new() };
+        let trees = if facts.is_none() {
+            self.listings(below)?
+        } else {
+            Vec::new()
+        };
         let view = Below::new(&self.named(&trees));
         if let (None, StepState::Hit(outputs)) = (facts, store.step(&asked, &quiet)) {
             let digest = blob(&outputs, "facts")?;
             let answers: Option<Facts> = serde_json::from_slice(&store.read(&digest)?).ok();
-            facts = answers.filter(|answers| view.still_true(answers)).map(|_| digest);
+            facts = answers
+                .filter(|answers| view.still_true(answers))
+                .map(|_| digest);
         }
         if let Some(digest) = facts
             && let StepState::Hit(outputs) = store.step(&keyed(digest), &self.settings.steps)
         {
-            store.record(&quick, &Outputs::from([("facts".to_owned(), Output::Blob(digest))]))?;
+            store.record(
+                &quick,
+                &Outputs::from([("facts".to_owned(), Output::Blob(digest))]),
+            )?;
             return made(&outputs);
         }
         if facts.is_none() {
-            store.step(&step(FORMAT), &self.settings.steps); // for --explain: which input changed
+            let _ = store.step(&step(FORMAT), &self.settings.steps); // for --explain: which input changed
         }
-        let trees = if trees.is_empty() && !below.is_empty() { self.listings(below)? } else { trees };
+        let trees = if trees.is_empty() && !below.is_empty() {
+            self.listings(below)?
+        } else {
+            trees
+        };
         let view = Below::new(&self.named(&trees));
         let tree = self.tree(inputs, &view)?;
         let outputs = self.seal(name, &tree)?;
-        let answers = serde_json::to_vec(&view.facts()).map_err(|e| PipelineError::Internal(e.to_string()))?;
+        let answers = serde_json::to_vec(&view.facts())
+            .map_err(|e| PipelineError::Internal(e.to_string()))?;
         let facts = store.put(&answers)?;
         let known = Outputs::from([("facts".to_owned(), Output::Blob(facts))]);
         store.record(&keyed(facts), &outputs)?;
@@ -173,19 +244,28 @@ impl<'a> Work<'a> {
         let entries = self.with_input(inputs, layers::collect)?;
         let built = tree::build(entries, &inputs.spec.remove, below)?;
         for note in &built.notes {
-            self.settings.progress.note(&format!("layer {}: {note}", inputs.spec.name));
+            self.settings
+                .progress
+                .note(&format!("layer {}: {note}", inputs.spec.name));
         }
         Ok(built.tree)
     }
 
     /// The topmost layer: what depends on the whole stack.
     fn generated(&self, below: &[Made]) -> Result<Made, PipelineError> {
-        let rules = self.inputs.iter().map(|i| format!("{:?}{:?}", i.spec.users, i.spec.groups)).collect::<String>();
+        let rules = self
+            .inputs
+            .iter()
+            .map(|i| format!("{:?}{:?}", i.spec.users, i.spec.groups))
+            .collect::<String>();
         let stack: String = below.iter().map(|m| m.sealed.root_hex()).collect();
         let step = Step::new("generated layer 1", self.subject(GENERATED))
             .value("layers below", stack)
             .value("users and groups", rules)
-            .value("name and version", format!("{} {}", self.image.name, self.image.version))
+            .value(
+                "name and version",
+                format!("{} {}", self.image.name, self.image.version),
+            )
             .value("scratch", format!("{:?}", self.image.scratch));
         let outputs = self.settings.step(&step, || {
             // Their content is needed, which listings do not have.
@@ -195,15 +275,16 @@ impl<'a> Work<'a> {
                 trees.push(tree);
             }
             let view = Below::new(&self.named(&trees));
-            let entries = generated::generate(&GenerateInput {
+            let store = &self.settings.store;
+            let built = generated::generate(&GenerateInput {
                 below: &view,
-                store: &self.settings.store,
                 accounts: &self.accounts,
+                read: &|what, offset, length| content::read_range(what, store, offset, length),
                 name: &self.image.name,
                 version: &self.image.version,
                 scratch: &self.image.scratch,
             })?;
-            self.seal(GENERATED, &tree::build(entries, &[], &view)?.tree)
+            self.seal(GENERATED, &built.tree)
         })?;
         made(&outputs)
     }
@@ -211,21 +292,44 @@ impl<'a> Work<'a> {
     /// Writes, hashes and stores a tree.
     fn seal(&self, name: &str, tree: &Tree) -> Result<Outputs, PipelineError> {
         let store = &self.settings.store;
-        let files = |kind: &Kind| if let Kind::File(content) = kind { content.size } else { 0 };
+        let files = |kind: &Kind| {
+            if let Kind::File(content) = kind {
+                content.size
+            } else {
+                0
+            }
+        };
         let total = tree.nodes.values().map(|node| files(&node.kind)).sum();
-        let task = self.settings.progress.begin(&format!("layer {name}"), Some(total));
+        let task = self
+            .settings
+            .progress
+            .begin(&format!("layer {name}"), Some(total));
         let text = listing::write(tree);
         // Same files, same file system: UUID, hash seed and salt are drawn from the listing.
         let seed = Digest::of(&text);
-        let image = ext4::write(store, tree, &Ext4Options { seed, label: name, root: ROOT }, &|content| {
-            task.advance(content.size);
-            content::open(content, store).map(|reader| Box::new(reader) as Box<dyn std::io::Read>).map_err(std::io::Error::other)
-        })?;
+        let image = ext4::write(
+            store,
+            tree,
+            &Ext4Options {
+                seed,
+                label: name,
+                root: ROOT,
+            },
+            &|content| {
+                task.advance(content.size);
+                content::open(content, store)
+                    .map(|reader| Box::new(reader) as Box<dyn std::io::Read>)
+                    .map_err(std::io::Error::other)
+            },
+        )?;
         let sealed = verity::seal(store, image, &seed)?;
         Ok(Outputs::from([
             ("blob".to_owned(), Output::Blob(sealed.blob)),
             ("sealed".to_owned(), output(&sealed)?),
-            ("listing".to_owned(), Output::Blob(store.put(text.as_bytes())?)),
+            (
+                "listing".to_owned(),
+                Output::Blob(store.put(text.as_bytes())?),
+            ),
         ]))
     }
 
@@ -239,19 +343,27 @@ impl<'a> Work<'a> {
     }
 
     fn named<'b>(&'b self, trees: &'b [Tree]) -> Vec<(&'b str, &'b Tree)> {
-        self.inputs.iter().map(|i| i.spec.name.as_str()).zip(trees).collect()
+        self.inputs
+            .iter()
+            .map(|i| i.spec.name.as_str())
+            .zip(trees)
+            .collect()
     }
 }
 
 fn made(outputs: &Outputs) -> Result<Made, PipelineError> {
-    Ok(Made { sealed: value(outputs, "sealed")?, listing: blob(outputs, "listing")? })
+    Ok(Made {
+        sealed: value(outputs, "sealed")?,
+        listing: blob(outputs, "listing")?,
+    })
 }
 
 /// All users and groups of the image: Debian's, the packages', the user's.
 fn accounts(image: &Image, inputs: &[Inputs<'_>]) -> Result<Accounts, PipelineError> {
-    let packages = inputs.iter().flat_map(|i| &i.packages).flat_map(|package| package.sysusers.iter());
-    Accounts::new(image.layers.iter(), packages.map(|(path, text)| (path.as_str(), text.as_str())))
-        .map_err(|message| PipelineError::Machine { file: image.dir.join(crate::spec::SPEC_FILE), message: message.to_string() })
+    Ok(Accounts::new(
+        &image.layers,
+        inputs.iter().flat_map(|i| &i.packages),
+    )?)
 }
 
 /// A file of the user's as a line: everything of it that enters the image.

@@ -89,8 +89,7 @@ impl Settings {
                 reason,
             }),
             (before, _) => {
-                let options = options(before.as_ref(), update)?;
-                let lock = self.resolve(&wishes, options)?;
+                let lock = self.resolve(&wishes, before.as_ref(), update)?;
                 self.write_lock(image, &lock)?;
                 Ok(lock)
             }
@@ -101,27 +100,44 @@ impl Settings {
     ///
     /// # Errors
     /// As [`Settings::lock`].
-    pub fn lock_tools(&self, name: &str, packages: &[&str], keep: Option<&LockFile>) -> Result<LockFile, PipelineError> {
+    pub fn lock_tools(
+        &self,
+        name: &str,
+        packages: &[&str],
+        keep: Option<&LockFile>,
+    ) -> Result<LockFile, PipelineError> {
         let wishes = Wishes {
             suite: "trixie".to_owned(),
             arch: ARCH.to_owned(),
-            tools: vec![WishedTool { name: name.to_owned(), packages: packages.iter().map(|p| (*p).to_owned()).collect() }],
+            tools: vec![WishedTool {
+                name: name.to_owned(),
+                packages: packages.iter().map(|p| (*p).to_owned()).collect(),
+            }],
             ..Wishes::default()
         };
         if let Some(lock) = keep.filter(|lock| lock.stale(&wishes).is_none()) {
             return Ok(lock.clone());
         }
-        self.resolve(&wishes, options(None, Update::Named(Vec::new()))?)
+        self.resolve(&wishes, None, Update::Named(Vec::new()))
     }
 
-    fn resolve(&self, wishes: &Wishes, mut options: ResolveOptions<'_>) -> Result<LockFile, PipelineError> {
+    fn resolve(
+        &self,
+        wishes: &Wishes,
+        keep: Option<&LockFile>,
+        update: Update,
+    ) -> Result<LockFile, PipelineError> {
         if self.offline {
             return Err(PipelineError::OfflineResolve);
         }
         let mirrors = self.mirrors()?;
-        options.allow_expired = wishes.sources().iter().any(|suite| mirrors.allow_expired(suite));
         let keys = self.archive_keys()?;
+        let mut options = options(keep, update)?;
         options.debian_keys = keys.as_deref();
+        options.allow_expired = wishes
+            .sources()
+            .iter()
+            .any(|suite| mirrors.allow_expired(suite));
         Ok(resolve(wishes, &mirrors, &options, &*self.progress)?)
     }
 
@@ -140,13 +156,20 @@ impl Settings {
     /// Keys that sign Debian's suites on a mirror that signs them anew; Debian's own otherwise.
     pub(super) fn archive_keys(&self) -> Result<Option<Vec<u8>>, PipelineError> {
         match std::env::var_os("SLIPFORM_ARCHIVE_KEYS").filter(|path| !path.is_empty()) {
-            Some(path) => Ok(Some(std::fs::read(&path).at("read SLIPFORM_ARCHIVE_KEYS", PathBuf::from(path))?)),
+            Some(path) => Ok(Some(
+                std::fs::read(&path).at("read SLIPFORM_ARCHIVE_KEYS", PathBuf::from(path))?,
+            )),
             None => Ok(None),
         }
     }
 
     /// A lock names the init that it was made with; the command may have another one by now.
-    fn with_this_init(&self, image: &Image, lock: LockFile, locking: &Locking) -> Result<LockFile, PipelineError> {
+    fn with_this_init(
+        &self,
+        image: &Image,
+        lock: LockFile,
+        locking: &Locking,
+    ) -> Result<LockFile, PipelineError> {
         let init = this_init();
         if lock.init == init {
             return Ok(lock);
@@ -158,11 +181,18 @@ impl Settings {
             return Err(PipelineError::Stale {
                 lock: lock_path(image),
                 dir: image.dir.clone(),
-                reason: format!("it names init {}, which is neither in this command nor in the store", lock.init.sha256.short()),
+                reason: format!(
+                    "it names init {}, which is neither in this command nor in the store",
+                    lock.init.sha256.short()
+                ),
             });
         }
         let lock = LockFile { init, ..lock };
-        self.progress.note(&format!("{}: init is now {}", lock_path(image).display(), lock.init.sha256.short()));
+        self.progress.note(&format!(
+            "{}: init is now {}",
+            lock_path(image).display(),
+            lock.init.sha256.short()
+        ));
         self.write_lock(image, &lock)?;
         Ok(lock)
     }
@@ -178,7 +208,11 @@ impl Settings {
     fn write_lock(&self, image: &Image, lock: &LockFile) -> Result<(), PipelineError> {
         let path = lock_path(image);
         write_atomic(&path, lock.to_toml().as_bytes())?;
-        self.progress.note(&format!("wrote {} ({} packages)", path.display(), lock.packages().count()));
+        self.progress.note(&format!(
+            "wrote {} ({} packages)",
+            path.display(),
+            lock.packages().count()
+        ));
         Ok(())
     }
 
@@ -186,7 +220,11 @@ impl Settings {
     pub(super) fn wishes(&self, image: &Image) -> Result<Wishes, PipelineError> {
         let boards = image.boards.iter().map(|name| {
             let board = Board::find(name, &image.dir)?;
-            Ok(WishedBoard { name: board.name, kernel: board.kernel, stub: board.stub_package })
+            Ok(WishedBoard {
+                name: board.name,
+                kernel: board.kernel,
+                stub: board.stub_package,
+            })
         });
         let apt = image.apt.iter().map(|apt| {
             let key = std::fs::read(&apt.key).at("read", &apt.key)?;
@@ -212,7 +250,10 @@ impl Settings {
             layers: layers.collect::<Result<_, PipelineError>>()?,
             tools: vec![WishedTool {
                 name: tools::EMULATOR.to_owned(),
-                packages: tools::EMULATOR_PACKAGES.iter().map(|p| (*p).to_owned()).collect(),
+                packages: tools::EMULATOR_PACKAGES
+                    .iter()
+                    .map(|p| (*p).to_owned())
+                    .collect(),
             }],
         })
     }
@@ -224,35 +265,75 @@ impl Settings {
         let size = std::io::copy(&mut file, &mut writer).at("read", deb)?;
         let sha256 = writer.finish()?;
         let control = sources::unpack(self, &sha256)?.control;
-        let control: String = control.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
-        let path = deb.strip_prefix(dir).unwrap_or(deb).to_string_lossy().into_owned();
-        Ok(LocalDeb { path, control, size, sha256 })
+        let control: String = control
+            .iter()
+            .map(|(key, value)| format!("{key}: {value}\n"))
+            .collect();
+        let path = deb
+            .strip_prefix(dir)
+            .unwrap_or(deb)
+            .to_string_lossy()
+            .into_owned();
+        Ok(LocalDeb {
+            path,
+            control,
+            size,
+            sha256,
+        })
     }
 }
 
 fn this_init() -> LockedInit {
-    LockedInit { size: init_binary().len() as u64, sha256: Digest::of(init_binary()) }
+    LockedInit {
+        size: init_binary().len() as u64,
+        sha256: Digest::of(init_binary()),
+    }
 }
 
-pub(super) fn options(keep: Option<&LockFile>, update: Update) -> Result<ResolveOptions<'_>, PipelineError> {
+pub(super) fn options(
+    keep: Option<&LockFile>,
+    update: Update,
+) -> Result<ResolveOptions<'_>, PipelineError> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .ok()
         .and_then(|since| i64::try_from(since.as_secs()).ok())
-        .ok_or_else(|| PipelineError::Internal("the host's clock is before 1970; set it".to_owned()))?;
-    Ok(ResolveOptions { init: this_init(), now, allow_expired: false, keep, update, debian_keys: None })
+        .ok_or_else(|| {
+            PipelineError::Internal("the host's clock is before 1970; set it".to_owned())
+        })?;
+    Ok(ResolveOptions {
+        init: this_init(),
+        now,
+        allow_expired: false,
+        keep,
+        update,
+        debian_keys: None,
+    })
 }
 
 /// What changed from one lock to the next, a line a package.
 #[must_use]
 pub fn changes(before: Option<&LockFile>, after: &LockFile) -> Vec<String> {
-    let old: BTreeMap<&str, &LockedPackage> = before.iter().flat_map(|lock| lock.packages()).map(|p| (p.name.as_str(), p)).collect();
-    let new: BTreeMap<&str, &LockedPackage> = after.packages().map(|p| (p.name.as_str(), p)).collect();
-    let added = new.iter().filter_map(|(name, package)| match old.get(name) {
-        None => Some(format!("+ {name} {} ({})", package.version, package.why)),
-        Some(before) if before.version != package.version => Some(format!("~ {name} {} -> {}", before.version, package.version)),
-        Some(_) => None,
-    });
-    let gone = old.iter().filter(|(name, _)| !new.contains_key(*name)).map(|(name, package)| format!("- {name} {}", package.version));
+    let old: BTreeMap<&str, &LockedPackage> = before
+        .iter()
+        .flat_map(|lock| lock.packages())
+        .map(|p| (p.name.as_str(), p))
+        .collect();
+    let new: BTreeMap<&str, &LockedPackage> =
+        after.packages().map(|p| (p.name.as_str(), p)).collect();
+    let added = new
+        .iter()
+        .filter_map(|(name, package)| match old.get(name) {
+            None => Some(format!("+ {name} {} ({})", package.version, package.why)),
+            Some(before) if before.version != package.version => Some(format!(
+                "~ {name} {} -> {}",
+                before.version, package.version
+            )),
+            Some(_) => None,
+        });
+    let gone = old
+        .iter()
+        .filter(|(name, _)| !new.contains_key(*name))
+        .map(|(name, package)| format!("- {name} {}", package.version));
     added.chain(gone).collect()
 }

@@ -34,9 +34,17 @@ pub(crate) fn describe(facts: &Facts<'_>) -> Result<contract::Machine, String> {
         name: image.name.clone(),
         version: image.version.clone(),
         board: facts.board.to_owned(),
-        layers: facts.layers.iter().map(|(name, sealed)| layer(name, sealed)).collect(),
+        layers: facts
+            .layers
+            .iter()
+            .map(|(name, sealed)| layer(name, sealed))
+            .collect(),
         sysctl: image.sysctl.clone(),
-        scratch: image.scratch.iter().map(|s| scratch(s, facts.accounts)).collect::<Result<_, _>>()?,
+        scratch: image
+            .scratch
+            .iter()
+            .map(|s| scratch(s, facts.accounts))
+            .collect::<Result<_, _>>()?,
         services: in_order(&image.services)
             .into_iter()
             .map(|s| service(s, facts.accounts).map_err(|m| format!("service '{}': {m}", s.name)))
@@ -58,9 +66,18 @@ fn layer(name: &str, sealed: &Sealed) -> contract::Layer {
 }
 
 fn scratch(spec: &spec::ScratchSpec, accounts: &Accounts) -> Result<contract::Scratch, String> {
-    let (uid, gid) = spec.owner.as_ref().map_or(Ok((0, 0)), |owner| accounts.ids(owner))
+    let (uid, gid) = spec
+        .owner
+        .as_ref()
+        .map_or(Ok((0, 0)), |owner| accounts.ids(owner))
         .map_err(|m| format!("scratch '{}': {m}", spec.path))?;
-    Ok(contract::Scratch { path: spec.path.clone(), size: spec.size, mode: spec.mode, uid, gid })
+    Ok(contract::Scratch {
+        path: spec.path.clone(),
+        size: spec.size,
+        mode: spec.mode,
+        uid,
+        gid,
+    })
 }
 
 /// Services in an order that respects `after`; the order of the file otherwise.
@@ -69,7 +86,9 @@ fn in_order(services: &[spec::ServiceSpec]) -> Vec<&spec::ServiceSpec> {
     let mut ordered: Vec<&spec::ServiceSpec> = Vec::new();
     while ordered.len() < services.len() {
         let done = |name: &str| ordered.iter().any(|s| s.name == name);
-        let next = services.iter().find(|s| !done(&s.name) && s.after.iter().all(|a| done(a)));
+        let next = services
+            .iter()
+            .find(|s| !done(&s.name) && s.after.iter().all(|a| done(a)));
         match next {
             Some(service) => ordered.push(service),
             None => break,
@@ -79,8 +98,15 @@ fn in_order(services: &[spec::ServiceSpec]) -> Vec<&spec::ServiceSpec> {
 }
 
 fn service(spec: &spec::ServiceSpec, accounts: &Accounts) -> Result<contract::Service, String> {
-    let user = accounts.user(&spec.user).ok_or_else(|| unknown("user", &spec.user))?;
-    let group = |name: &str| accounts.gid(name).ok_or_else(|| unknown("group", name));
+    let user = accounts
+        .user(&spec.user)
+        .ok_or_else(|| unknown("user", &spec.user))?;
+    let group = |name: &str| {
+        accounts
+            .group(name)
+            .map(|group| group.gid)
+            .ok_or_else(|| unknown("group", name))
+    };
     let gid = spec.group.as_deref().map_or(Ok(user.gid), group)?;
     let mut groups = accounts.groups_of(&spec.user);
     for name in &spec.groups {
@@ -92,7 +118,6 @@ fn service(spec: &spec::ServiceSpec, accounts: &Accounts) -> Result<contract::Se
         ("PATH".to_owned(), PATH.to_owned()),
         ("HOME".to_owned(), user.home.clone()),
         ("USER".to_owned(), spec.user.clone()),
-        ("LANG".to_owned(), "C.UTF-8".to_owned()),
     ]);
     env.extend(spec.env.clone());
     Ok(contract::Service {
@@ -117,14 +142,20 @@ fn service(spec: &spec::ServiceSpec, accounts: &Accounts) -> Result<contract::Se
         },
         ready_timeout_ms: millis(spec.ready_timeout),
         after: spec.after.clone(),
-        capabilities: numbers(&spec.capabilities, CAPABILITIES).map(|(_, n)| n).collect(),
-        limits: numbers(spec.limits.keys(), LIMITS).map(|(name, n)| (u32::from(n), spec.limits[name])).collect(),
+        capabilities: numbers(&spec.capabilities, CAPABILITIES)
+            .map(|(_, n)| n)
+            .collect(),
+        limits: numbers(spec.limits.keys(), LIMITS)
+            .map(|(name, n)| (u32::from(n), spec.limits[name]))
+            .collect(),
         stop_timeout_ms: millis(spec.stop_timeout),
     })
 }
 
 fn unknown(what: &str, name: &str) -> String {
-    format!("there is no {what} '{name}' in the image; add it to a layer's {what}s, such as {what}s = [{{ name = \"{name}\", … }}]")
+    format!(
+        "there is no {what} '{name}' in the image; add it to a layer's {what}s, such as {what}s = [{{ name = \"{name}\", … }}]"
+    )
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -34,17 +34,35 @@ impl Settings {
         let _guard = self.store.shared(&*self.progress)?;
         let packages: Vec<&LockedPackage> = lock.packages().collect();
         let summary = self.fetch(image, lock, &packages)?;
-        let root = Root { path: lock_path(image), digests: packages.iter().map(|p| p.sha256).collect() };
+        let root = Root {
+            path: lock_path(image),
+            digests: packages.iter().map(|p| p.sha256).collect(),
+        };
         if !self.store.roots()?.contains_key(&root.path) {
             self.store.set_root(&root)?;
         }
-        Ok(Fetched { packages: summary.fetched + summary.present, fetched: summary.fetched, bytes: summary.bytes })
+        Ok(Fetched {
+            packages: summary.fetched + summary.present,
+            fetched: summary.fetched,
+            bytes: summary.bytes,
+        })
     }
 
     /// Some of the lock's packages, those that the store lacks.
-    pub(super) fn fetch(&self, image: &Image, lock: &LockFile, packages: &[&LockedPackage]) -> Result<FetchSummary, PipelineError> {
-        if packages.iter().all(|package| self.store.has(&package.sha256)) {
-            return Ok(FetchSummary { present: packages.len(), ..FetchSummary::default() });
+    pub(super) fn fetch(
+        &self,
+        image: &Image,
+        lock: &LockFile,
+        packages: &[&LockedPackage],
+    ) -> Result<FetchSummary, PipelineError> {
+        if packages
+            .iter()
+            .all(|package| self.store.has(&package.sha256))
+        {
+            return Ok(FetchSummary {
+                present: packages.len(),
+                ..FetchSummary::default()
+            });
         }
         let wishes = self.wishes(image)?;
         self.fetch_from(&wishes, lock, &image.dir, packages)
@@ -62,8 +80,12 @@ impl Settings {
         // Asked only when a package is gone: what the archives have now.
         let found: OnceLock<Vec<Finding>> = OnceLock::new();
         let current = |package: &LockedPackage| {
-            let findings = found.get_or_init(|| self.findings(lock, wishes, &mirrors).unwrap_or_default());
-            findings.iter().find(|f| f.package == package.name).and_then(|f| f.newest.clone())
+            let findings =
+                found.get_or_init(|| self.findings(lock, wishes, &mirrors).unwrap_or_default());
+            findings
+                .iter()
+                .find(|f| f.package == package.name)
+                .and_then(|f| f.newest.clone())
         };
         Ok(Fetcher {
             store: &self.store,
@@ -81,20 +103,37 @@ impl Settings {
     /// The archives, found when first asked.
     pub(super) fn mirrors(&self) -> Result<Mirrors, PipelineError> {
         let mirrors = Mirrors::new(Host::real(), self.mirror.clone())?;
-        Ok(if self.offline { mirrors.offline() } else { mirrors })
+        Ok(if self.offline {
+            mirrors.offline()
+        } else {
+            mirrors
+        })
     }
 
     /// What the archives have that is newer than `lock`.
-    pub(super) fn findings(&self, lock: &LockFile, wishes: &Wishes, mirrors: &Mirrors) -> Result<Vec<Finding>, PipelineError> {
-        let mut options = options(Some(lock), Update::Named(Vec::new()))?;
-        options.allow_expired = wishes.sources().iter().any(|suite| mirrors.allow_expired(suite));
+    pub(super) fn findings(
+        &self,
+        lock: &LockFile,
+        wishes: &Wishes,
+        mirrors: &Mirrors,
+    ) -> Result<Vec<Finding>, PipelineError> {
         let keys = self.archive_keys()?;
+        let mut options = options(Some(lock), Update::Named(Vec::new()))?;
+        options.allow_expired = wishes
+            .sources()
+            .iter()
+            .any(|suite| mirrors.allow_expired(suite));
         options.debian_keys = keys.as_deref();
         Ok(check(lock, wishes, mirrors, &options, &*self.progress)?)
     }
 
     /// What an image for one board is made of.
-    pub(super) fn fetch_image(&self, image: &Image, lock: &LockFile, board: &LockedBoard) -> Result<(), PipelineError> {
+    pub(super) fn fetch_image(
+        &self,
+        image: &Image,
+        lock: &LockFile,
+        board: &LockedBoard,
+    ) -> Result<(), PipelineError> {
         let layers = lock.layers.iter().flat_map(|layer| &layer.packages);
         let packages: Vec<&LockedPackage> = layers.chain([&board.kernel, &board.stub]).collect();
         self.fetch(image, lock, &packages)?;

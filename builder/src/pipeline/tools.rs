@@ -37,10 +37,16 @@ impl Tools {
     #[must_use]
     pub fn words(&self, name: &str) -> Option<Vec<OsString>> {
         let places = ["usr/sbin", "usr/bin", "sbin", "bin", "usr/lib/apt/methods"];
-        let program = places.iter().map(|p| self.root.join(p).join(name)).find(|p| p.is_file())?;
+        let program = places
+            .iter()
+            .map(|p| self.root.join(p).join(name))
+            .find(|p| p.is_file())?;
         let libraries = self.root.join("usr/lib/x86_64-linux-gnu");
         // Some packages keep libraries of their own one folder deeper.
-        let path = ["", "systemd", "cryptsetup"].iter().map(|d| libraries.join(d)).filter(|d| d.is_dir());
+        let path = ["", "systemd", "cryptsetup"]
+            .iter()
+            .map(|d| libraries.join(d))
+            .filter(|d| d.is_dir());
         let path = std::env::join_paths(path).ok()?;
         Some(vec![
             self.root.join("usr/lib64/ld-linux-x86-64.so.2").into(),
@@ -69,7 +75,9 @@ pub(super) fn unpack(settings: &Settings, tool: &LockedTool) -> Result<Tools, Pi
         return Ok(Tools { root });
     }
     let total = tool.packages.iter().map(|p| p.size).sum();
-    let task = settings.progress.begin(&format!("unpack {}", tool.name), Some(total));
+    let task = settings
+        .progress
+        .begin(&format!("unpack {}", tool.name), Some(total));
     let folder = settings.store.temp_folder()?;
     for package in &tool.packages {
         let unpacked = super::sources::unpack(settings, &package.sha256)?;
@@ -107,8 +115,14 @@ fn extract(settings: &Settings, tar: &Digest, folder: &Path) -> Result<(), Pipel
 /// The emulator from an unpacked set.
 pub(super) fn emulator(tools: &Tools, version: &str) -> Result<Emulator, PipelineError> {
     let root = tools.root();
-    let missing = |what: &str| PipelineError::Emulator(format!("the locked emulator has no {what}; run `slipform lock --update`"));
-    let mut command = tools.words("qemu-system-x86_64").ok_or_else(|| missing("qemu-system-x86_64"))?;
+    let missing = |what: &str| {
+        PipelineError::Emulator(format!(
+            "the locked emulator has no {what}; run `slipform lock --update`"
+        ))
+    };
+    let mut command = tools
+        .words("qemu-system-x86_64")
+        .ok_or_else(|| missing("qemu-system-x86_64"))?;
     for folder in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
         command.push("-L".into());
         command.push(root.join(folder).into());
@@ -116,7 +130,11 @@ pub(super) fn emulator(tools: &Tools, version: &str) -> Result<Emulator, Pipelin
     let modules = root.join("usr/lib/x86_64-linux-gnu/qemu");
     let firmware = |name: &str| {
         let path = root.join("usr/share/OVMF").join(name);
-        if path.is_file() { Ok(path) } else { Err(missing(name)) }
+        if path.is_file() {
+            Ok(path)
+        } else {
+            Err(missing(name))
+        }
     };
     Ok(Emulator {
         command,
@@ -130,21 +148,45 @@ pub(super) fn emulator(tools: &Tools, version: &str) -> Result<Emulator, Pipelin
 /// The host's emulator: `qemu-system-x86_64` on the path, firmware where distributions put it.
 pub(super) fn host_emulator() -> Result<Emulator, PipelineError> {
     const FIRMWARE: &[(&str, &str)] = &[
-        ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
-        ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
-        ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
-        ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
-        ("/usr/share/qemu/ovmf-x86_64-code.bin", "/usr/share/qemu/ovmf-x86_64-vars.bin"),
+        (
+            "/usr/share/OVMF/OVMF_CODE_4M.fd",
+            "/usr/share/OVMF/OVMF_VARS_4M.fd",
+        ),
+        (
+            "/usr/share/OVMF/OVMF_CODE.fd",
+            "/usr/share/OVMF/OVMF_VARS.fd",
+        ),
+        (
+            "/usr/share/edk2/ovmf/OVMF_CODE.fd",
+            "/usr/share/edk2/ovmf/OVMF_VARS.fd",
+        ),
+        (
+            "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
+            "/usr/share/edk2/x64/OVMF_VARS.4m.fd",
+        ),
+        (
+            "/usr/share/qemu/ovmf-x86_64-code.bin",
+            "/usr/share/qemu/ovmf-x86_64-vars.bin",
+        ),
     ];
     let output = Command::new("qemu-system-x86_64").arg("--version").output().map_err(|error| {
         PipelineError::Emulator(format!("qemu-system-x86_64 cannot be started ({error}); install it, or leave --qemu host out"))
     })?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let version = text.split_whitespace().nth(3).unwrap_or("of unknown version").to_owned();
-    let pair = FIRMWARE.iter().find(|(code, vars)| Path::new(code).is_file() && Path::new(vars).is_file());
+    let version = text
+        .split_whitespace()
+        .nth(3)
+        .unwrap_or("of unknown version")
+        .to_owned();
+    let pair = FIRMWARE
+        .iter()
+        .find(|(code, vars)| Path::new(code).is_file() && Path::new(vars).is_file());
     let (code, vars) = pair.ok_or_else(|| {
         let places: Vec<&str> = FIRMWARE.iter().map(|(code, _)| *code).collect();
-        PipelineError::Emulator(format!("the host has no UEFI firmware (looked for {}); install ovmf, or leave --qemu host out", places.join(", ")))
+        PipelineError::Emulator(format!(
+            "the host has no UEFI firmware (looked for {}); install ovmf, or leave --qemu host out",
+            places.join(", ")
+        ))
     })?;
     Ok(Emulator {
         command: vec!["qemu-system-x86_64".into()],

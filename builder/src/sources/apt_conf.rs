@@ -118,7 +118,8 @@ fn tokens(text: &str) -> Vec<Token> {
             let line = quoted.split('\n').next().unwrap_or("");
             let end = line.find('"').unwrap_or(line.len());
             tokens.push(Token::Word(quoted[..end].to_owned()));
-            rest = quoted[end..].strip_prefix('"').unwrap_or(&quoted[end..]);
+            let tail = &quoted[end..];
+            rest = tail.strip_prefix('"').unwrap_or(tail);
         } else if let Some(token) = match first {
             '{' => Some(Token::Open),
             '}' => Some(Token::Close),

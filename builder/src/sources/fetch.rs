@@ -11,7 +11,7 @@ use super::http::{Fetched, Wanted};
 use super::uri::{Uri, check_relative};
 use super::{Mirrors, SourceError};
 use crate::base::Progress;
-use crate::base::fs::At;
+use crate::base::fs::{At, FsError};
 use crate::base::progress::Task;
 use crate::lock::{Base, LockedPackage, LockedSuite, SuiteSource};
 use crate::store::{BlobWriter, Store, StoreError};
@@ -281,16 +281,13 @@ impl Fetcher<'_> {
         }
         let mut writer = self.store.writer()?;
         std::io::copy(&mut file.take(size), &mut writer).map_err(|error| {
-            let text = error.to_string();
-            match error
-                .into_inner()
-                .map(|inner| inner.downcast::<StoreError>())
-            {
-                Some(Ok(store)) => SourceError::Store(*store),
-                _ => SourceError::Transport {
-                    uri: path.display().to_string(),
-                    why: text,
-                },
+            match StoreError::from_writer(error) {
+                Ok(store) => SourceError::Store(store),
+                Err(source) => SourceError::Fs(FsError {
+                    operation: "copy",
+                    path: path.to_owned(),
+                    source,
+                }),
             }
         })?;
         task.advance(size);

@@ -450,16 +450,11 @@ fn final_error(uri: &Uri, why: impl Into<String>) -> Trouble {
 
 /// A sink of the store says its own error in full.
 fn sink_error(error: io::Error, uri: &Uri) -> SourceError {
-    let kind = error.kind();
-    let text = error.to_string();
-    match error
-        .into_inner()
-        .map(|inner| inner.downcast::<StoreError>())
-    {
-        Some(Ok(store)) => SourceError::Store(*store),
-        _ => SourceError::Transport {
+    match StoreError::from_writer(error) {
+        Ok(store) => SourceError::Store(store),
+        Err(error) => SourceError::Transport {
             uri: uri.public(),
-            why: format!("it cannot be written down: {text} ({kind})"),
+            why: format!("it cannot be written down: {error}"),
         },
     }
 }
@@ -506,3 +501,7 @@ fn explain(uri: &Uri, error: &ureq::Error) -> Trouble {
         _ => final_error(uri, text),
     }
 }
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+pub(super) mod tests;

@@ -98,7 +98,7 @@ impl Finder<'_> {
             return self.take(&named, dist);
         }
         let mut tried = Tried::default();
-        match self.first_that_serves(self.from_apt(false), dist, &mut tried) {
+        match self.first_that_serves(self.apts_sources(false), dist, &mut tried) {
             Some(mirror) => Ok(mirror),
             None => Err(tried.error(dist, "--mirror URI", "SLIPFORM_MIRROR", "mirror", self.host)),
         }
@@ -124,9 +124,9 @@ impl Finder<'_> {
         let mut candidates = Vec::new();
         let main = self.named_main();
         candidates.extend(main.iter().flat_map(|named| self.beside(named)));
-        candidates.extend(self.from_apt(true));
+        candidates.extend(self.apts_sources(true));
         if main.is_none() {
-            let mains = self.from_apt(false);
+            let mains = self.apts_sources(false);
             candidates.extend(mains.iter().flat_map(|main| self.beside(main)));
         }
         let mut tried = Tried::default();
@@ -154,7 +154,7 @@ impl Finder<'_> {
     }
 
     /// The host's sources, security ones or others, each base once.
-    fn from_apt(&self, security: bool) -> Vec<Candidate> {
+    fn apts_sources(&self, security: bool) -> Vec<Candidate> {
         let conf = AptConf::load(self.host);
         let all_expired = conf.is_off("Acquire::Check-Valid-Until");
         let mut seen = BTreeSet::new();

@@ -26,6 +26,8 @@ pub mod testing;
 pub mod uri;
 
 mod agents;
+#[cfg(test)]
+mod tls_tests;
 
 pub use apt::*;
 pub use config::UserConfig;

@@ -244,7 +244,7 @@ fn serve(stream: &TcpStream, root: &Path, state: &Mutex<State>) -> io::Result<()
             &request,
             &root.join(path.trim_start_matches('/')),
             ranges,
-            fault,
+            fault.as_ref(),
         ),
     }
 }
@@ -307,9 +307,9 @@ fn send_file(
     request: &Request,
     path: &Path,
     ranges: bool,
-    fault: Option<Fault>,
+    fault: Option<&Fault>,
 ) -> io::Result<()> {
-    match &fault {
+    match fault {
         Some(Fault::Status(status)) => return head(stream, *status, &[]),
         Some(Fault::RetryAfter(seconds)) => {
             return head(stream, 503, &[("Retry-After", seconds.to_string())]);
@@ -322,7 +322,7 @@ fn send_file(
     let Ok(mut body) = fs::read(path) else {
         return head(stream, 404, &[]);
     };
-    match &fault {
+    match fault {
         Some(Fault::Corrupt) if !body.is_empty() => {
             let middle = body.len() / 2;
             body[middle] ^= 1;
@@ -342,7 +342,7 @@ fn send_file(
     let status = match start {
         Some(start) if start >= total => return head(stream, 416, &headers),
         Some(start) => {
-            let first = if fault == Some(Fault::WrongRange) {
+            let first = if fault == Some(&Fault::WrongRange) {
                 0
             } else {
                 start
@@ -359,7 +359,7 @@ fn send_file(
     headers.push(("Content-Length", body.len().to_string()));
     if let Some(Fault::Truncate(length)) = fault {
         head(stream, status, &headers)?;
-        return stream.write_all(&body[..length.min(body.len())]);
+        return stream.write_all(&body[..(*length).min(body.len())]);
     }
     head(stream, status, &headers)?;
     stream.write_all(&body)

@@ -74,7 +74,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
         scratch: raw
             .scratch
             .into_iter()
-            .map(|s| check_scratch(s, source))
+            .map(|s| check_scratch(&s, source))
             .collect::<Result<_, _>>()?,
         services,
         name: raw.name,
@@ -232,7 +232,7 @@ fn check_sysctl(
     Ok((key, value))
 }
 
-fn check_scratch(raw: RawScratch, source: &Source<'_>) -> Result<ScratchSpec, SpecError> {
+fn check_scratch(raw: &RawScratch, source: &Source<'_>) -> Result<ScratchSpec, SpecError> {
     let fail = |m: String| source.near(&raw.path, format!("scratch: {m}"));
     let path = values::guest_path(&raw.path).map_err(fail)?;
     let taken = ["/", "/proc", "/sys", "/dev", "/run", "/tmp", "/usr", "/etc"];

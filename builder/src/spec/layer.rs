@@ -70,7 +70,11 @@ fn own(raw: RawLayer, name: String, dir: &Path) -> Result<LayerSpec, String> {
         without: raw.without,
         docs: raw.docs,
         files: raw.files.into_iter().map(file).collect::<Result<_, _>>()?,
-        dirs: raw.dirs.into_iter().map(folder).collect::<Result<_, _>>()?,
+        dirs: raw
+            .dirs
+            .into_iter()
+            .map(|dir| folder(&dir))
+            .collect::<Result<_, _>>()?,
         symlinks: raw
             .symlinks
             .into_iter()
@@ -126,7 +130,7 @@ fn file(raw: RawFile) -> Result<FileRule, String> {
     })
 }
 
-fn folder(raw: RawDir) -> Result<DirRule, String> {
+fn folder(raw: &RawDir) -> Result<DirRule, String> {
     Ok(DirRule {
         path: values::guest_path(&raw.path)?,
         mode: raw.mode.as_deref().map(values::mode).transpose()?,

@@ -204,7 +204,7 @@ impl Store {
     /// [`StoreError::Fs`], [`StoreError::Full`].
     pub fn adopt_unknown(&self, mut file: tempfile::NamedTempFile) -> Result<Digest, StoreError> {
         let path = file.path().to_owned();
-        file.rewind().at("read", &path)?;
+        file.as_file_mut().rewind().at("read", &path)?;
         let (digest, _) = Digest::of_reader(file.as_file_mut()).at("read", &path)?;
         self.adopt(file, &digest)?;
         Ok(digest)
@@ -216,6 +216,7 @@ impl Write for BlobWriter<'_> {
         fault::point();
         let written = self
             .file
+            .as_file_mut()
             .write(bytes)
             .map_err(|error| self.explain(error))?;
         self.hasher.update(&bytes[..written]);
@@ -224,7 +225,7 @@ impl Write for BlobWriter<'_> {
         Ok(written)
     }
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        self.file.as_file_mut().flush()
     }
 }
 
@@ -240,7 +241,7 @@ impl BlobWriter<'_> {
     /// # Errors
     /// What the system says.
     pub fn zeros(&mut self, count: u64) -> io::Result<()> {
-        const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+        static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
         if count == 0 {
             return Ok(());
         }
@@ -249,7 +250,7 @@ impl BlobWriter<'_> {
             .checked_add(count)
             .filter(|end| i64::try_from(*end).is_ok())
             .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))?;
-        self.file.seek(SeekFrom::Start(end))?;
+        self.file.as_file_mut().seek(SeekFrom::Start(end))?;
         let mut left = count;
         while left > 0 {
             let part = left.min(ZEROS.len() as u64);

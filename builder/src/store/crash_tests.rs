@@ -161,7 +161,7 @@ fn without_room_it_says_so_and_leaves_nothing() {
         "slipform gc",
         "SLIPFORM_STORE",
     ] {
-        assert!(lines[0].contains(part), "{}", lines[0]);
+        assert_eq!(lines[0].matches(part).count(), 1, "{}", lines[0]);
     }
     let store = Store::open(folder.path()).unwrap();
     assert_eq!(fs::read_dir(store.blobs()).unwrap().count(), 0);

@@ -77,15 +77,35 @@ pub enum StoreError {
 
 impl From<FsError> for StoreError {
     fn from(error: FsError) -> Self {
-        if is_full(&error.source) {
-            Self::Full {
-                operation: error.operation,
-                path: error.path,
-                source: error.source,
-            }
-        } else {
-            Self::Fs(error)
+        let FsError {
+            operation,
+            path,
+            source,
+        } = error;
+        match Self::from_writer(source) {
+            // A blob's writer has told all already.
+            Ok(own) => own,
+            Err(source) if is_full(&source) => Self::Full {
+                operation,
+                path,
+                source,
+            },
+            Err(source) => Self::Fs(FsError {
+                operation,
+                path,
+                source,
+            }),
         }
+    }
+}
+
+impl StoreError {
+    /// The store's own error in what a [`BlobWriter`](super::BlobWriter) said as a writer.
+    ///
+    /// # Errors
+    /// The error as it was, when it is not the store's.
+    pub fn from_writer(error: io::Error) -> Result<Self, io::Error> {
+        error.downcast::<Self>()
     }
 }
 

@@ -13,11 +13,14 @@ use crate::base::fs::At;
 use crate::base::progress::Quiet;
 
 impl Store {
-    /// Puts a manifest as a blob; name it by [`Store::tag`] to keep it.
+    /// Puts a manifest as a blob, with the empty configuration if it has that one; name it by [`Store::tag`] to keep it.
     ///
     /// # Errors
     /// [`StoreError::Fs`], [`StoreError::Full`].
     pub fn put_manifest(&self, manifest: &Manifest) -> Result<Descriptor, StoreError> {
+        if manifest.config == Descriptor::empty() {
+            self.put(b"{}")?;
+        }
         let bytes = manifest.to_bytes()?;
         let digest = self.put(&bytes)?;
         let mut descriptor = Descriptor::new(&manifest.media_type, digest, bytes.len() as u64);

@@ -308,4 +308,17 @@ mod tests {
         let text = r#"{"schemaVersion":2,"manifests":[],"future":{"a":[1]}}"#;
         assert_eq!(Index::parse(text.as_bytes()).unwrap(), Index::default());
     }
+
+    #[test]
+    fn mutated_documents_do_not_panic() {
+        let layer = Descriptor::new("application/x", Digest::of("x"), 1).with("b", "2");
+        let manifest = Manifest::artifact("application/y", Descriptor::empty(), vec![layer]);
+        crate::store::fuzz::mutate(&manifest.to_bytes().unwrap(), |bytes| {
+            if let Ok(read) = Manifest::parse(bytes) {
+                let written = read.to_bytes().unwrap();
+                assert_eq!(Manifest::parse(&written).unwrap(), read);
+            }
+            let _any = Index::parse(bytes);
+        });
+    }
 }

@@ -72,7 +72,7 @@ impl<W: Write + ?Sized> BlobSink for W {
 }
 
 fn write_zeros(sink: &mut (impl Write + ?Sized), mut count: u64) -> io::Result<()> {
-    const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
     while count > 0 {
         let part = count.min(ZEROS.len() as u64);
         sink.write_all(&ZEROS[..part as usize])?;

@@ -104,7 +104,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         use std::io::Write as _;
         let mut file = self.temp()?;
-        file.write_all(bytes).at("write", path)?;
+        file.as_file_mut().write_all(bytes).at("write", path)?;
         fault::point();
         if durable {
             file.as_file().sync_all().at("sync", path)?;

@@ -8,9 +8,10 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use crate::base::{Digest, EPOCH};
-use crate::layers::{Kind, Meta};
+use crate::layers::{Content, Kind, Meta};
 
 use super::listing;
 use super::{Node, Tree};
@@ -18,7 +19,7 @@ use super::{Node, Tree};
 /// Questions asked and the digests of their answers.
 ///
 /// A question is a word and a path or glob: `kind usr/lib`, `meta usr`,
-/// `node etc/hosts`, `glob /etc/*.d`, `under usr/share/ca-certificates`.
+/// `node etc/hosts`, `content etc/hosts`, `glob /etc/*.d`, `children usr/lib`.
 pub type Facts = BTreeMap<String, Digest>;
 
 /// What is at a path, as far as paths are concerned.
@@ -43,6 +44,7 @@ pub struct Below<'a> {
     /// Path to node and the index of the layer that it comes from.
     view: BTreeMap<&'a str, (&'a Node, usize)>,
     names: Vec<String>,
+    trees: Vec<&'a Tree>,
     facts: RefCell<Facts>,
 }
 
@@ -65,6 +67,7 @@ impl<'a> Below<'a> {
         let mut below = Self::default();
         for (index, (name, tree)) in layers.iter().enumerate() {
             below.names.push((*name).to_owned());
+            below.trees.push(tree);
             for (path, node) in &tree.nodes {
                 below.stack(path, node, index);
             }
@@ -78,10 +81,7 @@ impl<'a> Below<'a> {
             let start = format!("{path}/");
             let gone: Vec<&str> = self
                 .view
-                .range::<str, _>((
-                    std::ops::Bound::Included(start.as_str()),
-                    std::ops::Bound::Unbounded,
-                ))
+                .range::<str, _>((Bound::Included(start.as_str()), Bound::Unbounded))
                 .map(|(path, _)| *path)
                 .take_while(|path| path.starts_with(&start))
                 .collect();
@@ -158,6 +158,58 @@ impl<'a> Below<'a> {
         })
     }
 
+    /// The content of the file at `path`, links not followed; `None` when it is no file.
+    #[must_use]
+    pub fn content(&self, path: &str) -> Option<&'a Content> {
+        let content = self
+            .view
+            .get(path)
+            .and_then(|(node, layer)| match &node.kind {
+                Kind::File(content) => Some(content),
+                // A hard link means the file of its own layer, whatever a layer above put at that path.
+                Kind::Hardlink(target) => match &self.trees.get(*layer)?.nodes.get(target)?.kind {
+                    Kind::File(content) => Some(content),
+                    _ => None,
+                },
+                _ => None,
+            });
+        self.answer(format!("content {path}"), content, |content| {
+            content.map_or_else(String::new, listing::content_text)
+        })
+    }
+
+    /// What lies right in the folder `path`: names and nodes, sorted. Empty when it is no folder.
+    #[must_use]
+    pub fn children(&self, path: &str) -> Vec<(&'a str, &'a Node)> {
+        let nodes: Vec<_> = self
+            .below(path)
+            .filter_map(|(at, node)| {
+                let name = at.get(path.len()..)?.trim_start_matches('/');
+                (!name.contains('/')).then_some((name, node))
+            })
+            .collect();
+        self.answer(format!("children {path}"), nodes, |nodes| {
+            nodes
+                .iter()
+                .map(|(name, node)| listing::line(name, node))
+                .collect()
+        })
+    }
+
+    /// All nodes below a folder.
+    fn below(&self, path: &str) -> impl Iterator<Item = (&'a str, &'a Node)> {
+        let start = if path.is_empty() {
+            String::new()
+        } else {
+            format!("{path}/")
+        };
+        self.view
+            .range::<str, _>((Bound::Included(start.as_str()), Bound::Unbounded))
+            .take_while(move |(path, _)| path.starts_with(&start))
+            .filter(|(path, _)| !path.is_empty())
+            .map(|(path, (node, _))| (*path, *node))
+    }
+
     /// Paths that a glob over absolute paths (`/etc/*.d`) matches, sorted.
     ///
     /// # Errors
@@ -175,32 +227,6 @@ impl<'a> Below<'a> {
             .map(|path| (*path).to_owned())
             .collect();
         Ok(self.answer(format!("glob {pattern}"), hits, |hits| hits.join("\n")))
-    }
-
-    /// All that lies below the folder `path`, with content, sorted by path. Empty when it is no folder.
-    #[must_use]
-    pub fn under(&self, path: &str) -> Vec<(&'a str, &'a Node)> {
-        let start = if path.is_empty() {
-            String::new()
-        } else {
-            format!("{path}/")
-        };
-        let nodes: Vec<_> = self
-            .view
-            .range::<str, _>((
-                std::ops::Bound::Included(start.as_str()),
-                std::ops::Bound::Unbounded,
-            ))
-            .take_while(|(path, _)| path.starts_with(&start))
-            .filter(|(path, _)| !path.is_empty())
-            .map(|(path, (node, _))| (*path, *node))
-            .collect();
-        self.answer(format!("under {path}"), nodes, |nodes| {
-            nodes
-                .iter()
-                .map(|(path, node)| listing::line(path, node))
-                .collect()
-        })
     }
 
     /// Where `path` leads through symbolic links of this view, and what is
@@ -246,7 +272,8 @@ impl<'a> Below<'a> {
             "meta" => drop(self.folder_meta(about)),
             "node" => drop(self.node(about).is_some()),
             "glob" => return self.glob(about).is_ok(),
-            "under" => drop(self.under(about)),
+            "content" => drop(self.content(about).is_some()),
+            "children" => drop(self.children(about)),
             _ => return false,
         }
         true
@@ -302,7 +329,8 @@ mod tests {
         assert_eq!(below.kind("missing"), None);
         assert!(below.folder_meta("a").is_some() && below.folder_meta("a/1").is_none());
         assert_eq!(below.glob("/a/*").unwrap(), ["a/1"]);
-        assert_eq!(below.under("a").len(), 1);
+        assert_eq!(below.children("a").len(), 1);
+        assert!(below.content("a/1").is_some() && below.content("l").is_none());
         assert_eq!(
             below.resolve("l/1").unwrap(),
             ("a/1".into(), Some(Seen::File))
@@ -336,6 +364,32 @@ mod tests {
         assert!(below.still_true(&Facts::new()));
         assert!(!below.still_true(&Facts::from([("size a".into(), Digest::of(""))])));
         assert_eq!(below.facts(), facts);
+    }
+
+    #[test]
+    fn children_are_what_lies_right_in_a_folder() {
+        let base = tree(&["d /a", "d /a/b", "f /a/b/c", "f /a/z", "f /a.x", "f /b"]);
+        let below = Below::new(&[("base", &base)]);
+        let names = |path: &str| -> Vec<&str> {
+            below
+                .children(path)
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect()
+        };
+        assert_eq!(names(""), ["a", "a.x", "b"]);
+        assert_eq!(names("a"), ["b", "z"]);
+        assert_eq!(names("b"), [""; 0]);
+        assert_eq!(names("missing"), [""; 0]);
+    }
+
+    #[test]
+    fn a_hard_link_means_the_file_of_its_own_layer() {
+        let base = tree(&["f /a=old", "h /b => a"]);
+        let top = tree(&["f /a=new content"]);
+        let below = Below::new(&[("base", &base), ("top", &top)]);
+        assert_eq!(below.content("b").map(|c| c.size), Some(3));
+        assert_eq!(below.content("a").map(|c| c.size), Some(11));
     }
 
     #[test]

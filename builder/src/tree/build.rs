@@ -30,11 +30,18 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::base::EPOCH;
 use crate::layers::{Entry, Kind, Meta};
 
 use super::below::{Below, OPAQUE, Seen};
 use super::{Node, Tree, TreeError, paths};
+
+mod check;
+mod hardlinks;
+
+use check::{
+    MAX_NAME, MAX_PATH, ancestors, bad_path, below_a_file, check_path, default_folder, join,
+    sort_of, twice,
+};
 
 /// Links of a merged `/usr`, made in the bottom layer.
 pub const USR_LINKS: [(&str, &str); 4] = [
@@ -46,8 +53,6 @@ pub const USR_LINKS: [(&str, &str); 4] = [
 
 /// How often the layer's own links may change where its links lie.
 const MAX_ROUNDS: usize = 40;
-const MAX_NAME: usize = 255;
-const MAX_PATH: usize = 4095;
 
 /// A layer's tree, and what its maker should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,37 +113,6 @@ struct Builder<'a> {
     /// Attributes left out: name to count and first path.
     dropped: BTreeMap<String, (u64, String)>,
     notes: Vec<String>,
-}
-
-fn join(folder: &str, name: &str) -> String {
-    if folder.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{folder}/{name}")
-    }
-}
-
-fn ancestors(path: &str) -> impl Iterator<Item = &str> {
-    path.match_indices('/').map(|(end, _)| &path[..end])
-}
-
-fn default_folder() -> Meta {
-    Meta {
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-        mtime: EPOCH,
-        xattrs: BTreeMap::new(),
-    }
-}
-
-fn sort_of(kind: &Kind) -> &'static str {
-    match kind {
-        Kind::Directory => "a folder",
-        Kind::File(_) | Kind::Hardlink(_) => "a file",
-        Kind::Symlink(_) => "a symbolic link",
-        _ => "a device, pipe or socket",
-    }
 }
 
 impl Builder<'_> {
@@ -249,26 +223,6 @@ impl Builder<'_> {
             }
         }
         Ok(checked)
-    }
-
-    fn filter_xattrs(&mut self, entry: &mut Entry) {
-        let dropped = &mut self.dropped;
-        let path = &entry.path;
-        entry.meta.xattrs.retain(|name, _| {
-            let kept = matches!(
-                name.as_str(),
-                "security.capability" | "system.posix_acl_access" | "system.posix_acl_default"
-            ) || name
-                .strip_prefix("user.")
-                .is_some_and(|rest| !rest.is_empty());
-            if !kept && !name.starts_with("trusted.") {
-                dropped
-                    .entry(name.clone())
-                    .or_insert_with(|| (0, path.clone()))
-                    .0 += 1;
-            }
-            kept
-        });
     }
 
     /// The target of a folder link at a true path, this layer's before those below.
@@ -407,66 +361,6 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn put_hard_links(&mut self, hard: Vec<(String, String, Entry)>) -> Result<(), TreeError> {
-        let targets: HashMap<String, String> = hard
-            .iter()
-            .map(|(at, target, _)| (at.clone(), target.clone()))
-            .collect();
-        let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for (at, target, entry) in hard {
-            let mut file = target;
-            let mut steps = 0;
-            while let Some(next) = targets.get(&file) {
-                steps += 1;
-                if steps > targets.len() {
-                    return Err(Self::circle(&entry));
-                }
-                file.clone_from(next);
-            }
-            let Some(Placed {
-                kind: Kind::File(_),
-                meta,
-                ..
-            }) = self.placed.get(&file)
-            else {
-                return Err(bad_path(
-                    &entry,
-                    format!(
-                        "is a hard link to /{file}, which is no file of the same layer; hard links cannot cross layers, use a symbolic link"
-                    ),
-                ));
-            };
-            let meta = meta.clone();
-            self.put(
-                at.clone(),
-                Entry {
-                    meta,
-                    kind: Kind::Hardlink(file.clone()),
-                    ..entry
-                },
-            )?;
-            groups.entry(file).or_default().push(at);
-        }
-        for (file, links) in groups {
-            let Some(first) = links.iter().min().filter(|first| **first < file).cloned() else {
-                continue;
-            };
-            let Some(content) = self.placed.get(&file).map(|placed| placed.kind.clone()) else {
-                continue;
-            };
-            for path in links.iter().chain([&file]) {
-                if let Some(placed) = self.placed.get_mut(path) {
-                    placed.kind = if *path == first {
-                        content.clone()
-                    } else {
-                        Kind::Hardlink(first.clone())
-                    };
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Makes the folders that nobody brought, the root among them.
     fn parents(&mut self) -> Result<(), TreeError> {
         let mut missing: BTreeMap<String, String> = BTreeMap::new();
@@ -578,73 +472,6 @@ impl Builder<'_> {
             notes,
         }
     }
-}
-
-fn twice(at: &str, there: &Placed, new: &Placed) -> TreeError {
-    TreeError::Collision {
-        path: at.to_owned(),
-        first: format!("{} of {}", sort_of(&there.kind), there.origin),
-        second: format!("{} brings {} there too", new.origin, sort_of(&new.kind)),
-        remedy: "leave one out with `exclude`, or move it",
-    }
-}
-
-fn below_a_file(above: &str, what: &str, whose: &str, path: &str, origin: &str) -> TreeError {
-    TreeError::Collision {
-        path: above.to_owned(),
-        first: format!("{what} of {whose}"),
-        second: format!("{origin} needs a folder there for /{path}"),
-        remedy: "`remove` or move one of the two",
-    }
-}
-
-fn bad_path(entry: &Entry, rule: impl Into<String>) -> TreeError {
-    TreeError::BadPath {
-        origin: entry.origin.clone(),
-        path: entry.path.clone(),
-        rule: rule.into(),
-    }
-}
-
-/// Refuses paths and kinds that no tree can hold.
-fn check_path(entry: &Entry) -> Result<(), TreeError> {
-    let path = &entry.path;
-    let Some(rest) = path.strip_prefix('/') else {
-        return Err(bad_path(entry, "is not absolute; begin it with '/'"));
-    };
-    if entry.kind == Kind::CharDevice(0, 0) {
-        return Err(bad_path(entry, "is a whiteout; use `remove`"));
-    }
-    if rest.is_empty() {
-        return match entry.kind {
-            Kind::Directory => Ok(()),
-            _ => Err(bad_path(
-                entry,
-                "is the root, which is a folder; name a path in it",
-            )),
-        };
-    }
-    if path.len() > MAX_PATH || path.contains('\0') {
-        return Err(bad_path(
-            entry,
-            format!("is longer than {MAX_PATH} bytes or holds a NUL; shorten it"),
-        ));
-    }
-    for part in rest.split('/') {
-        if matches!(part, "" | "." | "..") {
-            return Err(bad_path(
-                entry,
-                "has an empty part, '.' or '..'; write it plainly",
-            ));
-        }
-        if part.len() > MAX_NAME {
-            return Err(bad_path(
-                entry,
-                format!("has a name longer than {MAX_NAME} bytes; shorten it"),
-            ));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

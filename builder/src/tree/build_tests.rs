@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::EPOCH;
 use crate::tree::testing::{dump, entries, entry, tree};
 
 fn on(below: &[(&str, &Tree)], lines: &[&str], remove: &[&str]) -> Result<Built, TreeError> {

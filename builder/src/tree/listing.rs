@@ -101,6 +101,11 @@ fn xattrs_text(xattrs: &BTreeMap<String, Vec<u8>>) -> String {
     text
 }
 
+/// Size and name of a content, as one text.
+pub(super) fn content_text(content: &Content) -> String {
+    format!("{} {}", content.size, identity(content))
+}
+
 /// What names a content's bytes.
 fn identity(content: &Content) -> String {
     match (&content.digest, &content.source) {
@@ -231,7 +236,7 @@ fn content_of(size: &str, identity: &str) -> Option<Content> {
 }
 
 fn hex(text: &str) -> Option<Vec<u8>> {
-    if !text.is_ascii() || text.len() % 2 != 0 {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
         return None;
     }
     (0..text.len())

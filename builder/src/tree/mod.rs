@@ -17,6 +17,8 @@ pub mod listing;
 pub mod node;
 mod paths;
 #[cfg(test)]
+mod real_tests;
+#[cfg(test)]
 mod testing;
 
 pub use below::{Below, Facts, Seen};

@@ -62,7 +62,11 @@ impl Kernel {
             .filter(|path| path.ends_with(".ko") || path.contains(".ko."))
             .map(|path| (name_of(path), path.to_owned()))
             .collect();
-        Self { release: release.to_owned(), modules, builtin: builtin.lines().map(name_of).collect() }
+        Self {
+            release: release.to_owned(),
+            modules,
+            builtin: builtin.lines().map(name_of).collect(),
+        }
     }
 
     /// The wanted modules with all that they need, each behind what it needs.
@@ -94,14 +98,23 @@ impl Kernel {
         if self.builtin.contains(name) || !seen.insert(name.to_owned()) {
             return Ok(());
         }
-        let path = self.modules.get(name).ok_or_else(|| self.unknown(name, needed_by))?;
-        let bad = |why: String| ModuleError::Bad { name: name.to_owned(), why };
+        let path = self
+            .modules
+            .get(name)
+            .ok_or_else(|| self.unknown(name, needed_by))?;
+        let bad = |why: String| ModuleError::Bad {
+            name: name.to_owned(),
+            why,
+        };
         let bytes = read(path).map_err(bad)?;
         let needs = depends(&bytes).map_err(bad)?;
         for need in &needs {
             self.visit(need, Some(name), read, seen, chosen)?;
         }
-        chosen.push(Module { name: name.to_owned(), bytes });
+        chosen.push(Module {
+            name: name.to_owned(),
+            bytes,
+        });
         Ok(())
     }
 
@@ -110,7 +123,9 @@ impl Kernel {
         ModuleError::Unknown {
             kernel: self.release.clone(),
             name: name.to_owned(),
-            needed_by: needed_by.map(|n| format!(", which '{n}' needs")).unwrap_or_default(),
+            needed_by: needed_by
+                .map(|n| format!(", which '{n}' needs"))
+                .unwrap_or_default(),
             remedy: crate::base::toml::nearest(name, all).map_or_else(
                 || "remove it from the board's or the image's modules".to_owned(),
                 |near| format!("did you mean '{near}'?"),
@@ -128,9 +143,16 @@ fn name_of(path: &str) -> String {
 /// The `depends=` line of a module's `.modinfo` section.
 fn depends(elf: &[u8]) -> Result<Vec<String>, String> {
     let section = modinfo(elf).ok_or("it is no 64-bit ELF file with a .modinfo section")?;
-    let line = section.split(|b| *b == 0).find_map(|entry| entry.strip_prefix(b"depends="));
-    let text = std::str::from_utf8(line.unwrap_or_default()).map_err(|_| "its depends= is not UTF-8")?;
-    Ok(text.split(',').filter(|n| !n.is_empty()).map(|n| n.replace('-', "_")).collect())
+    let line = section
+        .split(|b| *b == 0)
+        .find_map(|entry| entry.strip_prefix(b"depends="));
+    let text =
+        std::str::from_utf8(line.unwrap_or_default()).map_err(|_| "its depends= is not UTF-8")?;
+    Ok(text
+        .split(',')
+        .filter(|n| !n.is_empty())
+        .map(|n| n.replace('-', "_"))
+        .collect())
 }
 
 /// Finds `.modinfo` in a little-endian ELF64 file (System V ABI, "Sections").
@@ -143,10 +165,18 @@ fn modinfo(elf: &[u8]) -> Option<&[u8]> {
         bytes[..size].copy_from_slice(elf.get(at..at.checked_add(size)?)?);
         usize::try_from(u64::from_le_bytes(bytes)).ok()
     };
-    let (table, entry, count, names) = (number(40, 8)?, number(58, 2)?, number(60, 2)?, number(62, 2)?);
+    let (table, entry, count, names) = (
+        number(40, 8)?,
+        number(58, 2)?,
+        number(60, 2)?,
+        number(62, 2)?,
+    );
     let header = |index: usize| table.checked_add(index.checked_mul(entry)?);
     let body = |at: usize| -> Option<&[u8]> {
-        let (offset, size) = (number(at.checked_add(24)?, 8)?, number(at.checked_add(32)?, 8)?);
+        let (offset, size) = (
+            number(at.checked_add(24)?, 8)?,
+            number(at.checked_add(32)?, 8)?,
+        );
         elf.get(offset..offset.checked_add(size)?)
     };
     let names = body(header(names)?)?;
@@ -175,7 +205,11 @@ mod tests {
         elf[58..60].copy_from_slice(&64u16.to_le_bytes());
         elf[60..62].copy_from_slice(&3u16.to_le_bytes());
         elf[62..64].copy_from_slice(&2u16.to_le_bytes());
-        for (name, offset, size) in [(0u32, 0, 0), (1, info_at, info.len()), (10, names_at, names.len())] {
+        for (name, offset, size) in [
+            (0u32, 0, 0),
+            (1, info_at, info.len()),
+            (10, names_at, names.len()),
+        ] {
             let mut header = vec![0; 64];
             header[..4].copy_from_slice(&name.to_le_bytes());
             header[24..32].copy_from_slice(&(offset as u64).to_le_bytes());
@@ -187,13 +221,20 @@ mod tests {
 
     fn kernel() -> (Kernel, BTreeMap<&'static str, Vec<u8>>) {
         let files = BTreeMap::from([
-            ("/m/kernel/drivers/md/dm-verity.ko.xz", module("dm-bufio,dm-mod")),
+            (
+                "/m/kernel/drivers/md/dm-verity.ko.xz",
+                module("dm-bufio,dm-mod"),
+            ),
             ("/m/kernel/drivers/md/dm-bufio.ko.xz", module("dm-mod")),
             ("/m/kernel/drivers/md/dm-mod.ko.xz", module("")),
             ("/m/kernel/odd.ko", module("gone")),
             ("/m/kernel/bad.ko", b"\x7fELF".to_vec()),
         ]);
-        let kernel = Kernel::new("6.12-test", files.keys().copied(), "kernel/fs/ext4/ext4.ko\n");
+        let kernel = Kernel::new(
+            "6.12-test",
+            files.keys().copied(),
+            "kernel/fs/ext4/ext4.ko\n",
+        );
         (kernel, files)
     }
 
@@ -206,15 +247,24 @@ mod tests {
 
     #[test]
     fn each_module_stands_behind_what_it_needs() {
-        assert_eq!(select(&["ext4", "dm-verity", "dm_mod"]).unwrap(), ["dm_mod", "dm_bufio", "dm_verity"]);
+        assert_eq!(
+            select(&["ext4", "dm-verity", "dm_mod"]).unwrap(),
+            ["dm_mod", "dm_bufio", "dm_verity"]
+        );
     }
 
     #[test]
     fn a_module_that_the_kernel_does_not_have_is_named() {
         let message = select(&["dm_verty"]).unwrap_err().to_string();
-        assert_eq!(message, "the kernel 6.12-test has no module 'dm_verty'; did you mean 'dm_verity'?");
+        assert_eq!(
+            message,
+            "the kernel 6.12-test has no module 'dm_verty'; did you mean 'dm_verity'?"
+        );
         let message = select(&["odd"]).unwrap_err().to_string();
-        assert!(message.contains("no module 'gone', which 'odd' needs"), "{message}");
+        assert!(
+            message.contains("no module 'gone', which 'odd' needs"),
+            "{message}"
+        );
         assert!(matches!(select(&["bad"]), Err(ModuleError::Bad { .. })));
     }
 

@@ -253,10 +253,10 @@ impl Pe {
             section.raw_offset,
             "the section must lie inside of the file",
         )?;
-        let floor = self
-            .sections
-            .last()
-            .map_or(u64::from(self.size_of_headers), SectionHeader::memory_end);
+        let floor = self.sections.last().map_or_else(
+            || u64::from(self.size_of_headers),
+            SectionHeader::memory_end,
+        );
         let above =
             u64::from(section.virtual_address) >= floor && section.memory_end() <= MAX_IMAGE;
         require(

@@ -143,8 +143,8 @@ fn salt(seed: &Digest) -> Vec<u8> {
 
 /// Hashes a range of `file`; holes are not read.
 fn digest_range(file: &File, range: Range<u64>, hasher: &mut Sha256) -> io::Result<()> {
-    const ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
-    let mut buffer = vec![0; 1024 * 1024];
+    static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
+    let mut buffer = vec![0; 256 * 1024];
     let mut at = range.start;
     while at < range.end {
         let data = next_data(file, at..range.end)?.unwrap_or(range.end..range.end);

@@ -127,7 +127,7 @@ pub enum Event {
     Log {
         /// Service.
         service: String,
-        /// `out` or `err`.
+        /// `out`, `err`, or `notify` (status and stop messages of sd_notify).
         stream: String,
         /// Without its line end; invalid UTF-8 replaced.
         line: String,
@@ -163,7 +163,7 @@ pub enum Event {
 /// What the harness may send over the report channel: one JSON line each,
 /// such as `{"command":"power-off"}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Command {
     /// Stop everything and switch off.
     PowerOff,

@@ -25,10 +25,15 @@ use crate::report::Reporter;
 use crate::sys::clock;
 use slipform_init::contract::event::Phase;
 
-/// No disk may take longer to appear.
-const LIMIT: Duration = Duration::from_secs(30);
-/// When there are disks, and none appeared or changed for so long, no more are expected.
-const SETTLED: Duration = Duration::from_secs(5);
+/// How long disks may take to appear: a controller on real hardware wakes them one by one.
+const LIMIT: Duration = Duration::from_secs(60);
+/// The same under a harness, whose disk is there from the start.
+const HARNESS_LIMIT: Duration = Duration::from_secs(15);
+/// Under a harness: when there are disks, and none appeared or changed for so long, no
+/// more are expected.
+const HARNESS_SETTLED: Duration = Duration::from_secs(5);
+/// Then people are told what the machine waits for.
+const QUIET: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 
 const SYS_BLOCK: &str = "/sys/class/block";
@@ -80,6 +85,7 @@ pub(crate) fn find(layers: &[Layer], report: &mut Reporter) -> Result<Vec<Partit
     let begin = clock::monotonic();
     let mut changed = begin;
     let mut disks: Vec<Disk> = Vec::new();
+    let mut told = false;
     loop {
         if look(&mut disks) {
             changed = clock::monotonic();
@@ -103,8 +109,12 @@ pub(crate) fn find(layers: &[Layer], report: &mut Reporter) -> Result<Vec<Partit
             return Ok(partitions.clone());
         }
         let now = clock::monotonic();
-        let settled = !disks.is_empty() && now >= changed + SETTLED;
-        if settled || now >= begin + LIMIT {
+        if is_over(
+            now - begin,
+            now - changed,
+            !disks.is_empty(),
+            report.has_harness(),
+        ) {
             let what = format!("find the partitions of {} layers", layers.len());
             return Err(BootError::new(
                 Phase::Disk,
@@ -112,8 +122,24 @@ pub(crate) fn find(layers: &[Layer], report: &mut Reporter) -> Result<Vec<Partit
                 explain(layers, &guids, &disks),
             ));
         }
+        if !told && now >= begin + QUIET {
+            told = true;
+            report.note(&format!(
+                "disk: waiting for a disk with {} layers",
+                layers.len()
+            ));
+        }
         report.find_channel();
         thread::sleep(PAUSE);
+    }
+}
+
+/// Whether no disk is expected any more: `waited` in all, `unchanged` since the last one came.
+fn is_over(waited: Duration, unchanged: Duration, any: bool, harness: bool) -> bool {
+    if harness {
+        waited >= HARNESS_LIMIT || any && unchanged >= HARNESS_SETTLED
+    } else {
+        waited >= LIMIT
     }
 }
 
@@ -385,6 +411,17 @@ mod tests {
                 .to_string()
                 .contains("no disk; does the board load its driver?")
         );
+    }
+
+    #[test]
+    fn hardware_gets_more_time_than_a_harness() {
+        let seconds = Duration::from_secs;
+        assert!(!is_over(seconds(59), seconds(59), true, false));
+        assert!(is_over(seconds(60), seconds(0), true, false));
+        assert!(!is_over(seconds(14), seconds(14), false, true));
+        assert!(is_over(seconds(15), seconds(0), false, true));
+        assert!(is_over(seconds(6), seconds(5), true, true));
+        assert!(!is_over(seconds(6), seconds(4), true, true));
     }
 
     #[test]

@@ -60,7 +60,8 @@ fn map_one(
     }
     let device = Device {
         name: &format!("slipform-{index}"),
-        uuid: &format!("SLIPFORM-VERITY-{}", layer.root_hash),
+        // With the index: two layers may have the same content.
+        uuid: &format!("SLIPFORM-VERITY-{index}-{}", layer.root_hash),
         sectors: layer.data_blocks * (BLOCK / 512),
         target: "verity",
         parameters: &parameters(layer, &partition.device),

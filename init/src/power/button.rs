@@ -115,11 +115,11 @@ mod tests {
             ("8000 10000000000000 0", true),
             ("10000000000000", false),
             (
-                "402000000 3803078f800d001 feffffdfffefffff fffffffffffffffe",
+                "402000000 3803078f800d001 feefffdfffefffff fffffffffffffffe",
                 false,
             ),
             (
-                "402000000 3803078f800d001 fefffffffffffffe fffffffffffffffe",
+                "402000000 3803078f800d001 feffffdfffefffff fffffffffffffffe",
                 true,
             ),
             ("", false),

@@ -54,25 +54,29 @@ pub(crate) fn leave(action: Action, report: &mut Reporter) -> ! {
     }
 }
 
-/// Ends all processes: asks, then kills. True if none is left.
+/// Ends all processes: asks once, then kills. True if none is left.
 fn end_processes() -> bool {
-    [(libc::SIGTERM, TERM_LIMIT), (libc::SIGKILL, KILL_LIMIT)]
-        .into_iter()
-        .any(|(number, limit)| {
-            let end = clock::monotonic() + limit;
-            loop {
-                match signal::reap() {
-                    Reaped::NoneLeft => return true,
-                    Reaped::Child { .. } => {}
-                    Reaped::NoneYet if clock::monotonic() >= end => return false,
-                    Reaped::NoneYet => {
-                        // Again and again: a process may have been forked meanwhile.
-                        power::signal_all(number);
-                        thread::sleep(Duration::from_millis(10));
-                    }
-                }
+    power::signal_all(libc::SIGTERM);
+    if all_end_within(TERM_LIMIT, || {}) {
+        return true;
+    }
+    // Again and again: a process may fork while the others are killed.
+    all_end_within(KILL_LIMIT, || power::signal_all(libc::SIGKILL))
+}
+
+fn all_end_within(limit: Duration, between: impl Fn()) -> bool {
+    let end = clock::monotonic() + limit;
+    loop {
+        match signal::reap() {
+            Reaped::NoneLeft => return true,
+            Reaped::Child { .. } => {}
+            Reaped::NoneYet if clock::monotonic() >= end => return false,
+            Reaped::NoneYet => {
+                between();
+                thread::sleep(Duration::from_millis(10));
             }
-        })
+        }
+    }
 }
 
 /// Unmounts the newest first. True if nothing that can be written stays mounted.

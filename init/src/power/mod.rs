@@ -74,3 +74,35 @@ pub(crate) fn of_command(command: Command) -> Request {
         reason: "report channel",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_gets_what_is_written_above() {
+        for (number, expected) in [
+            (libc::SIGTERM, Some(Action::PowerOff)),
+            (libc::SIGUSR2, Some(Action::PowerOff)),
+            (libc::SIGUSR1, Some(Action::Halt)),
+            (libc::SIGINT, Some(Action::Restart)),
+            (libc::SIGCHLD, None),
+        ] {
+            assert_eq!(
+                of_signal(number).map(|request| request.action),
+                expected,
+                "{number}"
+            );
+        }
+        assert_eq!(of_command(Command::Reboot).action, Action::Restart);
+        assert_eq!(of_command(Command::PowerOff).action, Action::PowerOff);
+    }
+
+    #[test]
+    fn a_machine_never_hangs_in_a_panic() {
+        set_panic_seconds(0);
+        assert_eq!(panic_seconds(), 1);
+        set_panic_seconds(u32::MAX);
+        assert_eq!(panic_seconds(), 3600);
+    }
+}

@@ -57,13 +57,7 @@ mod tests {
     #[test]
     fn what_is_no_command_is_said_and_forgotten() {
         let mut reader = CommandReader::default();
-        for bad in [
-            "power-off",
-            "{}",
-            "{\"command\":\"explode\"}",
-            "{\"command\":\"reboot\",\"x\":1}",
-            "\u{0}",
-        ] {
+        for bad in ["power-off", "{}", "{\"command\":\"explode\"}", "\u{0}"] {
             let results = reader.take(format!("{bad}\n").as_bytes());
             assert!(matches!(results[..], [Err(_)]), "{bad}: {results:?}");
         }

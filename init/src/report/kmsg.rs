@@ -16,6 +16,8 @@ use crate::turn::{Report, Turn, Watched};
 
 /// One record with its dictionary; a shorter buffer would get an error.
 const MAX_RECORD: usize = 8 * 1024;
+/// Records of one turn: a storm must not keep init from its other work.
+const MAX_RECORDS: u32 = 1024;
 /// The kernel limits the rate; this limits the sum.
 const MAX_EVENTS: u32 = 64;
 
@@ -34,6 +36,8 @@ const KERN_ERR: u32 = 3;
 pub(crate) struct Kmsg {
     log: Option<File>,
     told: u32,
+    /// The line told last: a block is read again and again by whoever wants it.
+    last: String,
 }
 
 impl Kmsg {
@@ -52,13 +56,15 @@ impl Kmsg {
     pub(crate) fn drain(&mut self, report: &mut dyn Report) {
         let Some(log) = &mut self.log else { return };
         let mut buffer = [0; MAX_RECORD];
-        loop {
+        for _ in 0..MAX_RECORDS {
             match log.read(&mut buffer) {
                 Ok(length) => {
                     if let Some((phase, why)) = telling(&buffer[..length])
                         && self.told < MAX_EVENTS
+                        && self.last != why
                     {
                         self.told += 1;
+                        self.last.clone_from(&why);
                         report.event(Event::Error {
                             phase,
                             what: "kernel".to_owned(),

@@ -42,7 +42,7 @@ pub(crate) fn say(why: &str) -> bool {
     let event = Event::Error {
         phase,
         what: "init is broken".to_owned(),
-        why: why.to_owned(),
+        why: why.replace('\n', " "),
     };
     let (console, port) = (
         CONSOLE.load(Ordering::Relaxed),

@@ -16,7 +16,7 @@ pub(crate) mod kmsg;
 pub(crate) mod last_words;
 mod outlet;
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::thread;
@@ -76,13 +76,13 @@ impl Reporter {
     /// Opens the console of /dev: for init's own lines without blocking, and as the
     /// process's standard output and error. A machine may have none.
     pub(crate) fn open_console(&mut self) {
-        if let (Ok(null), Ok(console)) = (
-            File::open("/dev/null"),
-            console_options().open("/dev/console"),
-        ) {
-            let _ = host::install_descriptor(&null, 0);
-            let _ = host::install_descriptor(&console, 1);
-            let _ = host::install_descriptor(&console, 2);
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+        let console = console_options().open("/dev/console");
+        let output = if console.is_ok() { &console } else { &null };
+        for (file, number) in [(&null, 0), (output, 1), (output, 2)] {
+            if let Ok(file) = file {
+                let _ = host::install_descriptor(file, number);
+            }
         }
         self.reopen_console();
     }
@@ -162,7 +162,11 @@ impl Reporter {
 
     /// Whether a harness listens: then nobody waits for a reboot.
     pub(crate) fn has_harness(&self) -> bool {
-        matches!(self.way, Way::Port | Way::Console { .. })
+        match self.way {
+            Way::Port | Way::Console { .. } => true,
+            Way::Searching => channel::nonce().is_some(),
+            Way::Nowhere => false,
+        }
     }
 
     /// The first command of the harness that nobody has taken yet.
@@ -229,7 +233,8 @@ impl Reporter {
 
     fn read_commands(&mut self) {
         let mut buffer = [0; 256];
-        loop {
+        // Bounded: who writes without end must not keep init from its other work.
+        for _ in 0..16 {
             match self.port.sink_mut().read(&mut buffer) {
                 Ok(0) => {
                     self.port_again = Some(clock::monotonic() + CLOSED_PAUSE);

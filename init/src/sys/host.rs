@@ -45,6 +45,18 @@ pub(crate) fn set_umask() {
     unsafe { libc::umask(0o022) };
 }
 
+/// Lets services raise their limit of open files far: the kernel's own hard limit of
+/// 4096 is from another time. What a program gets without asking stays as it is.
+pub(crate) fn raise_file_limit() -> io::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: 1024,
+        rlim_max: 524_288,
+    };
+    // SAFETY: a valid rlimit that outlives the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    Ok(())
+}
+
 /// chroot(2).
 pub(crate) fn change_root(path: &Path) -> io::Result<()> {
     let path = c_path(path)?;

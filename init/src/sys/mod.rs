@@ -3,14 +3,17 @@
 
 #![allow(unsafe_code)]
 
+mod child;
 pub(crate) mod clock;
 pub(crate) mod dm;
 pub(crate) mod entry;
 pub(crate) mod host;
 pub(crate) mod module;
 pub(crate) mod mount;
+pub(crate) mod net;
 pub(crate) mod poll;
 pub(crate) mod power;
+pub(crate) mod process;
 pub(crate) mod signal;
 
 use std::ffi::CString;

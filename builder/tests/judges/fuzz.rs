@@ -1,0 +1,276 @@
+//! Seeded mutations of good inputs: a reader may refuse them, never panic,
+//! loop or eat the memory. `SLIPFORM_FUZZ_SECONDS` sets the time of each target.
+
+use std::collections::BTreeMap;
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::time::{Duration, Instant};
+
+use slipform::base::{Digest, MIB};
+use slipform::disk::map::MAP_SCHEMA;
+use slipform::disk::{DiskFacts, DiskMap, Extent, ExtentContent, gpt, inspect};
+use slipform::filesystem::{Initrd, find_in_initrd};
+use slipform::output::{self, OutputFormat, Qcow2Reader};
+use slipform::uki::{self, pe::Pe};
+
+use crate::scene::{Random, disk, machine, scene, stub};
+
+/// Calls `target` with ever new randomness until the time is up.
+fn fuzz(seed: u64, mut target: impl FnMut(&mut Random)) {
+    let seconds = std::env::var("SLIPFORM_FUZZ_SECONDS").ok();
+    let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(1.0);
+    let end = Instant::now() + Duration::from_secs_f64(seconds);
+    let mut random = Random(seed);
+    while Instant::now() < end {
+        target(&mut random);
+    }
+}
+
+/// Changes a few bytes: bits, extremes, copies, the end.
+fn mutate(random: &mut Random, bytes: &mut Vec<u8>) {
+    for _ in 0..=random.below(4) {
+        if bytes.is_empty() {
+            return;
+        }
+        let at = random.below(bytes.len() as u64) as usize;
+        let room = bytes.len() - at;
+        match random.below(6) {
+            0 => bytes[at] ^= 1 << random.below(8),
+            1 => bytes[at] = random.next() as u8,
+            2 => bytes[at..at + room.min(4)].fill(0xff),
+            3 => bytes[at..at + room.min(8)].fill(0),
+            4 => {
+                let from = random.below(bytes.len() as u64) as usize;
+                let length = room.min(bytes.len() - from).min(16);
+                bytes.copy_within(from..from + length, at);
+            }
+            _ if random.below(8) == 0 => bytes.truncate(at),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn pe_images() {
+    let good = stub();
+    fuzz(1, |random| {
+        let mut bytes = good.clone();
+        bytes.truncate(0x600);
+        // Mutations in the headers, where everything is.
+        let mut headers = bytes[..0x200].to_vec();
+        mutate(random, &mut headers);
+        bytes.splice(..0x200, headers);
+        if let Ok(pe) = Pe::parse(&bytes, bytes.len() as u64) {
+            let added = [
+                (".linux", random.below(1 << 32)),
+                (".initrd", random.below(1 << 20)),
+            ];
+            if let Ok(plan) = pe.append(&bytes, &added) {
+                let again = Pe::parse(&plan.headers, plan.file_length).unwrap();
+                assert_eq!(again.sections.len(), pe.sections.len() + 2);
+            }
+        }
+        let _ = uki::read(&mut Cursor::new(bytes));
+    });
+}
+
+#[test]
+fn initrds() {
+    let mut archive = Initrd::new(Vec::new());
+    archive.file("/a/b", 0o755, &[1; 300]).unwrap();
+    archive
+        .file("/machine.json", 0o644, machine().as_bytes())
+        .unwrap();
+    let archive = archive.finish().unwrap();
+    let mut packed = zstd::bulk::compress(&archive, 3).unwrap();
+    packed.resize(packed.len().next_multiple_of(4), 0);
+    let good = [archive.clone(), packed, archive].concat();
+    assert!(
+        find_in_initrd(&mut Cursor::new(&good), "machine.json", 4096)
+            .unwrap()
+            .is_some()
+    );
+    fuzz(2, |random| {
+        let mut bytes = good.clone();
+        mutate(random, &mut bytes);
+        let found = find_in_initrd(&mut Cursor::new(bytes), "machine.json", 4096);
+        assert!(
+            found
+                .ok()
+                .flatten()
+                .is_none_or(|content| content.len() <= 4096)
+        );
+    });
+}
+
+#[test]
+fn disk_maps() {
+    let content = ExtentContent::Blob {
+        digest: Digest::of("x"),
+        offset: 5,
+    };
+    let extents = vec![
+        Extent {
+            offset: 0,
+            length: 512,
+            content,
+        },
+        Extent {
+            offset: 4096,
+            length: 9,
+            content: ExtentContent::Zero,
+        },
+    ];
+    let good = DiskMap {
+        schema: MAP_SCHEMA,
+        sector_size: 512,
+        size: MIB,
+        extents,
+    }
+    .to_json();
+    fuzz(3, |random| {
+        let mut bytes = good.clone();
+        mutate(random, &mut bytes);
+        if let Ok(map) = DiskMap::from_json(&bytes) {
+            assert_eq!(DiskMap::from_json(&map.to_json()).unwrap(), map);
+        }
+    });
+}
+
+#[test]
+fn qcow2_files() {
+    let scene = scene();
+    let mut blob = Random(7).bytes(100_000);
+    blob.extend([42; 100_000]);
+    let digest = scene.store.put(&blob).unwrap();
+    let content = ExtentContent::Blob { digest, offset: 0 };
+    let extents = vec![Extent {
+        offset: 70_000,
+        length: 200_000,
+        content,
+    }];
+    let map = DiskMap {
+        schema: MAP_SCHEMA,
+        sector_size: 512,
+        size: 4 * MIB,
+        extents,
+    };
+    let path = scene.folder.path().join("disk.qcow2");
+    output::write(OutputFormat::Qcow2, &map, &scene.store, &path).unwrap();
+    let good = std::fs::read(&path).unwrap();
+    fuzz(4, |random| {
+        let mut bytes = good.clone();
+        // Headers and tables are where lies are worth something.
+        let ranges = [
+            0..112,
+            65_536..65_544,
+            good.len() - 4 * 65_536..good.len() - 2 * 65_536,
+        ];
+        let range = ranges[random.below(3) as usize].clone();
+        let mut part = bytes[range.clone()].to_vec();
+        mutate(random, &mut part);
+        bytes.splice(range, part);
+        let Ok(mut reader) = Qcow2Reader::open(Cursor::new(bytes)) else {
+            return;
+        };
+        let size = reader.size();
+        for _ in 0..4 {
+            reader
+                .seek(SeekFrom::Start(random.below(size.max(1))))
+                .unwrap();
+            let mut buffer = [0; 70_000];
+            let _ = reader.read(&mut buffer);
+        }
+        let _ = inspect(&mut reader);
+    });
+}
+
+/// A file with some bytes changed on the way.
+struct Patched<'a> {
+    file: &'a std::fs::File,
+    patches: BTreeMap<u64, u8>,
+}
+
+impl Read for Patched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let at = self.file.stream_position()?;
+        let read = self.file.read(buffer)?;
+        for (offset, byte) in self.patches.range(at..at + read as u64) {
+            buffer[(offset - at) as usize] = *byte;
+        }
+        Ok(read)
+    }
+}
+
+impl Seek for Patched<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+#[test]
+fn disks() {
+    let scene = scene();
+    let disk = disk(&scene, &DiskFacts::default(), b"the app");
+    let path = scene.folder.path().join("disk.raw");
+    output::write(OutputFormat::Raw, &disk.map, &scene.store, &path).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    // Everything that is parsed: tables, boot sector, FAT, folders, the boot
+    // entry's headers and initrd, the layers' superblocks.
+    let esp = MIB;
+    let uki = disk
+        .map
+        .extents
+        .iter()
+        .find(|extent| extent.length > 3_000_000)
+        .unwrap();
+    let layer = disk.layers[0].offset;
+    let interesting = [
+        0..17_408,
+        esp..esp + 96,
+        esp + 16_384..esp + 16_384 + 64,
+        uki.offset - 4096..uki.offset + 1024,
+        uki.end() - 2048..uki.end(),
+        layer + 1024..layer + 2048,
+        layer + (16 << 20)..layer + (16 << 20) + 512,
+    ];
+    fuzz(5, |random| {
+        let mut patches = BTreeMap::new();
+        for _ in 0..=random.below(6) {
+            let range = &interesting[random.below(interesting.len() as u64) as usize];
+            let at = range.start + random.below(range.end - range.start);
+            for byte in 0..[1, 2, 4, 8][random.below(4) as usize] {
+                let value = [0, 0xff, random.next() as u8][random.below(3) as usize];
+                patches.insert(at + byte, value);
+            }
+        }
+        let info = inspect(&mut Patched {
+            file: &file,
+            patches,
+        });
+        assert!(info.ok().is_none_or(|info| info.partitions.len() <= 128));
+    });
+    // Tables that lie with good checksums.
+    fuzz(6, |random| {
+        let guid = |number| uuid::Uuid::from_u128(number);
+        let partitions: Vec<_> = (0..random.below(129))
+            .map(|index| gpt::Partition {
+                type_guid: [gpt::ESP_TYPE, gpt::LAYER_TYPE, guid(1)][random.below(3) as usize],
+                guid: guid(u128::from(index)),
+                first_lba: random.next() >> random.below(64),
+                last_lba: random.next() >> random.below(64),
+                attributes: random.next(),
+                name: "n".repeat(random.below(50) as usize),
+            })
+            .collect();
+        let tables = gpt::tables(512, disk.map.size / 512, guid(2), &partitions);
+        let patches = tables
+            .primary
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| (at as u64, *byte));
+        let _ = inspect(&mut Patched {
+            file: &file,
+            patches: patches.collect(),
+        });
+    });
+}

@@ -1,0 +1,9 @@
+//! Real tools and independent readers judge the bytes that Slipform writes.
+
+mod boot;
+mod disks;
+mod filesystems;
+mod fuzz;
+mod pinned;
+mod scene;
+mod tools;

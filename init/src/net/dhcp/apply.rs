@@ -1,0 +1,280 @@
+//! A lease on an interface: address, routes, MTU and the file of name servers.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use slipform_init::contract::event::{Event, Phase};
+
+use super::lease::Lease;
+use crate::net::kernel::{Kernel, KernelError};
+use crate::net::link::Link;
+use crate::net::resolv;
+use crate::net::rtnl::{Address, Request, Route};
+use crate::turn::Turn;
+
+/// An interface that leases are put on.
+#[derive(Debug)]
+pub(super) struct Interface {
+    pub(super) link: Link,
+    kernel: Kernel,
+    resolv: PathBuf,
+}
+
+impl Interface {
+    /// Switches `link` on; name servers go to the file `resolv`.
+    ///
+    /// # Errors
+    /// [`KernelError`] when there is no rtnetlink or the interface stays off.
+    pub(super) fn up(link: Link, resolv: PathBuf) -> Result<Interface, KernelError> {
+        let mut kernel = Kernel::open()?;
+        let what = format!("switch on {}", link.name);
+        kernel.run(&what, Request::link_up(link.index), &[])?;
+        Ok(Interface {
+            link,
+            kernel,
+            resolv,
+        })
+    }
+
+    /// Puts `lease` in the place of `previous`.
+    pub(super) fn bind(&mut self, lease: &Lease, previous: Option<&Lease>, turn: &mut Turn<'_>) {
+        let renewed = previous.is_some_and(|previous| previous.text() == lease.text());
+        let (index, new) = (self.link.index, self.routes(lease));
+        match previous {
+            Some(previous) if renewed => {
+                for route in self
+                    .routes(previous)
+                    .iter()
+                    .filter(|route| !new.contains(route))
+                {
+                    self.run(
+                        "remove a route of",
+                        Request::delete_route(route),
+                        &[libc::ESRCH],
+                        turn,
+                    );
+                }
+            }
+            Some(previous) => self.remove(previous, turn),
+            None => {}
+        }
+        if let Some(mtu) = lease.mtu {
+            self.run(
+                &format!("set MTU {mtu} of"),
+                Request::link_mtu(index, mtu),
+                &[],
+                turn,
+            );
+        }
+        let what = format!("add {} to", lease.text());
+        self.run(&what, Request::set_address(&self.address(lease)), &[], turn);
+        for route in &new {
+            let via = route
+                .gateway
+                .map_or_else(|| "the link".to_owned(), |gateway| gateway.to_string());
+            let what = format!(
+                "add route {}/{} via {via} on",
+                route.destination, route.prefix
+            );
+            self.run(&what, Request::set_route(route), &[], turn);
+        }
+        write_resolv(&self.resolv, &lease.dns, &lease.search, turn);
+        self.tell(Some(lease), describe(lease, renewed), turn);
+    }
+
+    /// Takes `lease` off the interface, and its name servers out of the file.
+    pub(super) fn unbind(&mut self, lease: &Lease, why: &str, turn: &mut Turn<'_>) {
+        self.remove(lease, turn);
+        write_resolv(&self.resolv, &[], &[], turn);
+        self.tell(None, format!("lost {}: {why}", lease.text()), turn);
+    }
+
+    /// Reports news of the interface.
+    pub(super) fn tell(&self, lease: Option<&Lease>, detail: String, turn: &mut Turn<'_>) {
+        let (interface, address) = (
+            self.link.name.clone(),
+            lease.map(Lease::text).unwrap_or_default(),
+        );
+        turn.report.event(Event::Network {
+            interface,
+            address,
+            detail,
+        });
+    }
+
+    fn remove(&mut self, lease: &Lease, turn: &mut Turn<'_>) {
+        // The kernel takes routes away with their address, and an address at its end of life: both may be gone.
+        for route in self.routes(lease) {
+            let gone = [libc::ESRCH, libc::ENETUNREACH];
+            self.run(
+                "remove a route of",
+                Request::delete_route(&route),
+                &gone,
+                turn,
+            );
+        }
+        let gone = [libc::EADDRNOTAVAIL, libc::ENODEV];
+        let request = Request::delete_address(&self.address(lease));
+        self.run(
+            &format!("remove {} from", lease.text()),
+            request,
+            &gone,
+            turn,
+        );
+    }
+
+    fn run(&mut self, what: &str, request: Request, fine: &[i32], turn: &mut Turn<'_>) {
+        if let Err(error) = self
+            .kernel
+            .run(&format!("{what} {}", self.link.name), request, fine)
+        {
+            tell_kernel(&error, turn);
+        }
+    }
+
+    fn address(&self, lease: &Lease) -> Address {
+        Address {
+            index: self.link.index,
+            address: lease.address.into(),
+            prefix: lease.prefix,
+            broadcast: lease.broadcast(),
+            lifetime: lease.seconds,
+        }
+    }
+
+    fn routes(&self, lease: &Lease) -> Vec<Route> {
+        routes(self.link.index, lease)
+    }
+}
+
+/// The lease's routes in an order that the kernel takes: those on the link first, and
+/// one to each gateway outside the network (clouds with /32 leases have such).
+fn routes(index: u32, lease: &Lease) -> Vec<Route> {
+    let route = |destination, prefix, gateway| Route {
+        index,
+        destination,
+        prefix,
+        gateway,
+        source: lease.address,
+    };
+    let (on_link, via): (Vec<_>, Vec<_>) = lease
+        .routes
+        .iter()
+        .partition(|route| route.gateway.is_none());
+    let mut routes: Vec<Route> = on_link
+        .iter()
+        .map(|given| route(given.destination, given.prefix, None))
+        .collect();
+    for gateway in via
+        .iter()
+        .filter_map(|given| given.gateway)
+        .filter(|gateway| !lease.reaches(*gateway))
+    {
+        let host = route(gateway, 32, None);
+        if !routes.contains(&host) {
+            routes.push(host);
+        }
+    }
+    routes.extend(
+        via.iter()
+            .map(|given| route(given.destination, given.prefix, given.gateway)),
+    );
+    routes
+}
+
+fn describe(lease: &Lease, renewed: bool) -> String {
+    let verb = if renewed { "renewed" } else { "bound" };
+    let time = lease.seconds.map_or_else(
+        || "for ever".to_owned(),
+        |seconds| format!("for {seconds} s"),
+    );
+    let mut text = format!("{verb} {time} by {}", lease.server);
+    let default = lease
+        .routes
+        .iter()
+        .find(|route| route.prefix == 0)
+        .and_then(|route| route.gateway);
+    if let Some(router) = default {
+        text.push_str(&format!(", router {router}"));
+    }
+    for server in &lease.dns {
+        text.push_str(&format!(", dns {server}"));
+    }
+    text
+}
+
+/// Writes the file of name servers; a failure is reported, names then do not resolve.
+pub(super) fn write_resolv(
+    path: &std::path::Path,
+    servers: &[Ipv4Addr],
+    search: &[String],
+    turn: &mut Turn<'_>,
+) {
+    if let Err(error) = resolv::write(path, &resolv::text(servers, search)) {
+        let (what, why) = (format!("write {}", path.display()), error.to_string());
+        turn.report.event(Event::Error {
+            phase: Phase::Network,
+            what,
+            why,
+        });
+    }
+}
+
+/// Reports what the kernel refused.
+pub(super) fn tell_kernel(error: &KernelError, turn: &mut Turn<'_>) {
+    let (what, why) = (error.what.clone(), error.why());
+    turn.report.event(Event::Error {
+        phase: Phase::Network,
+        what,
+        why,
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lease;
+    use super::*;
+
+    #[test]
+    fn gateways_outside_the_network_get_a_route_of_their_own() {
+        let gateway = Ipv4Addr::new(10, 128, 0, 1);
+        let default = lease::Route {
+            destination: Ipv4Addr::UNSPECIFIED,
+            prefix: 0,
+            gateway: Some(gateway),
+        };
+        let mut lease = Lease {
+            address: Ipv4Addr::new(10, 128, 0, 7),
+            prefix: 32,
+            server: gateway,
+            seconds: Some(3600),
+            renew: 1800,
+            rebind: 3150,
+            routes: vec![default.clone()],
+            dns: vec![Ipv4Addr::new(10, 128, 0, 2)],
+            search: Vec::new(),
+            mtu: None,
+        };
+        let steps = |lease: &Lease| -> Vec<(Ipv4Addr, u8, Option<Ipv4Addr>)> {
+            routes(3, lease)
+                .iter()
+                .map(|route| (route.destination, route.prefix, route.gateway))
+                .collect()
+        };
+        let through = (Ipv4Addr::UNSPECIFIED, 0, Some(gateway));
+        assert_eq!(steps(&lease), [(gateway, 32, None), through]);
+        // The server says so itself, after the route that needs it: still once, and first.
+        lease.routes.push(lease::Route {
+            destination: gateway,
+            prefix: 32,
+            gateway: None,
+        });
+        assert_eq!(steps(&lease), [(gateway, 32, None), through]);
+        (lease.prefix, lease.routes) = (24, vec![default]);
+        assert_eq!(steps(&lease), [through]);
+        assert_eq!(
+            describe(&lease, false),
+            "bound for 3600 s by 10.128.0.1, router 10.128.0.1, dns 10.128.0.2"
+        );
+    }
+}

@@ -1,0 +1,503 @@
+//! The client against simulated servers: friendly, absent, hostile, mad.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use super::client::{Action, Client, Config, Destination, Input};
+use super::ip;
+use super::lease::Lease;
+use super::packet::testing::{MAC, reply};
+use super::packet::{Kind, Reply, option};
+
+const OURS: [u8; 4] = [10, 0, 2, 15];
+const SERVER: [u8; 4] = [10, 0, 2, 2];
+const BROADCAST: Destination = Destination::Broadcast {
+    from: Ipv4Addr::UNSPECIFIED,
+};
+
+/// A client, its clock, and what it did last.
+struct Bench {
+    client: Client,
+    now: Duration,
+    sent: Vec<(Vec<u8>, Destination)>,
+    other: Vec<Action>,
+}
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let client = Client::new(Config {
+            mac: MAC,
+            hostname: "hello".into(),
+            seed: 1,
+        });
+        Bench {
+            client,
+            now: at(100),
+            sent: Vec::new(),
+            other: Vec::new(),
+        }
+    }
+
+    fn step(&mut self, input: Input<'_>) {
+        let mut out = Vec::new();
+        self.client.step(self.now, input, &mut out);
+        (self.sent, self.other) = (Vec::new(), Vec::new());
+        for action in out {
+            match action {
+                Action::Send { message, to } => self.sent.push((message, to)),
+                other => self.other.push(other),
+            }
+        }
+    }
+
+    /// Goes to the next deadline.
+    fn tick(&mut self) {
+        self.now = self
+            .client
+            .deadline()
+            .expect("something to wait for")
+            .max(self.now);
+        self.step(Input::Tick);
+    }
+
+    fn xid(&self) -> u32 {
+        let message = &self.sent.last().expect("something was sent").0;
+        u32::from_be_bytes([message[4], message[5], message[6], message[7]])
+    }
+
+    /// The message type of what was sent last, and where it went.
+    fn asked(&self) -> Option<(u8, Destination)> {
+        self.sent.last().map(|(message, to)| (message[242], *to))
+    }
+
+    fn answer(&mut self, kind: Kind, xid: u32, lease_seconds: u32) {
+        let time = lease_seconds.to_be_bytes();
+        let bytes = answer(kind, xid, &time);
+        self.step(Input::Packet(&bytes));
+    }
+
+    fn bind(lease_seconds: u32) -> Bench {
+        let mut bench = Bench::new();
+        bench.step(Input::LinkUp);
+        assert_eq!(bench.asked(), Some((1, BROADCAST)));
+        let xid = bench.xid();
+        bench.answer(Kind::Offer, xid, lease_seconds);
+        assert_eq!(bench.asked(), Some((3, BROADCAST)));
+        assert_eq!(bench.xid(), xid, "the request repeats the offer's id");
+        bench.answer(Kind::Ack, xid, lease_seconds);
+        assert!(
+            matches!(&bench.other[..], [Action::Bind { previous: None, .. }]),
+            "{:?}",
+            bench.other
+        );
+        assert!(!bench.client.listens());
+        bench
+    }
+}
+
+fn answer(kind: Kind, xid: u32, time: &[u8]) -> Vec<u8> {
+    let options: [(u8, &[u8]); 3] = [
+        (option::SERVER, &SERVER),
+        (option::MASK, &[255, 255, 255, 0]),
+        (option::LEASE, time),
+    ];
+    reply(kind, xid, OURS, &options)
+}
+
+#[test]
+fn a_lease_is_got_renewed_rebound_and_lost() {
+    let mut bench = Bench::bind(3600);
+    let unicast = Destination::Unicast {
+        from: OURS.into(),
+        to: SERVER.into(),
+    };
+
+    bench.tick();
+    assert_eq!(
+        (bench.now, bench.asked()),
+        (at(100 + 1800), Some((3, unicast)))
+    );
+    assert_eq!(bench.sent[0].0[12..16], OURS, "ciaddr");
+    let xid = bench.xid();
+    bench.now += at(1);
+    bench.answer(Kind::Ack, xid, 3600);
+    assert!(matches!(
+        &bench.other[..],
+        [Action::Bind {
+            previous: Some(_),
+            ..
+        }]
+    ));
+
+    // Nobody answers any more: half of what is left to T2, then to the end.
+    let mut steps = Vec::new();
+    let began = at(100 + 1800);
+    while bench.client.lease().is_some() {
+        bench.tick();
+        steps.push((
+            (bench.now - began).as_secs(),
+            bench.asked().map(|(kind, to)| (kind, to == unicast)),
+        ));
+    }
+    let renewal = |to_server| Some((3, to_server));
+    assert_eq!(steps[0], (1800, renewal(true)));
+    assert_eq!(steps[1], (2475, renewal(true)));
+    assert!(steps.contains(&(3150, renewal(false))), "{steps:?}");
+    assert!(
+        steps
+            .windows(2)
+            .all(|pair| pair[1].0 - pair[0].0 >= 60 || [3150, 3600].contains(&pair[1].0)),
+        "{steps:?}"
+    );
+    assert_eq!(
+        steps.last(),
+        Some(&(3600, Some((1, false)))),
+        "expired: a discover"
+    );
+    assert!(matches!(
+        &bench.other[..],
+        [Action::Unbind {
+            why: "the lease has expired",
+            ..
+        }]
+    ));
+}
+
+#[test]
+fn a_renewal_with_another_address_hands_over_both() {
+    let mut bench = Bench::bind(3600);
+    bench.tick();
+    let mut bytes = answer(Kind::Ack, bench.xid(), &3600_u32.to_be_bytes());
+    bytes[19] = 99;
+    bench.step(Input::Packet(&bytes));
+    let [
+        Action::Bind {
+            lease,
+            previous: Some(previous),
+        },
+    ] = &bench.other[..]
+    else {
+        panic!("{:?}", bench.other)
+    };
+    assert_eq!(
+        (lease.address.octets()[3], previous.address.octets()[3]),
+        (99, 15)
+    );
+}
+
+#[test]
+fn an_infinite_lease_asks_no_more() {
+    let bench = Bench::bind(u32::MAX);
+    assert_eq!(bench.client.deadline(), None);
+    assert!(
+        bench
+            .client
+            .lease()
+            .is_some_and(|lease| lease.seconds.is_none())
+    );
+}
+
+#[test]
+fn questions_grow_rarer_and_each_is_jittered() {
+    let mut bench = Bench::new();
+    bench.step(Input::LinkUp);
+    let xid = bench.xid();
+    let mut pauses = Vec::new();
+    for _ in 0..10 {
+        let before = bench.now;
+        bench.tick();
+        assert_eq!((bench.asked(), bench.xid()), (Some((1, BROADCAST)), xid));
+        pauses.push((bench.now - before).as_millis());
+    }
+    let secs = u16::from_be_bytes([bench.sent[0].0[8], bench.sent[0].0[9]]);
+    assert_eq!(u64::from(secs), (bench.now - at(100)).as_secs());
+    for (pause, expected) in pauses.iter().zip([1, 2, 4, 8, 16, 32, 64, 64, 64, 64]) {
+        assert!(
+            (expected * 875..=expected * 1125).contains(pause),
+            "{pauses:?}"
+        );
+    }
+    let other = Client::new(Config {
+        mac: MAC,
+        hostname: String::new(),
+        seed: 2,
+    });
+    let mut other = Bench {
+        client: other,
+        ..Bench::new()
+    };
+    other.step(Input::LinkUp);
+    assert_ne!(other.xid(), xid, "another seed, another id");
+}
+
+#[test]
+fn a_server_that_falls_silent_after_its_offer_is_given_up() {
+    let mut bench = Bench::new();
+    bench.step(Input::LinkUp);
+    let xid = bench.xid();
+    bench.answer(Kind::Offer, xid, 3600);
+    let mut kinds = Vec::new();
+    for _ in 0..6 {
+        bench.tick();
+        kinds.push(bench.asked().map(|(kind, _)| kind));
+    }
+    assert_eq!(kinds, [3, 3, 3, 3, 1, 1].map(Some));
+    assert_ne!(bench.xid(), xid);
+}
+
+#[test]
+fn a_refusal_begins_anew_after_a_pause_that_grows() {
+    let mut bench = Bench::new();
+    bench.step(Input::LinkUp);
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        let xid = bench.xid();
+        bench.answer(Kind::Offer, xid, 3600);
+        bench.answer(Kind::Nak, xid, 3600);
+        assert!(bench.sent.is_empty() && !bench.client.listens());
+        let before = bench.now;
+        bench.tick();
+        pauses.push((bench.now - before).as_secs_f64().round());
+        assert_eq!(bench.asked(), Some((1, BROADCAST)));
+    }
+    assert!(pauses[0] <= 2.0 && pauses[7] >= 50.0, "{pauses:?}");
+
+    let mut bench = Bench::bind(3600);
+    bench.tick();
+    let xid = bench.xid();
+    bench.answer(Kind::Nak, xid, 3600);
+    assert!(
+        matches!(&bench.other[..], [Action::Unbind { .. }, Action::Note(_)]),
+        "{:?}",
+        bench.other
+    );
+    assert!(bench.client.lease().is_none());
+}
+
+#[test]
+fn strangers_are_not_heard() {
+    let mut bench = Bench::new();
+    bench.step(Input::LinkUp);
+    let xid = bench.xid();
+    let time = 3600_u32.to_be_bytes();
+    let good = answer(Kind::Offer, xid, &time);
+    let mut other_mac = good.clone();
+    other_mac[33] ^= 1;
+    for bytes in [
+        answer(Kind::Offer, xid ^ 1, &time),
+        other_mac,
+        answer(Kind::Ack, xid, &time),
+        Vec::new(),
+    ] {
+        bench.step(Input::Packet(&bytes));
+        assert!(bench.sent.is_empty() && bench.other.is_empty());
+    }
+    bench.step(Input::Packet(&good));
+    // Another server acknowledges, or refuses, what was asked of the first.
+    for kind in [Kind::Ack, Kind::Nak] {
+        let options: [(u8, &[u8]); 2] = [(option::SERVER, &[10, 0, 2, 66]), (option::LEASE, &time)];
+        bench.step(Input::Packet(&reply(kind, xid, OURS, &options)));
+        assert!(
+            bench.sent.is_empty() && bench.other.is_empty(),
+            "{kind:?}: {:?}",
+            bench.other
+        );
+    }
+    bench.step(Input::Packet(&answer(Kind::Ack, xid, &time)));
+    assert!(bench.client.lease().is_some());
+    // Late copies.
+    for kind in [Kind::Offer, Kind::Ack, Kind::Nak] {
+        bench.step(Input::Packet(&answer(kind, xid, &time)));
+        assert!(bench.sent.is_empty() && bench.other.is_empty());
+    }
+}
+
+#[test]
+fn a_useless_offer_is_noted_once_and_the_next_one_taken() {
+    let mut bench = Bench::new();
+    bench.step(Input::LinkUp);
+    let xid = bench.xid();
+    bench.answer(Kind::Offer, xid, 0);
+    let expected = Action::Note("answer ignored: lease time 0 s is shorter than 10 s".into());
+    assert_eq!(bench.other, [expected]);
+    bench.answer(Kind::Offer, xid, 0);
+    assert!(bench.other.is_empty());
+    bench.answer(Kind::Offer, xid, 3600);
+    assert_eq!(bench.asked(), Some((3, BROADCAST)));
+}
+
+#[test]
+fn a_link_that_comes_back_is_asked_anew_and_the_lease_kept_till_then() {
+    let mut bench = Bench::bind(3600);
+    bench.step(Input::LinkDown);
+    assert!(bench.sent.is_empty() && bench.other.is_empty() && bench.client.lease().is_some());
+    bench.now += at(10);
+    bench.step(Input::LinkUp);
+    assert_eq!(bench.asked(), Some((1, BROADCAST)));
+    assert_eq!(
+        bench.sent[0].0[243..249],
+        [50, 4, 10, 0, 2, 15],
+        "it would like to keep its address"
+    );
+    bench.step(Input::LinkUp);
+    assert!(bench.sent.is_empty(), "news that is none");
+    let xid = bench.xid_of_discover();
+    bench.answer(Kind::Offer, xid, 3600);
+    bench.answer(Kind::Ack, xid, 3600);
+    assert!(matches!(
+        &bench.other[..],
+        [Action::Bind {
+            previous: Some(_),
+            ..
+        }]
+    ));
+
+    // Away for longer than the lease: the address goes when its time is up.
+    bench.step(Input::LinkDown);
+    bench.tick();
+    assert!(
+        matches!(&bench.other[..], [Action::Unbind { .. }]),
+        "{:?}",
+        bench.other
+    );
+    assert!(bench.sent.is_empty());
+    assert_eq!(bench.client.deadline(), None);
+}
+
+impl Bench {
+    /// Asks again, to see the id of a question that was sent earlier.
+    fn xid_of_discover(&mut self) -> u32 {
+        self.tick();
+        self.xid()
+    }
+}
+
+fn fuzz_time() -> Duration {
+    let seconds = std::env::var("SLIPFORM_FUZZ_SECONDS")
+        .ok()
+        .and_then(|text| text.parse().ok());
+    Duration::from_secs_f64(seconds.unwrap_or(1.0))
+}
+
+fn roll(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+/// Mutated answers of all kinds: nothing panics, nothing useless is bound, and no
+/// answer makes the client talk more than it would by itself.
+#[test]
+fn mutated_answers_do_no_harm() {
+    let seeds: Vec<Vec<u8>> = [Kind::Offer, Kind::Ack, Kind::Nak]
+        .into_iter()
+        .map(|kind| {
+            let options: [(u8, &[u8]); 9] = [
+                (option::OVERLOAD, &[3]),
+                (option::SERVER, &SERVER),
+                (option::MASK, &[255, 255, 255, 0]),
+                (option::LEASE, &[0, 0, 0, 60]),
+                (option::RENEWAL, &[0, 0, 0, 20]),
+                (option::REBINDING, &[0, 0, 0, 40]),
+                (
+                    option::ROUTES,
+                    &[32, 10, 128, 0, 1, 0, 0, 0, 0, 0, 10, 128, 0, 1],
+                ),
+                (
+                    option::SEARCH,
+                    b"\x03eng\x05apple\x03com\x00\x09marketing\xc0\x04",
+                ),
+                (option::DNS, &[10, 0, 2, 3, 8, 8, 8, 8]),
+            ];
+            reply(kind, 0, OURS, &options)
+        })
+        .collect();
+    let mut random = 0x5eed_u64;
+    let mut bench = Bench::new();
+    bench.step(Input::LinkUp);
+    let (mut xid, mut messages, mut bound) = (bench.xid(), 1_u64, 0_u64);
+    let (begin, mut rounds) = (Instant::now(), 0_u64);
+    while begin.elapsed() < fuzz_time() {
+        rounds += 1;
+        let mut bytes = seeds[(roll(&mut random) % 3) as usize].clone();
+        bytes[4..8].copy_from_slice(&xid.to_be_bytes());
+        for _ in 0..roll(&mut random) % 6 {
+            let at = (roll(&mut random) % bytes.len() as u64) as usize;
+            match roll(&mut random) % 4 {
+                0 => bytes[at] = roll(&mut random) as u8,
+                1 => bytes[at] ^= 1 << (roll(&mut random) % 8),
+                2 => bytes.truncate(at.max(1)),
+                _ => bytes.insert(at, roll(&mut random) as u8),
+            }
+        }
+        bench.step(Input::Packet(&bytes));
+        for action in &bench.other {
+            if let Action::Bind { lease, .. } = action {
+                bound += 1;
+                check(lease);
+            }
+        }
+        messages += bench.sent.len() as u64;
+        if !bench.sent.is_empty() {
+            xid = bench.xid();
+        }
+        let wrapped = ip::wrap(Ipv4Addr::UNSPECIFIED, &bytes);
+        let _ = ip::unwrap(&wrapped[..(roll(&mut random) % (wrapped.len() as u64 + 1)) as usize]);
+        if roll(&mut random).is_multiple_of(8)
+            && let Some(deadline) = bench.client.deadline()
+        {
+            bench.now = deadline;
+            bench.step(Input::Tick);
+            messages += bench.sent.len() as u64;
+            if !bench.sent.is_empty() {
+                xid = bench.xid();
+            }
+        }
+    }
+    assert!(bound > 0, "of {rounds} rounds none got as far as a lease");
+    assert!(
+        messages <= rounds + 1,
+        "{messages} messages in {rounds} rounds"
+    );
+}
+
+fn check(lease: &Lease) {
+    assert!((8..=32).contains(&lease.prefix), "{lease:?}");
+    assert!(
+        !lease.address.is_unspecified()
+            && !lease.address.is_multicast()
+            && !lease.address.is_loopback()
+    );
+    assert!(
+        lease.seconds.is_none_or(|seconds| seconds >= 10),
+        "{lease:?}"
+    );
+    assert!(lease.renew <= lease.rebind, "{lease:?}");
+    assert!(
+        lease.routes.len() <= 16 && lease.dns.len() <= 3 && lease.search.len() <= 6,
+        "{lease:?}"
+    );
+    assert!(
+        lease
+            .search
+            .iter()
+            .all(|name| crate::net::resolv::is_domain(name)),
+        "{lease:?}"
+    );
+}
+
+/// Bytes without any form.
+#[test]
+fn noise_is_no_reply() {
+    let mut random = 7_u64;
+    for length in 0..1600 {
+        let bytes: Vec<u8> = (0..length).map(|_| roll(&mut random) as u8).collect();
+        assert!(Reply::parse(&bytes).is_err());
+        let _ = ip::unwrap(&bytes);
+    }
+}

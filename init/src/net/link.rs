@@ -1,0 +1,182 @@
+//! Network interfaces as /sys shows them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where the kernel lists them.
+pub(crate) const SYSFS: &str = "/sys/class/net";
+/// ARPHRD_ETHER.
+const ETHERNET: &str = "1";
+
+/// An interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Name.
+    pub(crate) name: String,
+    /// Index.
+    pub(crate) index: u32,
+    /// Hardware address.
+    pub(crate) mac: [u8; 6],
+    folder: PathBuf,
+}
+
+impl Link {
+    /// The wired interface with the lowest index below `sysfs`: an Ethernet with a
+    /// device behind it (no bridge, no loopback) that is not wireless and not the
+    /// lower half of another interface.
+    pub(crate) fn first_wired(sysfs: &Path) -> Option<Link> {
+        let entries = fs::read_dir(sysfs).ok()?;
+        entries
+            .flatten()
+            .filter_map(|entry| Link::wired(&entry.path()))
+            .min_by_key(|link| link.index)
+    }
+
+    fn wired(folder: &Path) -> Option<Link> {
+        let has = |name: &str| folder.join(name).exists();
+        if read(folder, "type")? != ETHERNET
+            || !has("device")
+            || has("wireless")
+            || has("phy80211")
+            || has("master")
+        {
+            return None;
+        }
+        Some(Link {
+            name: folder.file_name()?.to_str()?.to_owned(),
+            index: read(folder, "ifindex")?.parse().ok()?,
+            mac: mac(&read(folder, "address")?)?,
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// A cable with a partner at its other end; reading fails while the interface is down.
+    pub(crate) fn has_carrier(&self) -> bool {
+        read(&self.folder, "carrier").as_deref() == Some("1")
+    }
+
+    /// It has not been taken away, nor replaced by another of the same name.
+    pub(crate) fn exists(&self) -> bool {
+        read(&self.folder, "ifindex").is_some_and(|index| index == self.index.to_string())
+    }
+}
+
+fn read(folder: &Path, name: &str) -> Option<String> {
+    Some(
+        fs::read_to_string(folder.join(name))
+            .ok()?
+            .trim()
+            .to_owned(),
+    )
+}
+
+fn mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        *byte = u8::from_str_radix(parts.next()?, 16).ok()?;
+    }
+    (parts.next().is_none() && mac != [0; 6]).then_some(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_wired_interface_is_found() {
+        let root = std::env::temp_dir().join(format!("slipform-link-{}", std::process::id()));
+        let add = |name: &str, files: &[(&str, &str)]| {
+            for (file, text) in files {
+                let path = root.join(name).join(file);
+                fs::create_dir_all(path.parent().expect("parent")).expect("folder");
+                fs::write(path, text).expect("file");
+            }
+        };
+        let mac = "52:54:00:12:34:56\n";
+        assert_eq!(Link::first_wired(&root), None);
+        add(
+            "lo",
+            &[
+                ("type", "772\n"),
+                ("ifindex", "1\n"),
+                ("address", "00:00:00:00:00:00\n"),
+            ],
+        );
+        add(
+            "wlan0",
+            &[
+                ("type", "1\n"),
+                ("ifindex", "2\n"),
+                ("address", mac),
+                ("device/x", ""),
+                ("wireless/x", ""),
+            ],
+        );
+        add(
+            "br0",
+            &[("type", "1\n"), ("ifindex", "3\n"), ("address", mac)],
+        );
+        add(
+            "lower",
+            &[
+                ("type", "1\n"),
+                ("ifindex", "4\n"),
+                ("address", mac),
+                ("device/x", ""),
+                ("master/x", ""),
+            ],
+        );
+        add(
+            "odd",
+            &[
+                ("type", "1\n"),
+                ("ifindex", "five\n"),
+                ("address", mac),
+                ("device/x", ""),
+            ],
+        );
+        assert_eq!(Link::first_wired(&root), None);
+        add(
+            "eth1",
+            &[
+                ("type", "1\n"),
+                ("ifindex", "10\n"),
+                ("address", mac),
+                ("device/x", ""),
+            ],
+        );
+        add(
+            "ens3",
+            &[
+                ("type", "1\n"),
+                ("ifindex", "9\n"),
+                ("address", mac),
+                ("device/x", ""),
+                ("carrier", "1\n"),
+            ],
+        );
+        let link = Link::first_wired(&root).expect("one");
+        assert_eq!(
+            (link.name.as_str(), link.index, link.mac),
+            ("ens3", 9, [0x52, 0x54, 0, 0x12, 0x34, 0x56])
+        );
+        assert!(link.has_carrier() && link.exists());
+        add("ens3", &[("carrier", "0\n"), ("ifindex", "11\n")]);
+        assert!(!link.has_carrier() && !link.exists());
+        fs::remove_dir_all(&root).expect("clean up");
+    }
+
+    #[test]
+    fn hardware_addresses() {
+        for bad in [
+            "",
+            "00:00:00:00:00:00",
+            "52:54:00:12:34",
+            "52:54:00:12:34:56:78",
+            "x:54:00:12:34:56",
+        ] {
+            assert_eq!(mac(bad), None, "{bad:?}");
+        }
+    }
+}

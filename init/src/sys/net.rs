@@ -1,0 +1,400 @@
+//! Sockets that std does not make: rtnetlink, packet sockets, non-blocking
+//! connects, and datagrams with the sender's credentials. All are close-on-exec
+//! and non-blocking.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::{mem, ptr};
+
+/// ETH_P_IP in network byte order.
+const ETHERTYPE_IP: u16 = 0x0800_u16.to_be();
+/// `RTMGRP_LINK` of linux/rtnetlink.h.
+pub(crate) const GROUP_LINK: u32 = 1;
+
+fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+fn counted(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Size of a socket structure as the calls want it.
+fn size_of<T>() -> libc::socklen_t {
+    mem::size_of::<T>() as libc::socklen_t
+}
+
+fn socket(domain: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
+    let kind = kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: plain call.
+    let fd = checked(unsafe { libc::socket(domain, kind, protocol) })?;
+    // SAFETY: socket has just made it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn bind<T>(fd: &OwnedFd, address: &T) -> io::Result<()> {
+    // SAFETY: `address` is a live sockaddr structure of that size.
+    checked(unsafe {
+        libc::bind(
+            fd.as_raw_fd(),
+            ptr::from_ref(address).cast(),
+            size_of::<T>(),
+        )
+    })?;
+    Ok(())
+}
+
+fn set_option<T>(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    let (value, size) = (ptr::from_ref(value).cast(), size_of::<T>());
+    // SAFETY: `value` is alive and of that size.
+    checked(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value, size) })?;
+    Ok(())
+}
+
+/// An rtnetlink socket that hears `groups` (0: only answers).
+///
+/// # Errors
+/// What socket(2) or bind(2) says.
+pub(crate) fn netlink(groups: u32) -> io::Result<OwnedFd> {
+    let fd = socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
+    // SAFETY: all zeros is a valid sockaddr_nl.
+    let mut address: libc::sockaddr_nl = unsafe { mem::zeroed() };
+    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    address.nl_groups = groups;
+    bind(&fd, &address)?;
+    Ok(fd)
+}
+
+/// Sends one datagram.
+///
+/// # Errors
+/// What send(2) says; a short write is an error, too.
+pub(crate) fn send(fd: &OwnedFd, bytes: &[u8]) -> io::Result<()> {
+    let flags = libc::MSG_NOSIGNAL;
+    // SAFETY: pointer and length of one live slice.
+    let sent =
+        counted(unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) })?;
+    if sent == bytes.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
+}
+
+/// Receives one datagram, cut to `buffer`.
+///
+/// # Errors
+/// What recv(2) says; `WouldBlock` when there is none.
+pub(crate) fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: pointer and length of one live slice.
+    counted(unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) })
+}
+
+/// Like [`receive`], but says who sent it: only datagrams of the kernel (port 0) count as netlink news.
+///
+/// # Errors
+/// What recvfrom(2) says; `WouldBlock` when there is none.
+pub(crate) fn receive_netlink(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, u32)> {
+    // SAFETY: all zeros is a valid sockaddr_nl.
+    let mut from: libc::sockaddr_nl = unsafe { mem::zeroed() };
+    let mut size = size_of::<libc::sockaddr_nl>();
+    let address = (&raw mut from).cast();
+    // SAFETY: live buffer, live address of the given size.
+    let count = counted(unsafe {
+        libc::recvfrom(
+            fd.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            0,
+            address,
+            &raw mut size,
+        )
+    })?;
+    Ok((count, from.nl_pid))
+}
+
+fn link_address(index: u32, hardware: [u8; 6]) -> libc::sockaddr_ll {
+    // SAFETY: all zeros is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = ETHERTYPE_IP;
+    address.sll_ifindex = index as i32;
+    address.sll_halen = 6;
+    address.sll_addr[..6].copy_from_slice(&hardware);
+    address
+}
+
+/// A packet socket on one interface that lets only unfragmented UDP to `port` through
+/// and gives it from the IP header on. The kernel's filter matters: without it PID 1
+/// would wake up for every packet of every service.
+///
+/// # Errors
+/// What socket(2), setsockopt(2) or bind(2) says.
+pub(crate) fn packet(index: u32, port: u16) -> io::Result<OwnedFd> {
+    // Protocol 0: nothing arrives before the filter stands and bind names the protocol.
+    let fd = socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0)?;
+    let op = |code: u32, yes: u8, no: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: yes,
+        jf: no,
+        k,
+    };
+    let (load, jump) = (libc::BPF_LD | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_K);
+    let mut filter = [
+        op(load | libc::BPF_B, 0, 0, 9), // IP protocol
+        op(jump | libc::BPF_JEQ, 0, 5, libc::IPPROTO_UDP as u32),
+        op(load | libc::BPF_H, 0, 0, 6), // flags and fragment offset
+        op(jump | libc::BPF_JSET, 3, 0, 0x3fff),
+        op(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0, 0), // X = IP header length
+        op(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, 0, 0, 2),  // destination port
+        op(jump | libc::BPF_JEQ, 1, 0, u32::from(port)),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0xffff),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    let borrowed = std::os::fd::AsFd::as_fd(&fd);
+    set_option(borrowed, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
+    bind(&fd, &link_address(index, [0; 6]))?;
+    Ok(fd)
+}
+
+/// Sends an IP packet to everybody on the link.
+///
+/// # Errors
+/// What sendto(2) says.
+pub(crate) fn broadcast(fd: &OwnedFd, index: u32, packet: &[u8]) -> io::Result<()> {
+    let address = link_address(index, [0xff; 6]);
+    let (to, size) = ((&raw const address).cast(), size_of::<libc::sockaddr_ll>());
+    // SAFETY: live packet, live address of the given size.
+    let sent = unsafe {
+        libc::sendto(
+            fd.as_raw_fd(),
+            packet.as_ptr().cast(),
+            packet.len(),
+            libc::MSG_NOSIGNAL,
+            to,
+            size,
+        )
+    };
+    counted(sent)?;
+    Ok(())
+}
+
+/// A UDP socket bound to one interface, address and port.
+///
+/// # Errors
+/// What socket(2), setsockopt(2) or bind(2) says.
+pub(crate) fn udp(interface: &str, address: Ipv4Addr, port: u16) -> io::Result<UdpSocket> {
+    let fd = socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+    let mut name = [0_u8; libc::IFNAMSIZ];
+    for (to, from) in name
+        .iter_mut()
+        .take(libc::IFNAMSIZ - 1)
+        .zip(interface.bytes())
+    {
+        *to = from;
+    }
+    let borrowed = std::os::fd::AsFd::as_fd(&fd);
+    set_option(borrowed, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, &name)?;
+    set_option(borrowed, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32)?;
+    bind(&fd, &inet(address, port))?;
+    Ok(fd.into())
+}
+
+fn inet(address: Ipv4Addr, port: u16) -> libc::sockaddr_in {
+    // SAFETY: all zeros is a valid sockaddr_in.
+    let mut to: libc::sockaddr_in = unsafe { mem::zeroed() };
+    to.sin_family = libc::AF_INET as libc::sa_family_t;
+    to.sin_port = port.to_be();
+    to.sin_addr.s_addr = u32::from_ne_bytes(address.octets());
+    to
+}
+
+/// Begins a TCP connection. Writable means decided: `peer_addr` of the stream then says how.
+///
+/// # Errors
+/// What socket(2) says, and what connect(2) knows at once (on loopback, a refusal).
+pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let begun = |fd: OwnedFd, result| match checked(result) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
+        _ => Ok(TcpStream::from(fd)),
+    };
+    match address {
+        SocketAddr::V4(v4) => {
+            let fd = socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
+            let to = inet(*v4.ip(), v4.port());
+            let size = size_of::<libc::sockaddr_in>();
+            // SAFETY: a live address of the given size.
+            let result = unsafe { libc::connect(fd.as_raw_fd(), (&raw const to).cast(), size) };
+            begun(fd, result)
+        }
+        SocketAddr::V6(v6) => {
+            let fd = socket(libc::AF_INET6, libc::SOCK_STREAM, 0)?;
+            // SAFETY: all zeros is a valid sockaddr_in6.
+            let mut to: libc::sockaddr_in6 = unsafe { mem::zeroed() };
+            to.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+            to.sin6_port = v6.port().to_be();
+            to.sin6_addr.s6_addr = v6.ip().octets();
+            to.sin6_scope_id = v6.scope_id();
+            let size = size_of::<libc::sockaddr_in6>();
+            // SAFETY: a live address of the given size.
+            let result = unsafe { libc::connect(fd.as_raw_fd(), (&raw const to).cast(), size) };
+            begun(fd, result)
+        }
+    }
+}
+
+/// Asks the kernel to add the sender's pid, uid and gid to each datagram.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub(crate) fn pass_credentials(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_PASSCRED, &1_i32)
+}
+
+/// Bytes of control data that hold credentials and nothing else: descriptors that a
+/// sender adds find no room behind them, so the kernel drops them instead of filling
+/// PID 1's table.
+const CREDENTIALS: usize = 32;
+
+/// Receives one datagram and its sender's pid (`None`: cut, or without credentials).
+///
+/// # Errors
+/// What recvmsg(2) says; `WouldBlock` when there is none.
+pub(crate) fn receive_from_process(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<(usize, Option<i32>)> {
+    #[repr(C, align(8))]
+    struct Control([u8; CREDENTIALS]);
+    let mut control = Control([0; CREDENTIALS]);
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: all zeros is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = CREDENTIALS as _;
+    // SAFETY: every pointer in `message` is alive and of the given length.
+    let count = counted(unsafe {
+        libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC)
+    })?;
+    if message.msg_flags & libc::MSG_TRUNC != 0 {
+        return Ok((count, None));
+    }
+    // SAFETY: the kernel has filled the control data; the macros stay within msg_controllen,
+    // and the payload of SCM_CREDENTIALS is a ucred, read unaligned.
+    let sender = unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        if header.is_null()
+            || (*header).cmsg_level != libc::SOL_SOCKET
+            || (*header).cmsg_type != libc::SCM_CREDENTIALS
+        {
+            None
+        } else {
+            Some(ptr::read_unaligned(libc::CMSG_DATA(header).cast::<libc::ucred>()).pid)
+        }
+    };
+    Ok((count, sender))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[test]
+    fn a_datagram_names_its_sender() {
+        let (ours, theirs) = UnixDatagram::pair().expect("socketpair");
+        ours.set_nonblocking(true).expect("non-blocking");
+        pass_credentials(ours.as_fd()).expect("SO_PASSCRED");
+        theirs.send(b"READY=1").expect("send");
+        let mut buffer = [0; 64];
+        let (count, sender) = receive_from_process(ours.as_fd(), &mut buffer).expect("receive");
+        assert_eq!(
+            (&buffer[..count], sender),
+            (&b"READY=1"[..], Some(std::process::id() as i32))
+        );
+        let again = receive_from_process(ours.as_fd(), &mut buffer).expect_err("nothing is left");
+        assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_cut_datagram_has_no_sender() {
+        let (ours, theirs) = UnixDatagram::pair().expect("socketpair");
+        pass_credentials(ours.as_fd()).expect("SO_PASSCRED");
+        theirs.send(&[b'x'; 100]).expect("send");
+        let got = receive_from_process(ours.as_fd(), &mut [0; 64]).expect("receive");
+        assert_eq!(got, (64, None));
+    }
+
+    /// A descriptor in the message must not arrive: a service could fill PID 1's table with them.
+    #[test]
+    fn passed_descriptors_are_dropped() {
+        let (ours, theirs) = UnixDatagram::pair().expect("socketpair");
+        pass_credentials(ours.as_fd()).expect("SO_PASSCRED");
+        let marker = std::fs::File::open("/dev/null").expect("open");
+        let count = || {
+            let links = std::fs::read_dir("/proc/self/fd").expect("/proc/self/fd");
+            links
+                .flatten()
+                .filter_map(|e| std::fs::read_link(e.path()).ok())
+                .filter(|to| to.ends_with("passed-on"))
+                .count()
+        };
+        let folder = std::env::temp_dir().join(format!("slipform-fds-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("folder");
+        let passed = std::fs::File::create(folder.join("passed-on")).expect("file");
+        send_with_descriptor(&theirs, b"READY=1", passed.as_raw_fd());
+        drop((marker, passed));
+        let (size, sender) = receive_from_process(ours.as_fd(), &mut [0; 64]).expect("receive");
+        assert_eq!((size, sender), (7, Some(std::process::id() as i32)));
+        assert_eq!(count(), 0, "the descriptor arrived");
+        std::fs::remove_dir_all(&folder).expect("clean up");
+    }
+
+    fn send_with_descriptor(socket: &UnixDatagram, bytes: &[u8], passed: i32) {
+        #[repr(C, align(8))]
+        struct Control([u8; 24]);
+        let mut control = Control([0; 24]);
+        let mut part = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        // SAFETY: a msghdr whose pointers are alive; 24 bytes are CMSG_SPACE of one descriptor.
+        unsafe {
+            let mut message: libc::msghdr = mem::zeroed();
+            message.msg_iov = &raw mut part;
+            message.msg_iovlen = 1;
+            message.msg_control = (&raw mut control).cast();
+            message.msg_controllen = 24;
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(4) as _;
+            ptr::write_unaligned(libc::CMSG_DATA(header).cast::<i32>(), passed);
+            assert_eq!(
+                libc::sendmsg(socket.as_raw_fd(), &raw const message, 0),
+                bytes.len() as isize
+            );
+        }
+    }
+}
