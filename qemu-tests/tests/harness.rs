@@ -947,7 +947,7 @@ fn kvm_is_only_taken_when_a_guest_runs_in_it() {
         };
         let said = std::cell::RefCell::new(String::new());
         let accel = choose_on(&device, "auto", &emulator, &|line| {
-            said.borrow_mut().push_str(line)
+            said.borrow_mut().push_str(line);
         });
         (accel.map(|accel| accel.kind).ok(), said.into_inner())
     };

@@ -210,10 +210,8 @@ impl Machine {
                     let mut keys = [0; 64];
                     loop {
                         let read = stream.read(&mut keys)?;
-                        stream.write_all(
-                            format!("typed {:?}\r\n", &keys[..read].escape_ascii().to_string())
-                                .as_bytes(),
-                        )?;
+                        let typed = format!("typed {}\r\n", keys[..read].escape_ascii());
+                        stream.write_all(typed.as_bytes())?;
                     }
                 });
                 self.power_button.recv()?;
