@@ -34,6 +34,10 @@ impl Stage {
         if crate::console::fatal::kernel_text(line).is_some() {
             return Some(Self::Kernel);
         }
+        // Init's own lines for people: the only sign of life while a quiet kernel boots.
+        if line.starts_with("slipform: ") {
+            return Some(Self::Init(Phase::Start));
+        }
         let stub = line.contains("EFI stub:")
             || line.contains("systemd-stub")
             || (line.starts_with("BdsDxe: starting Boot") && !line.contains("Shell"));
@@ -102,6 +106,10 @@ mod tests {
             (
                 "[    0.000000] Linux version 6.12.107+deb13-cloud-amd64",
                 Some(Stage::Kernel),
+            ),
+            (
+                "slipform: hello 1 (machine 0123456789ab)",
+                Some(Stage::Init(Phase::Start)),
             ),
             ("hello from a service", None),
         ];
