@@ -56,11 +56,16 @@ fn room_of(path: &Path) -> Option<usize> {
 /// Rooms that a file names by `crate::room`, outside of its tests.
 fn imports(text: &str) -> BTreeSet<usize> {
     let code = text.split("#[cfg(test)]").next().unwrap_or(text);
-    let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
     let mut rooms = BTreeSet::new();
     for line in code {
         for rest in line.split("crate::").skip(1) {
-            let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let name: String = rest
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect();
             rooms.extend(ROOMS.iter().position(|room| *room == name));
         }
     }
