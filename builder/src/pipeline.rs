@@ -5,7 +5,7 @@
 //! layers.rs   packages, files -> sealed layers           machine.rs  machine.json
 //! kernel.rs   kernel package -> kernel, constant initrd  cargo.rs    a layer's cargo rule
 //! image.rs    UKI, disk, manifest, files                 tools.rs    emulator from locked packages
-//! harness.rs  boot test and interactive run
+//! harness.rs  boot test and interactive run             testing.rs   tools for tests
 //! ```
 
 mod cargo;
@@ -18,6 +18,8 @@ mod locking;
 mod machine;
 mod packages;
 mod sources;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod tools;
 
 use std::path::{Path, PathBuf};

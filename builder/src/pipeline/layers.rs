@@ -317,7 +317,7 @@ impl<'a> Work<'a> {
             },
             &|content| {
                 task.advance(content.size);
-                content::open(content, store)
+                content::open_unhashed(content, store)
                     .map(|reader| Box::new(reader) as Box<dyn std::io::Read>)
                     .map_err(std::io::Error::other)
             },

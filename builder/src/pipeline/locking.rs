@@ -106,15 +106,7 @@ impl Settings {
         packages: &[&str],
         keep: Option<&LockFile>,
     ) -> Result<LockFile, PipelineError> {
-        let wishes = Wishes {
-            suite: "trixie".to_owned(),
-            arch: ARCH.to_owned(),
-            tools: vec![WishedTool {
-                name: name.to_owned(),
-                packages: packages.iter().map(|p| (*p).to_owned()).collect(),
-            }],
-            ..Wishes::default()
-        };
+        let wishes = tool_wishes(name, packages);
         if let Some(lock) = keep.filter(|lock| lock.stale(&wishes).is_none()) {
             return Ok(lock.clone());
         }
@@ -280,6 +272,19 @@ impl Settings {
             size,
             sha256,
         })
+    }
+}
+
+/// What a set of tools alone is resolved from.
+pub(super) fn tool_wishes(name: &str, packages: &[&str]) -> Wishes {
+    Wishes {
+        suite: "trixie".to_owned(),
+        arch: ARCH.to_owned(),
+        tools: vec![WishedTool {
+            name: name.to_owned(),
+            packages: packages.iter().map(|p| (*p).to_owned()).collect(),
+        }],
+        ..Wishes::default()
     }
 }
 
