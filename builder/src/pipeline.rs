@@ -1,7 +1,7 @@
 //! The composition: the only file (with its folder) that knows every room.
 //!
 //! ```text
-//! locking.rs  specification -> lock          sources.rs  lock -> store, packages unpacked
+//! locking.rs  specification -> lock          sources.rs, packages.rs  lock -> store, unpacked
 //! layers.rs   packages, files -> sealed layers           machine.rs  machine.json
 //! kernel.rs   kernel package -> kernel, constant initrd  cargo.rs    a layer's cargo rule
 //! image.rs    UKI, disk, manifest, files                 tools.rs    emulator from locked packages
@@ -16,6 +16,7 @@ mod kernel;
 mod layers;
 mod locking;
 mod machine;
+mod packages;
 mod sources;
 pub mod tools;
 

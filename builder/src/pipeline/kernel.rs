@@ -6,7 +6,7 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 use slipform_init::contract::machine::{MODULES_DIR, MODULES_LIST};
 
-use super::{PipelineError, Settings, blob, output, sources, value};
+use super::{PipelineError, Settings, blob, output, packages, value};
 use crate::base::Digest;
 use crate::board::Board;
 use crate::filesystem::cpio::Initrd;
@@ -189,7 +189,7 @@ struct Package<'a> {
 
 impl<'a> Package<'a> {
     fn open(settings: &'a Settings, deb: &Digest) -> Result<Self, PipelineError> {
-        let entries = sources::unpack(settings, deb)?.entries(&settings.store)?;
+        let entries = packages::unpack(settings, deb)?.entries(&settings.store)?;
         Ok(Self { settings, entries })
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{PipelineError, Settings, sources, tools};
+use super::{PipelineError, Settings, packages, tools};
 use crate::base::Digest;
 use crate::base::fs::{At, write_atomic};
 use crate::board::Board;
@@ -264,7 +264,7 @@ impl Settings {
         let mut writer = self.store.writer()?;
         let size = std::io::copy(&mut file, &mut writer).at("read", deb)?;
         let sha256 = writer.finish()?;
-        let control = sources::unpack(self, &sha256)?.control;
+        let control = packages::unpack(self, &sha256)?.control;
         let control: String = control
             .iter()
             .map(|(key, value)| format!("{key}: {value}\n"))

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use slipform_qemu_tests::Emulator;
 
-use super::{PipelineError, Settings};
+use super::{PipelineError, Settings, packages};
 use crate::base::Digest;
 use crate::base::fs::At;
 use crate::lock::LockedTool;
@@ -80,7 +80,7 @@ pub(super) fn unpack(settings: &Settings, tool: &LockedTool) -> Result<Tools, Pi
         .begin(&format!("unpack {}", tool.name), Some(total));
     let folder = settings.store.temp_folder()?;
     for package in &tool.packages {
-        let unpacked = super::sources::unpack(settings, &package.sha256)?;
+        let unpacked = packages::unpack(settings, &package.sha256)?;
         extract(settings, &unpacked.tar, folder.path())?;
         task.advance(package.size);
     }
