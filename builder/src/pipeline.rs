@@ -31,6 +31,7 @@ use crate::store::{Output, Outputs, Step, StepLog, StepState, Store, StoreError}
 
 pub use error::PipelineError;
 pub use image::Cast;
+pub use kernel::BootParts;
 pub use locking::{LOCK_FILE, Locking, changes, init_binary};
 pub use sources::Fetched;
 

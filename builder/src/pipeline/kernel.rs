@@ -21,15 +21,15 @@ const LARGEST: u64 = 64 << 20;
 
 /// What all images of a board and kernel share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct BootParts {
+pub struct BootParts {
     /// `uname -r`.
-    pub(super) release: String,
+    pub release: String,
     /// bzImage.
-    pub(super) kernel: Digest,
+    pub kernel: Digest,
     /// systemd-stub.
-    pub(super) stub: Digest,
+    pub stub: Digest,
     /// cpio archive with init and the modules.
-    pub(super) initrd: Digest,
+    pub initrd: Digest,
 }
 
 /// Makes the parts, or finds them made.
