@@ -42,8 +42,10 @@ pub struct Cast {
     pub layers: Vec<(String, Sealed)>,
     /// Blob of machine.json.
     pub machine: Digest,
-    pub(super) parts: BootParts,
-    pub(super) cmdline: String,
+    /// What the boot entry was made of, beside machine.json.
+    pub parts: BootParts,
+    /// The kernel's command line.
+    pub cmdline: String,
 }
 
 /// What a manifest's config says, for people and for `inspect`.

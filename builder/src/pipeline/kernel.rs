@@ -6,7 +6,7 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 use slipform_init::contract::machine::{MODULES_DIR, MODULES_LIST};
 
-use super::{PipelineError, Settings, blob, output, sources, value};
+use super::{PipelineError, Settings, blob, output, packages, value};
 use crate::base::Digest;
 use crate::board::Board;
 use crate::filesystem::cpio::Initrd;
@@ -21,15 +21,15 @@ const LARGEST: u64 = 64 << 20;
 
 /// What all images of a board and kernel share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct BootParts {
+pub struct BootParts {
     /// `uname -r`.
-    pub(super) release: String,
+    pub release: String,
     /// bzImage.
-    pub(super) kernel: Digest,
+    pub kernel: Digest,
     /// systemd-stub.
-    pub(super) stub: Digest,
+    pub stub: Digest,
     /// cpio archive with init and the modules.
-    pub(super) initrd: Digest,
+    pub initrd: Digest,
 }
 
 /// Makes the parts, or finds them made.
@@ -189,7 +189,7 @@ struct Package<'a> {
 
 impl<'a> Package<'a> {
     fn open(settings: &'a Settings, deb: &Digest) -> Result<Self, PipelineError> {
-        let entries = sources::unpack(settings, deb)?.entries(&settings.store)?;
+        let entries = packages::unpack(settings, deb)?.entries(&settings.store)?;
         Ok(Self { settings, entries })
     }
 

@@ -12,7 +12,7 @@
 
 use std::path::PathBuf;
 
-use super::{PipelineError, Settings, blob, cargo, output, sources, value};
+use super::{PipelineError, Settings, blob, cargo, output, packages, value};
 use crate::base::Digest;
 use crate::filesystem::ext4::{self, Ext4Options};
 use crate::layers::{self, CollectInput, Kind, UnpackedDeb, content};
@@ -103,7 +103,7 @@ impl<'a> Work<'a> {
                 .map(|layer| layer.packages.as_slice())
                 .unwrap_or_default()
             {
-                packages.push(sources::unpack(settings, &package.sha256)?);
+                packages.push(packages::unpack(settings, &package.sha256)?);
             }
             let built = spec
                 .cargo
@@ -317,7 +317,7 @@ impl<'a> Work<'a> {
             },
             &|content| {
                 task.advance(content.size);
-                content::open(content, store)
+                content::open_unhashed(content, store)
                     .map(|reader| Box::new(reader) as Box<dyn std::io::Read>)
                     .map_err(std::io::Error::other)
             },

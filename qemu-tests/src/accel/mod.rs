@@ -64,7 +64,24 @@ pub fn choose(
     emulator: &Emulator,
     say: &dyn Fn(&str),
 ) -> Result<Accel, HarnessError> {
-    choose_on(Path::new("/dev/kvm"), request, emulator, say)
+    let host = Host {
+        device: Path::new("/dev/kvm"),
+        virtualises: virtualises(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
+        limit: PROBE_LIMIT,
+        slowness: slowness(),
+    };
+    choose_with(request, &host, emulator, say)
+}
+
+/// Whether the processor can run guests: it has Intel's `vmx` or AMD's `svm`
+/// (`/proc/cpuinfo`, `flags`). Without them a `/dev/kvm` is a leftover or a trap
+/// (a virtual machine whose host does not pass them on), and touching it can do harm.
+fn virtualises(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags"));
+    flags.is_some_and(|line| {
+        line.split_whitespace()
+            .any(|flag| flag == "vmx" || flag == "svm")
+    })
 }
 
 /// [`choose`] with another device in the place of `/dev/kvm`: for tests that must
@@ -80,6 +97,7 @@ pub fn choose_on(
 ) -> Result<Accel, HarnessError> {
     let host = Host {
         device,
+        virtualises: true,
         limit: PROBE_LIMIT,
         slowness: slowness(),
     };
@@ -90,6 +108,7 @@ pub fn choose_on(
 #[derive(Debug)]
 struct Host<'a> {
     device: &'a Path,
+    virtualises: bool,
     limit: Duration,
     slowness: f64,
 }
@@ -108,7 +127,12 @@ fn choose_with(
         kind: AccelKind::Kvm,
         slowdown: host.slowness,
     };
-    let probe = || kvm::probe(host.device, emulator, host.limit);
+    let probe = || {
+        if !host.virtualises {
+            return Err("the processor shows neither vmx nor svm, so it is not tried".to_owned());
+        }
+        kvm::probe(host.device, emulator, host.limit)
+    };
     let works = || "a probe ran a guest in it".to_owned();
     let (accel, reason) = match request {
         "tcg" => (tcg, "asked for".to_owned()),
@@ -199,6 +223,7 @@ mod tests {
         }
         let said = RefCell::new(String::new());
         let host = Host {
+            virtualises: true,
             device: &path,
             limit: Duration::from_millis(600),
             slowness: 1.5,
@@ -260,6 +285,26 @@ mod tests {
                 "{script}"
             );
         }
+    }
+
+    #[test]
+    fn a_processor_without_the_extension_is_never_probed() {
+        assert!(virtualises("processor: 0\nflags\t\t: fpu svm sse\n"));
+        assert!(!virtualises("flags : fpu hypervisor\nvmx flags : vnmi\n"));
+        assert!(!virtualises(""));
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("started");
+        let emulator = fake(dir.path(), &format!("touch {}", mark.display()));
+        let host = Host {
+            device: Path::new("/dev/null"),
+            virtualises: false,
+            limit: Duration::from_secs(1),
+            slowness: 1.0,
+        };
+        let accel = choose_with("auto", &host, &emulator, &|_| {}).unwrap();
+        assert_eq!(accel.kind, AccelKind::Tcg);
+        assert!(choose_with("kvm", &host, &emulator, &|_| {}).is_err());
+        assert!(!mark.exists());
     }
 
     #[test]
