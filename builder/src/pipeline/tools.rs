@@ -66,11 +66,15 @@ impl Tools {
     }
 }
 
+/// What a set's folder in the store is named by.
+pub(super) fn set(tool: &LockedTool) -> Digest {
+    let list: Vec<String> = tool.packages.iter().map(|p| p.sha256.to_string()).collect();
+    Digest::of(list.join("\n"))
+}
+
 /// Unpacks a set of fetched packages; a set that is there already costs nothing.
 pub(super) fn unpack(settings: &Settings, tool: &LockedTool) -> Result<Tools, PipelineError> {
-    let list: Vec<String> = tool.packages.iter().map(|p| p.sha256.to_string()).collect();
-    let digest = Digest::of(list.join("\n"));
-    let root = settings.store.unpacked(&digest);
+    let root = settings.store.unpacked(&set(tool));
     if root.is_dir() {
         return Ok(Tools { root });
     }
