@@ -22,6 +22,7 @@ mod sources;
 pub mod testing;
 pub mod tools;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -88,6 +89,32 @@ impl Settings {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// Does `work`; when it fails on blobs of the store that turn out to be
+    /// damaged, says so and does it again: they are set aside by then, so that
+    /// packages are fetched and steps are done anew.
+    ///
+    /// # Errors
+    /// What `work` says, when no damage is behind it, or the same blob's for the second time.
+    pub fn healed<T, E>(&self, mut work: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+        let mut seen = BTreeSet::new();
+        loop {
+            let result = work();
+            let mut found = false;
+            for digest in self.store.take_damaged() {
+                if seen.insert(digest) {
+                    found = true;
+                    self.progress.note(&format!(
+                        "blob {digest} in the store was damaged; it is set aside and made anew"
+                    ));
+                }
+            }
+            if result.is_ok() || !found {
+                return result;
+            }
+            self.steps.clear();
+        }
     }
 
     /// One line a step: hit, or miss and which input changed.

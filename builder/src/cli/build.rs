@@ -35,26 +35,11 @@ struct ArtifactReport {
 pub(crate) fn run(cli: &Cli, verb: &Build) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
     let image = load(&verb.casting.dir)?;
-    let casts = cast_all(&settings, &image, &verb.casting)?;
-    let mut artifacts = Vec::new();
-    for cast in &casts {
-        for format in &verb.format {
-            let artifact = write(&settings, &image, cast, *format, &verb.casting)?;
-            artifacts.push(ArtifactReport {
-                image: cast.manifest.to_string(),
-                board: cast.board.name.clone(),
-                format: format.to_string(),
-                disk: cast.disk.digest().to_string(),
-                bytes: artifact.bytes,
-                sha256: verb
-                    .sum
-                    .then(|| settings.flat_sum(&artifact))
-                    .transpose()?
-                    .map(|d| d.to_string()),
-                path: artifact.path,
-            });
-        }
-    }
+    let (casts, artifacts) = settings.healed(|| {
+        let casts = cast_all(&settings, &image, &verb.casting)?;
+        let artifacts = write_all(&settings, &image, &casts, verb)?;
+        anyhow::Ok((casts, artifacts))
+    })?;
     let image_digest = settings.release(&casts)?;
     if cli.json {
         let steps = verb.explain.then(|| settings.steps_json());
@@ -81,6 +66,35 @@ pub(crate) fn run(cli: &Cli, verb: &Build) -> anyhow::Result<Done> {
         }
     }
     print(&text)
+}
+
+/// Writes every wanted format of every cast.
+fn write_all(
+    settings: &Settings,
+    image: &Image,
+    casts: &[Cast],
+    verb: &Build,
+) -> anyhow::Result<Vec<ArtifactReport>> {
+    let mut artifacts = Vec::new();
+    for cast in casts {
+        for format in &verb.format {
+            let artifact = write(settings, image, cast, *format, &verb.casting)?;
+            artifacts.push(ArtifactReport {
+                image: cast.manifest.to_string(),
+                board: cast.board.name.clone(),
+                format: format.to_string(),
+                disk: cast.disk.digest().to_string(),
+                bytes: artifact.bytes,
+                sha256: verb
+                    .sum
+                    .then(|| settings.flat_sum(&artifact))
+                    .transpose()?
+                    .map(|d| d.to_string()),
+                path: artifact.path,
+            });
+        }
+    }
+    Ok(artifacts)
 }
 
 /// Locks, fetches and casts for each wanted board.

@@ -120,5 +120,14 @@ fn is_bad_input(error: &anyhow::Error) -> bool {
 }
 
 fn complain(error: &anyhow::Error) {
-    let _ = writeln!(std::io::stderr(), "slipform: {error:#}");
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Most messages tell their cause already.
+        if text.contains(&cause) {
+            continue;
+        }
+        let colon = if text.is_empty() { "" } else { ": " };
+        text.push_str(&format!("{colon}{cause}"));
+    }
+    let _ = writeln!(std::io::stderr(), "slipform: {text}");
 }

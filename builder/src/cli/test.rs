@@ -1,7 +1,7 @@
 //! `slipform test` and `slipform run`.
 
 use anyhow::Context;
-use slipform_qemu_tests::{BootReport, Outcome};
+use slipform_qemu_tests::{BootReport, ExitKind, Outcome};
 
 use super::args::{Cli, Run, Test};
 use super::build::{cast_all, write};
@@ -13,18 +13,24 @@ use crate::pipeline::load;
 pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
     let image = load(&verb.casting.dir)?;
-    let casts = cast_all(&settings, &image, &verb.casting)?;
-    let emulator = settings.emulator(&image, &verb.emulating.qemu)?;
+    let (emulator, made) = settings.healed(|| {
+        let casts = cast_all(&settings, &image, &verb.casting)?;
+        let emulator = settings.emulator(&image, &verb.emulating.qemu)?;
+        let made = casts.into_iter().map(|cast| {
+            let raw = write(&settings, &image, &cast, OutputFormat::Raw, &verb.casting)?;
+            anyhow::Ok((cast, raw))
+        });
+        anyhow::Ok((emulator, made.collect::<Result<Vec<_>, _>>()?))
+    })?;
     let mut reports = Vec::new();
-    for cast in &casts {
-        let artifact = write(&settings, &image, cast, OutputFormat::Raw, &verb.casting)?;
+    for (cast, artifact) in &made {
         let folder = match &verb.report {
             Some(folder) => folder.clone(),
             None => artifact
                 .path
                 .with_file_name(format!("boot-{}", cast.board.name)),
         };
-        let mut plan = settings.plan(&image, cast, &artifact, &folder);
+        let mut plan = settings.plan(&image, cast, artifact, &folder);
         if verb.direct {
             plan.boot = settings.direct(cast, &folder)?;
         }
@@ -95,15 +101,21 @@ fn verdicts(report: &BootReport, folder: &std::path::Path) -> String {
 pub(crate) fn interactive(cli: &Cli, verb: &Run) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
     let image = load(&verb.casting.dir)?;
-    let casts = cast_all(&settings, &image, &verb.casting)?;
-    let cast = casts.first().context("there is no board to run")?;
-    let emulator = settings.emulator(&image, &verb.emulating.qemu)?;
-    let artifact = write(&settings, &image, cast, OutputFormat::Raw, &verb.casting)?;
+    let (emulator, cast, artifact) = settings.healed(|| {
+        let casts = cast_all(&settings, &image, &verb.casting)?;
+        let cast = casts.into_iter().next();
+        let cast = cast.context("there is no board to run")?;
+        let emulator = settings.emulator(&image, &verb.emulating.qemu)?;
+        let raw = write(&settings, &image, &cast, OutputFormat::Raw, &verb.casting)?;
+        anyhow::Ok((emulator, cast, raw))
+    })?;
     let folder = artifact
         .path
         .with_file_name(format!("run-{}", cast.board.name));
-    let mut plan = settings.plan(&image, cast, &artifact, &folder);
+    let mut plan = settings.plan(&image, &cast, &artifact, &folder);
     plan.publish.clone_from(&verb.publish);
-    settings.interactive(&plan, &emulator, &verb.emulating.accel)?;
-    Ok(Done::Good)
+    match settings.interactive(&plan, &emulator, &verb.emulating.accel)? {
+        ExitKind::Died(reason) => anyhow::bail!("the machine died: {reason}"),
+        ExitKind::PoweredOff | ExitKind::Asked | ExitKind::Killed => Ok(Done::Good),
+    }
 }

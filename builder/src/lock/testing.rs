@@ -356,6 +356,8 @@ fn tar(files: &[(String, Vec<u8>, u32)]) -> Vec<u8> {
         let mut header = tar::Header::new_gnu();
         header.set_size(content.len() as u64);
         header.set_mode(*mode);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_mtime(u64::try_from(crate::base::EPOCH).unwrap_or_default());
         builder
             .append_data(&mut header, format!("./{path}"), content.as_slice())

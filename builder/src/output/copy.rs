@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::OutputError;
 use crate::base::fs::At;
+use crate::store::fault;
 
 /// Bytes copied at once where the kernel cannot copy by itself.
 const BUFFER: usize = 256 * 1024;
@@ -41,6 +42,7 @@ impl Partial {
             .create_new(true)
             .open(&path)
             .at("create", &path)?;
+        fault::point();
         Ok(Self {
             file,
             path,
@@ -58,6 +60,7 @@ impl Partial {
             .open(target)
             .at("open", target)?;
         fs::rename(target, &path).at("rename", target)?;
+        fault::point();
         Ok(Self {
             file,
             path,
@@ -88,7 +91,9 @@ impl Partial {
 
     /// Gives the file its final name.
     pub(super) fn finish(mut self) -> Result<(), OutputError> {
+        fault::point();
         fs::rename(&self.path, &self.target).at("rename to", &self.target)?;
+        fault::point();
         self.done = true;
         Ok(())
     }
@@ -108,6 +113,7 @@ impl Drop for Partial {
 pub(super) fn copy_range(from: &File, range: Range<u64>, to: &File, offset: u64) -> io::Result<()> {
     let (mut source, mut target) = (range.start, offset);
     while source < range.end {
+        fault::point();
         let left = usize::try_from(range.end - source)
             .unwrap_or(usize::MAX)
             .min(1 << 30);
@@ -149,6 +155,7 @@ pub(super) fn zero_range(file: &File, range: Range<u64>) -> io::Result<()> {
     if range.is_empty() {
         return Ok(());
     }
+    fault::point();
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     match fallocate(file, flags, range.start, range.end - range.start) {
         Ok(()) => Ok(()),

@@ -4,14 +4,27 @@ use std::path::PathBuf;
 
 use crate::base::fs::FsError;
 use crate::disk::DiskError;
-use crate::store::StoreError;
+use crate::store::{StoreError, is_full};
 
 /// An image file that could not be written or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
     /// The system refused.
     #[error(transparent)]
-    Fs(#[from] FsError),
+    Fs(FsError),
+    /// No room left where the image is to be.
+    #[error(
+        "cannot {operation} {path}: {source}; make room there, or name a folder with more by --out",
+        path = path.display()
+    )]
+    Full {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -32,4 +45,22 @@ pub enum OutputError {
         /// The path.
         path: PathBuf,
     },
+}
+
+impl From<FsError> for OutputError {
+    fn from(error: FsError) -> Self {
+        if !is_full(&error.source) {
+            return Self::Fs(error);
+        }
+        let FsError {
+            operation,
+            path,
+            source,
+        } = error;
+        Self::Full {
+            operation,
+            path,
+            source,
+        }
+    }
 }

@@ -21,7 +21,7 @@ use super::OutputError;
 use super::copy::Partial;
 use crate::base::fs::At;
 use crate::disk::{DiskMap, DiskReader};
-use crate::store::Store;
+use crate::store::{Store, fault};
 
 /// The file starts with this.
 pub(super) const MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -154,6 +154,7 @@ impl<'f> Writer<'f> {
     }
 
     fn place(&mut self, index: u64, cluster: &Packed) -> io::Result<()> {
+        fault::point();
         let entry = match cluster {
             Packed::Plain(bytes) => {
                 let at = self.allocate_plain();
@@ -253,6 +254,7 @@ impl<'f> Writer<'f> {
         let pointers: Vec<u64> = (0..blocks).map(|index| start + index * CLUSTER).collect();
         self.write_words(table_offset, &pointers)?;
         self.file.set_len(table_offset + table * CLUSTER)?;
+        fault::point();
         let header = header(self.size, l1.len() as u32, table_offset, table as u32);
         self.file.write_all_at(&header, 0)
     }

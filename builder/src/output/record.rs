@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{OutputError, OutputFormat};
 use crate::base::Digest;
 use crate::base::fs::{At, write_atomic};
-use crate::store::Store;
+use crate::store::{Store, fault};
 
 /// Version of the record.
 const SCHEMA: u32 = 1;
@@ -126,6 +126,7 @@ impl Record {
             map,
             state,
         };
+        fault::point();
         // A path that JSON cannot hold is not remembered; that costs a rewrite, no more.
         if let Ok(json) = serde_json::to_vec(&content) {
             write_atomic(&self.file, &json)?;

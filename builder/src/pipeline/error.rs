@@ -96,8 +96,9 @@ impl PipelineError {
             | Self::Board(_)
             | Self::Module(_)
             | Self::Stale { .. }
-            | Self::Machine { .. }
-            | Self::Tree(_) => true,
+            | Self::Machine { .. } => true,
+            Self::Tree(TreeError::Layers(error)) => layers_are_input(error),
+            Self::Tree(_) => true,
             Self::Lock(error) => lock_is_input(error),
             Self::Layers(error) => layers_are_input(error),
             Self::Filesystem(error) => matches!(error, FilesystemError::Path { .. }),

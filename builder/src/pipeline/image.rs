@@ -213,12 +213,18 @@ impl Settings {
         )?;
         drop(task);
         let manifest = self.manifest(pieces, &disk.map, machine)?;
-        Ok(Outputs::from([
+        let mut outputs = Outputs::from([
             ("manifest".to_owned(), Output::Blob(manifest)),
             ("disk".to_owned(), Output::Blob(disk.map_digest)),
             ("machine".to_owned(), Output::Blob(machine)),
             ("uki".to_owned(), record(&uki)?),
-        ]))
+        ]);
+        // All that the image is made of: when one is lost, it is not done.
+        let parts = self.store.manifest(&manifest)?;
+        for part in parts.layers.iter().chain([&parts.config]) {
+            outputs.insert(format!("part {}", part.digest), Output::Blob(part.digest));
+        }
+        Ok(outputs)
     }
 
     fn uki(&self, pieces: &Pieces<'_>) -> Result<UkiBlob, PipelineError> {
@@ -329,15 +335,14 @@ impl Settings {
         let digests = lock
             .packages()
             .map(|p| p.sha256)
+            .chain(lock.tools.iter().map(super::tools::digest))
             .chain([cast.manifest])
             .collect();
         let root = Root {
             path: super::locking::lock_path(image),
             digests,
         };
-        if self.store.roots()?.get(&root.path) != Some(&root) {
-            self.store.set_root(&root)?;
-        }
+        self.store.set_root(&root)?;
         Ok(())
     }
 

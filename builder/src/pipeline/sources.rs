@@ -32,13 +32,13 @@ impl Settings {
         let _guard = self.store.shared(&*self.progress)?;
         let packages: Vec<&LockedPackage> = lock.packages().collect();
         let summary = self.fetch(image, lock, &packages)?;
-        let root = Root {
-            path: lock_path(image),
-            digests: packages.iter().map(|p| p.sha256).collect(),
-        };
-        if !self.store.roots()?.contains_key(&root.path) {
-            self.store.set_root(&root)?;
-        }
+        let path = lock_path(image);
+        let roots = self.store.roots()?;
+        // What the last build keeps stays kept.
+        let before = roots.into_values().find(|root| root.path == path);
+        let mut digests = before.map(|root| root.digests).unwrap_or_default();
+        digests.extend(packages.iter().map(|p| p.sha256));
+        self.store.set_root(&Root { path, digests })?;
         Ok(Fetched {
             packages: summary.fetched + summary.present,
             fetched: summary.fetched,

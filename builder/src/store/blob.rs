@@ -27,6 +27,8 @@ pub struct Store {
     /// Blobs whose content this process has seen to be right, and the state of
     /// the file at that time.
     pub(super) verified: Arc<Mutex<HashMap<Digest, Stamp>>>,
+    /// Blobs that this process found damaged.
+    pub(super) damaged: Arc<Mutex<Vec<Digest>>>,
 }
 
 /// A blob on its way in: write, then [`BlobWriter::finish`]. Dropped before
@@ -61,6 +63,7 @@ impl Store {
         let store = Self {
             root,
             verified: Arc::default(),
+            damaged: Arc::default(),
         };
         for folder in [
             "blobs/sha256",

@@ -110,7 +110,7 @@ impl StoreError {
 }
 
 /// Whether an error says that a file system, a quota or a size limit is exhausted.
-pub(super) fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge

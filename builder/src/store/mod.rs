@@ -33,7 +33,7 @@ pub mod temp;
 
 #[cfg(test)]
 mod crash_tests;
-mod fault;
+pub(crate) mod fault;
 #[cfg(test)]
 pub(crate) mod fuzz;
 

@@ -220,6 +220,13 @@ impl Store {
             == Some(&stamp)
     }
 
+    /// The blobs that this process found damaged, and set aside, since this was
+    /// asked last: whoever can make them anew, does.
+    #[must_use]
+    pub fn take_damaged(&self) -> Vec<Digest> {
+        std::mem::take(&mut *self.damaged.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Moves a damaged blob out of the way, so that [`Store::has`] says that it
     /// is not there, and returns the error that names it.
     fn set_aside(&self, name: &Digest, found: Digest, stamp: Stamp) -> StoreError {
@@ -227,6 +234,10 @@ impl Store {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(name);
+        self.damaged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(*name);
         let path = self.path(name);
         // Another process may have put a good one there in the meantime.
         let same = fs::metadata(&path).is_ok_and(|meta| Stamp::from(&meta) == stamp);

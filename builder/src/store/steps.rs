@@ -165,6 +165,14 @@ impl StepLog {
             .clone()
     }
 
+    /// Forgets all: the build begins again.
+    pub fn clear(&self) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
     fn add(&self, step: &Step, state: &StepState) {
         let (hit, changed) = match state {
             StepState::Hit(_) => (true, Vec::new()),
