@@ -13,7 +13,7 @@ use slipform_init::contract::event::{Event, Phase, Record};
 use crate::console::{Kind, LineBuffer, fatal};
 use crate::events::{EventReader, Garbage, Item, console_record};
 use crate::machine::qmp::MonitorEvent;
-use crate::phase::{Stage, phase_name};
+use crate::phase::Stage;
 use crate::plan::Plan;
 use crate::probes::console::ConsoleChecks;
 pub(crate) use problem::{BuiltIn, Cause, Problem};
@@ -365,7 +365,7 @@ impl Watch {
         self.push(Problem {
             check: BuiltIn::Init,
             cause: Cause::Init(phase),
-            phase: format!("init: {}", phase_name(phase)),
+            phase: format!("init: {}", phase.name()),
             line: format!("{what}: {why}"),
             deadly: false,
             minor: false,
