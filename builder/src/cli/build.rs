@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::args::{Build, Casting, Cli};
 use super::{Done, print, print_json, settings};
+use crate::base::Digest;
 use crate::base::bytes::human;
 use crate::output::{Artifact, OutputFormat};
 use crate::pipeline::{Cast, Locking, Settings, load};
@@ -35,12 +36,11 @@ struct ArtifactReport {
 pub(crate) fn run(cli: &Cli, verb: &Build) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
     let image = load(&verb.casting.dir)?;
-    let (casts, artifacts) = settings.healed(|| {
-        let casts = cast_all(&settings, &image, &verb.casting)?;
+    let (image_digest, artifacts) = settings.healed(|| {
+        let (digest, casts) = cast_all(&settings, &image, &verb.casting)?;
         let artifacts = write_all(&settings, &image, &casts, verb)?;
-        anyhow::Ok((casts, artifacts))
+        anyhow::Ok((digest, artifacts))
     })?;
-    let image_digest = settings.release(&casts)?;
     if cli.json {
         let steps = verb.explain.then(|| settings.steps_json());
         return print_json(&Report {
@@ -97,12 +97,12 @@ fn write_all(
     Ok(artifacts)
 }
 
-/// Locks, fetches and casts for each wanted board.
+/// Locks, fetches and casts for each wanted board; the digest is that of all of them.
 pub(super) fn cast_all(
     settings: &Settings,
     image: &Image,
     casting: &Casting,
-) -> anyhow::Result<Vec<Cast>> {
+) -> anyhow::Result<(Digest, Vec<Cast>)> {
     let locking = if casting.locked {
         Locking::AsItIs
     } else {
@@ -114,10 +114,11 @@ pub(super) fn cast_all(
         casting.board.clone()
     };
     let lock = settings.lock(image, &locking)?;
-    boards
+    let casts = boards
         .iter()
-        .map(|board| Ok(settings.cast(image, &lock, board)?))
-        .collect()
+        .map(|board| settings.cast(image, &lock, board))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok((settings.release(image, &lock, &casts)?, casts))
 }
 
 /// Writes one artifact into the wanted folder.

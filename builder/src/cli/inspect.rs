@@ -32,6 +32,9 @@ pub(crate) fn run(cli: &Cli, verb: &Inspect) -> anyhow::Result<Done> {
             inspect(&mut disk).with_context(|| format!("cannot read {digest}"))?,
         )
     };
+    if info.sector_size == 0 {
+        return Err(BadInput(format!("{what}: {}", info.problems.join("; "))).into());
+    }
     if cli.json {
         return print_json(&info);
     }

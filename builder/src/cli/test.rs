@@ -14,7 +14,7 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
     let image = load(&verb.casting.dir)?;
     let (emulator, made) = settings.healed(|| {
-        let casts = cast_all(&settings, &image, &verb.casting)?;
+        let (_, casts) = cast_all(&settings, &image, &verb.casting)?;
         let emulator = settings.emulator(&image, &verb.emulating.qemu)?;
         let made = casts.into_iter().map(|cast| {
             let raw = write(&settings, &image, &cast, OutputFormat::Raw, &verb.casting)?;
@@ -102,7 +102,7 @@ pub(crate) fn interactive(cli: &Cli, verb: &Run) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
     let image = load(&verb.casting.dir)?;
     let (emulator, cast, artifact) = settings.healed(|| {
-        let casts = cast_all(&settings, &image, &verb.casting)?;
+        let (_, casts) = cast_all(&settings, &image, &verb.casting)?;
         let cast = casts.into_iter().next();
         let cast = cast.context("there is no board to run")?;
         let emulator = settings.emulator(&image, &verb.emulating.qemu)?;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::base::Digest;
 use crate::base::fs::FsError;
 use crate::board::BoardError;
 use crate::disk::DiskError;
@@ -69,6 +70,9 @@ pub enum PipelineError {
     /// The specification asks for what the image does not have.
     #[error("{file}: {message}", file = file.display())]
     Machine { file: PathBuf, message: String },
+    /// One disk was asked for, and the digest names those of several boards.
+    #[error("{digest} is a release for {} boards; name one of its images: {}", .images.len(), .images.join(", "))]
+    SeveralBoards { digest: Digest, images: Vec<String> },
     /// A cargo rule failed.
     #[error("layer '{layer}': cargo cannot build {package}: {why}", package = package.display())]
     Cargo {
@@ -96,12 +100,20 @@ impl PipelineError {
             | Self::Board(_)
             | Self::Module(_)
             | Self::Stale { .. }
-            | Self::Machine { .. } => true,
+            | Self::Machine { .. }
+            | Self::SeveralBoards { .. } => true,
             Self::Tree(TreeError::Layers(error)) => layers_are_input(error),
             Self::Tree(_) => true,
             Self::Lock(error) => lock_is_input(error),
             Self::Layers(error) => layers_are_input(error),
             Self::Filesystem(error) => matches!(error, FilesystemError::Path { .. }),
+            Self::Disk(error) => matches!(
+                error,
+                DiskError::Fact { .. }
+                    | DiskError::EspFull { .. }
+                    | DiskError::SameLayer { .. }
+                    | DiskError::TooManyLayers(_)
+            ),
             Self::Source(error) => matches!(
                 error,
                 SourceError::Config { .. }

@@ -332,28 +332,44 @@ impl Settings {
             descriptor.artifact_type = Some(IMAGE_TYPE.to_owned());
             self.store.tag(&name, &descriptor)?;
         }
-        let digests = lock
-            .packages()
-            .map(|p| p.sha256)
-            .chain(lock.tools.iter().map(super::tools::digest))
-            .chain([cast.manifest])
-            .collect();
-        let root = Root {
-            path: super::locking::lock_path(image),
-            digests,
-        };
-        self.store.set_root(&root)?;
-        Ok(())
+        // Those of other boards, and of the last build, stay until all are done.
+        let path = super::locking::lock_path(image);
+        let before = self
+            .store
+            .roots()?
+            .into_values()
+            .find(|root| root.path == path);
+        let mut digests = before.map(|root| root.digests).unwrap_or_default();
+        digests.extend(needed(lock));
+        digests.insert(cast.manifest);
+        Ok(self.store.set_root(&Root { path, digests })?)
     }
 
-    /// The identity over all boards: the manifest of the only one, or an index over several.
+    /// The identity over all boards: the manifest of the only one, or an index
+    /// over several. From now on the project keeps these, and no earlier ones.
     ///
     /// # Errors
     /// [`PipelineError::Store`].
-    pub fn release(&self, casts: &[Cast]) -> Result<Digest, PipelineError> {
-        if let [only] = casts {
-            return Ok(only.manifest);
-        }
+    pub fn release(
+        &self,
+        image: &Image,
+        lock: &LockFile,
+        casts: &[Cast],
+    ) -> Result<Digest, PipelineError> {
+        let _guard = self.store.shared(&*self.progress)?;
+        let digest = match casts {
+            [only] => only.manifest,
+            several => self.index(several)?,
+        };
+        let manifests = casts.iter().map(|cast| cast.manifest);
+        self.store.set_root(&Root {
+            path: super::locking::lock_path(image),
+            digests: needed(lock).chain(manifests).chain([digest]).collect(),
+        })?;
+        Ok(digest)
+    }
+
+    fn index(&self, casts: &[Cast]) -> Result<Digest, PipelineError> {
         let manifests = casts.iter().map(|cast| {
             Descriptor::new(
                 crate::store::MANIFEST,
@@ -386,8 +402,20 @@ impl Settings {
     /// The disk map of an image, named by its manifest's or its disk map's digest.
     ///
     /// # Errors
-    /// [`PipelineError::Store`] when the store does not have it.
+    /// [`PipelineError::Store`] when the store does not have it;
+    /// [`PipelineError::SeveralBoards`] for a release.
     pub fn disk_map(&self, digest: &Digest) -> Result<DiskMap, PipelineError> {
+        let bytes = self.store.read(digest)?;
+        if let Ok(index) = serde_json::from_slice::<Index>(&bytes) {
+            return Err(PipelineError::SeveralBoards {
+                digest: *digest,
+                images: index
+                    .manifests
+                    .iter()
+                    .map(|m| m.digest.to_string())
+                    .collect(),
+            });
+        }
         let map = match self.store.manifest(digest) {
             Ok(manifest) => manifest
                 .layers
@@ -396,9 +424,10 @@ impl Settings {
                 .map(|part| part.digest),
             Err(_) => None,
         };
-        Ok(DiskMap::from_json(
-            &self.store.read(&map.unwrap_or(*digest))?,
-        )?)
+        Ok(DiskMap::from_json(&match map {
+            Some(map) => self.store.read(&map)?,
+            None => bytes,
+        })?)
     }
 
     /// Sweeps the store: what no image by name and no project's lock or last build needs.
@@ -418,6 +447,12 @@ impl Settings {
         let _task = self.progress.begin("sum", Some(artifact.bytes));
         Ok(output::sha256(&artifact.path)?)
     }
+}
+
+/// What a project's next build needs, whatever it is that changes.
+fn needed(lock: &LockFile) -> impl Iterator<Item = Digest> {
+    let packages = lock.packages().map(|package| package.sha256);
+    packages.chain(lock.tools.iter().map(super::tools::digest))
 }
 
 /// What an image is put together from.

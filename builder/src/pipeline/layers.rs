@@ -202,12 +202,21 @@ impl<'a> Work<'a> {
             Vec::new()
         };
         let view = Below::new(&self.named(&trees));
-        if let (None, StepState::Hit(outputs)) = (facts, store.step(&asked, &quiet)) {
-            let digest = blob(&outputs, "facts")?;
-            let answers: Option<Facts> = serde_json::from_slice(&store.read(&digest)?).ok();
-            facts = answers
-                .filter(|answers| view.still_true(answers))
-                .map(|_| digest);
+        if facts.is_none() {
+            let why = match store.step(&asked, &quiet) {
+                StepState::Hit(outputs) => {
+                    let digest = blob(&outputs, "facts")?;
+                    let answers: Option<Facts> = serde_json::from_slice(&store.read(&digest)?).ok();
+                    facts = answers
+                        .filter(|answers| view.still_true(answers))
+                        .map(|_| digest);
+                    vec!["layers below".to_owned()]
+                }
+                StepState::Miss { changed } => changed,
+            };
+            if facts.is_none() {
+                self.settings.steps.missed(&step(FORMAT), why);
+            }
         }
         if let Some(digest) = facts
             && let StepState::Hit(outputs) = store.step(&keyed(digest), &self.settings.steps)
@@ -217,9 +226,6 @@ impl<'a> Work<'a> {
                 &Outputs::from([("facts".to_owned(), Output::Blob(digest))]),
             )?;
             return made(&outputs);
-        }
-        if facts.is_none() {
-            let _ = store.step(&step(FORMAT), &self.settings.steps); // for --explain: which input changed
         }
         let trees = if trees.is_empty() && !below.is_empty() {
             self.listings(below)?

@@ -165,6 +165,11 @@ impl StepLog {
             .clone()
     }
 
+    /// Writes down a step that must be done, when who asks knows better why.
+    pub fn missed(&self, step: &Step, changed: Vec<String>) {
+        self.add(step, &StepState::Miss { changed });
+    }
+
     /// Forgets all: the build begins again.
     pub fn clear(&self) {
         self.0

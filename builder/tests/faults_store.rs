@@ -1,0 +1,482 @@
+//! The store and the image files under faults: flipped bits, a full disk,
+//! SIGKILL, several builds at once, no network.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{Built, SPEC, World, cut_off, edit, files, flip, outcome, packages, told, write};
+use slipform::base::Digest;
+
+const BOTH: &[&str] = &["build", "--json", "--sum", "--format", "raw,qcow2"];
+
+/// Removes the records of steps whose record's text holds none of `but`.
+fn forget_steps(world: &World, but: &[&str]) {
+    for record in files(&world.store().join("steps")) {
+        let text = fs::read_to_string(&record).unwrap();
+        if !but.iter().any(|word| text.contains(word)) {
+            fs::remove_file(record).unwrap();
+        }
+    }
+}
+
+fn is_package(blob: &Path) -> bool {
+    fs::read(blob).unwrap().starts_with(b"!<arch>\n")
+}
+
+/// The blobs whose bytes are not what their name says.
+fn damaged(world: &World) -> BTreeSet<String> {
+    let blobs = world.blobs().into_iter();
+    let named = blobs.map(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (Digest::of(fs::read(path).unwrap()).hex() != name, name)
+    });
+    named
+        .filter(|(bad, _)| *bad)
+        .map(|(_, name)| name)
+        .collect()
+}
+
+/// The digests that the command said it found damaged, each in a line of its own.
+fn noted(stderr: &str) -> BTreeSet<String> {
+    let lines = stderr.lines().filter(|line| line.contains("damaged"));
+    lines
+        .map(|line| {
+            let hex = line
+                .strip_prefix("blob sha256:")
+                .and_then(|rest| {
+                    rest.strip_suffix(" in the store was damaged; it is set aside and made anew")
+                })
+                .unwrap_or_else(|| panic!("{line}"));
+            hex.to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn flipped_bits_in_results_are_found_named_and_mended_in_the_same_run() {
+    let world = World::new();
+    let project = world.project("app");
+    let built = Built(world.run(&project, BOTH).good().json());
+    // Only the files are lost; then the layers and the boot parts too.
+    let all: &[&str] = &["\"step\":"];
+    for (round, kept) in [all, &["\"step\":\"unpack"]].into_iter().enumerate() {
+        for blob in world.blobs().iter().filter(|blob| !is_package(blob)) {
+            flip(blob);
+        }
+        let before = damaged(&world);
+        forget_steps(&world, kept);
+        fs::remove_dir_all(project.join("out")).unwrap();
+        // All of it can be made from what is there.
+        let args = [BOTH, &["--offline"]].concat();
+        let again = world.run_cut_off(&project, &args).good();
+        assert_eq!(Built(again.json()).identity(), built.identity());
+        let named = noted(&again.stderr);
+        assert!(named.len() > 2, "round {round}: {}", again.stderr);
+        assert!(named.is_subset(&before), "round {round}");
+        let after = damaged(&world);
+        assert!(named.is_disjoint(&after), "round {round}: {after:?}");
+        let aside = files(&world.store().join("quarantine"));
+        let aside = aside
+            .iter()
+            .map(|p| p.file_name().unwrap().to_str().unwrap().to_owned());
+        assert!(named.is_subset(&aside.collect()), "round {round}");
+        // What nobody read is as it was; mended for the next round.
+        for name in after {
+            flip(&world.store().join("blobs/sha256").join(name));
+        }
+        assert_eq!(damaged(&world), BTreeSet::new());
+    }
+    // What was set aside goes with the next collection.
+    world.run(&project, &["gc"]).good();
+    assert_eq!(
+        files(&world.store().join("quarantine")),
+        [""; 0].map(Path::new)
+    );
+}
+
+#[test]
+fn each_part_of_an_image_that_is_lost_or_damaged_is_made_again() {
+    let world = World::new();
+    let project = world.project("app");
+    let built = Built(world.run(&project, BOTH).good().json());
+    let manifest = world
+        .store()
+        .join("blobs/sha256")
+        .join(built.image().trim_start_matches("sha256:"));
+    let text = fs::read_to_string(&manifest).unwrap();
+    let parts: BTreeSet<PathBuf> = text
+        .split("sha256:")
+        .skip(1)
+        .map(|rest| manifest.with_file_name(&rest[..64]))
+        .filter(|path| path.is_file())
+        .chain([manifest.clone()])
+        .collect();
+    assert!(parts.len() > 8, "{text}");
+    for part in &parts {
+        fs::remove_file(part).unwrap();
+        fs::remove_dir_all(project.join("out")).unwrap();
+        let again = world.run_cut_off(&project, BOTH).good();
+        assert_eq!(
+            Built(again.json()).identity(),
+            built.identity(),
+            "{}",
+            part.display()
+        );
+        assert!(part.is_file(), "{} was not made again", part.display());
+    }
+}
+
+#[test]
+fn flipped_bits_in_packages_are_found_named_and_fetched_again() {
+    let world = World::new();
+    let project = world.project("app");
+    let built = Built(world.run(&project, BOTH).good().json());
+    for blob in world.blobs() {
+        flip(&blob);
+    }
+    let before = damaged(&world);
+    forget_steps(&world, &[]);
+    fs::remove_dir_all(project.join("out")).unwrap();
+    let again = world.run(&project, BOTH).good();
+    assert_eq!(Built(again.json()).identity(), built.identity());
+    let packages = [packages::hello_server("1.0-1").deb()].map(|deb| Digest::of(deb).hex());
+    let named = noted(&again.stderr);
+    for package in packages {
+        assert!(named.contains(&package), "{}", again.stderr);
+    }
+    assert!(named.is_subset(&before));
+    // Everything was made again, so everything is right again.
+    assert_eq!(damaged(&world), BTreeSet::new());
+}
+
+#[test]
+fn without_the_network_a_damaged_or_missing_package_is_named() {
+    let world = World::new();
+    let project = world.project("app");
+    let built = world.build(&project, &[]);
+    let deb = packages::hello_server("1.0-1").deb();
+    let digest = Digest::of(&deb).to_string();
+    let offline = ["build", "--quiet", "--offline"];
+    forget_steps(&world, &[]);
+    flip(&world.blob(&deb));
+    for _damaged_then_missing in 0..2 {
+        world.run_cut_off(&project, &offline).refused(
+            1,
+            &[
+                "hello-server 1.0-1",
+                &digest,
+                "is not in the store",
+                "--offline",
+                "slipform fetch",
+            ],
+        );
+    }
+    world.run(&project, &["fetch", "--quiet"]).good();
+    fs::remove_dir_all(project.join("out")).unwrap();
+    let args = ["build", "--json", "--offline"];
+    let again = world.run_cut_off(&project, &args).good().json();
+    assert_eq!(again["image"], built.image());
+}
+
+#[test]
+fn offline_needs_a_lock_and_says_so() {
+    let world = World::new();
+    let project = world.project("app");
+    world
+        .run_cut_off(&project, &["build", "--quiet", "--offline"])
+        .refused(1, &["the lock must be resolved", "once without --offline"]);
+    world
+        .run_cut_off(&project, &["lock", "--quiet", "--offline", "--check"])
+        .refused(1, &["without --offline"]);
+    // Without --offline, a mirror that does not answer is named.
+    world
+        .run_cut_off(&project, &["build", "--quiet"])
+        .refused(1, &["trixie", "http://127.0.0.1:1/debian"]);
+}
+
+/// A limit on the size of files is the full disk that everybody may make; the
+/// signal that comes with it must be ignored for the error to be seen.
+fn with_room(blocks: u64) -> String {
+    format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"")
+}
+
+#[test]
+fn a_full_disk_under_the_store_is_told_with_its_remedy() {
+    let world = World::new();
+    let project = world.project("app");
+    world.run(&project, &["lock", "--quiet"]).good();
+    // 100 blocks of 512 bytes are too few for a package, 10000 for a layer.
+    for blocks in [100, 10_000] {
+        outcome(&mut world.shell(&project, &with_room(blocks), &["build", "--quiet"])).refused(
+            1,
+            &[
+                "cannot ",
+                world.store().to_str().unwrap(),
+                "make room",
+                "slipform gc",
+                "SLIPFORM_STORE",
+            ],
+        );
+        assert_eq!(files(&world.store().join("tmp")), [""; 0].map(Path::new));
+        assert_eq!(damaged(&world), BTreeSet::new());
+        assert_eq!(files(&project.join("out")), [""; 0].map(Path::new));
+    }
+    world.run(&project, &["build", "--quiet"]).good();
+}
+
+#[test]
+fn a_full_disk_under_the_image_is_told_with_its_remedy() {
+    let world = World::new();
+    let project = world.project("app");
+    world
+        .run(&project, &["build", "--quiet", "--out", "elsewhere"])
+        .good();
+    for format in ["raw", "qcow2"] {
+        let args = ["build", "--quiet", "--format", format];
+        outcome(&mut world.shell(&project, &with_room(200), &args)).refused(
+            1,
+            &[
+                "cannot ",
+                &format!("fixture-1.0.0-qemu-x86_64.{format}"),
+                "make room",
+                "--out",
+            ],
+        );
+        assert_eq!(files(&project.join("out")), [""; 0].map(Path::new));
+    }
+    // An image that was there is not left torn when it cannot be patched.
+    let built = world.build(&project, &[]);
+    write(&project.join("www/index.html"), "changed");
+    let again = world.build(&project, &["--out", "elsewhere"]);
+    let raw = PathBuf::from(built.artifact(0, "path"));
+    outcome(&mut world.shell(&project, &with_room(200), &["build", "--quiet"]))
+        .refused(1, &["make room"]);
+    if raw.exists() {
+        assert_eq!(
+            Digest::of(fs::read(&raw).unwrap()).to_string(),
+            built.artifact(0, "sha256")
+        );
+    }
+    assert!(files(&project.join("out")).iter().all(|file| *file == raw));
+    assert_eq!(world.build(&project, &[]).identity(), again.identity());
+}
+
+#[test]
+fn an_image_cannot_be_written_where_a_folder_is() {
+    let world = World::new();
+    let project = world.project("app");
+    let raw = project.join("out/fixture-1.0.0-qemu-x86_64.raw");
+    fs::create_dir_all(raw.join("inside")).unwrap();
+    world
+        .run(&project, &["build", "--quiet"])
+        .refused(1, &["cannot ", "fixture-1.0.0-qemu-x86_64.raw"]);
+    assert!(raw.join("inside").is_dir());
+}
+
+/// Where a build may be killed: the number of points, and files to look at.
+struct Killing {
+    world: World,
+    lock: String,
+    identity: Vec<String>,
+}
+
+impl Killing {
+    fn new() -> Self {
+        let world = World::new();
+        let project = world.project("reference");
+        let built = Built(world.run(&project, BOTH).good().json());
+        Self {
+            identity: built.identity(),
+            lock: fs::read_to_string(project.join("slipform.lock")).unwrap(),
+            world,
+        }
+    }
+
+    /// A project and a store of their own, both new.
+    fn scene(&self, name: &str) -> (PathBuf, PathBuf) {
+        let project = self.world.project(name);
+        write(&project.join("slipform.lock"), &self.lock);
+        (project, self.world.path(&format!("store of {name}")))
+    }
+
+    fn run(
+        &self,
+        (project, store): &(PathBuf, PathBuf),
+        args: &[&str],
+        env: &[(&str, &str)],
+    ) -> common::Outcome {
+        let mut command = self.world.command(project, args);
+        outcome(
+            command
+                .env("SLIPFORM_STORE", store)
+                .envs(env.iter().copied()),
+        )
+    }
+
+    /// How many points a build passes.
+    fn count(&self, scene: &(PathBuf, PathBuf)) -> u64 {
+        let file = scene.0.join("points");
+        let env = [("SLIPFORM_TEST_COUNT_IN", file.to_str().unwrap())];
+        self.run(scene, BOTH, &env).good();
+        fs::metadata(file).unwrap().len()
+    }
+
+    /// Killed at a point, nothing is torn, and the next run ends well.
+    fn kill(&self, scene: &(PathBuf, PathBuf), at: u64, case: &str) {
+        let text = at.to_string();
+        let killed = self.run(scene, BOTH, &[("SLIPFORM_TEST_KILL_AT", &text)]);
+        assert_eq!(killed.signal, Some(9), "{case}: {killed:?}");
+        let known: Vec<&String> = self
+            .identity
+            .iter()
+            .filter(|v| v.contains("sha256:"))
+            .collect();
+        for file in files(&scene.0.join("out")) {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            if !name.starts_with('.') {
+                let digest = Digest::of(fs::read(&file).unwrap()).to_string();
+                assert!(
+                    known.iter().any(|v| v.contains(&digest)),
+                    "{case}: {name} is torn"
+                );
+            }
+        }
+        for blob in files(&scene.1.join("blobs/sha256")) {
+            let name = blob.file_name().unwrap().to_str().unwrap().to_owned();
+            assert_eq!(Digest::of(fs::read(&blob).unwrap()).hex(), name, "{case}");
+        }
+        let again = self.run(scene, BOTH, &[]).good();
+        assert_eq!(Built(again.json()).identity(), self.identity, "{case}");
+        assert_eq!(noted(&again.stderr), BTreeSet::new(), "{case}");
+        let left: Vec<PathBuf> = files(&scene.0.join("out"));
+        assert_eq!(left.len(), 2, "{case}: {left:?}");
+        assert_eq!(
+            files(&scene.1.join("tmp")),
+            [""; 0].map(Path::new),
+            "{case}"
+        );
+    }
+}
+
+#[test]
+fn killed_at_twenty_points_of_a_first_build_the_next_one_ends_well() {
+    let killing = Killing::new();
+    let fetched = |name: &str| {
+        let scene = killing.scene(name);
+        // How a download comes in pieces differs from run to run; what follows does not.
+        killing.run(&scene, &["fetch", "--quiet"], &[]).good();
+        scene
+    };
+    let points = killing.count(&fetched("count"));
+    assert!(points > 100, "only {points} points");
+    for seed in 0..20 {
+        // Spread over all, the first and the last among them.
+        let at = seed * (points - 1) / 19;
+        let name = format!("point {at} of {points}");
+        killing.kill(&fetched(&name), at, &name);
+    }
+    for at in [0, 2, 5, 9, 14] {
+        let name = format!("fetching, point {at}");
+        killing.kill(&killing.scene(&name), at, &name);
+    }
+}
+
+#[test]
+fn killed_while_an_image_is_patched_the_next_one_ends_well() {
+    let mut killing = Killing::new();
+    let before = |killing: &Killing, name: &str| {
+        let scene = killing.scene(name);
+        write(&scene.0.join("www/index.html"), "x".repeat(3_000_000));
+        killing.run(&scene, BOTH, &[]).good();
+        killing.world.project(name);
+        scene
+    };
+    // What lay there before is whole, too.
+    let first = before(&killing, "before");
+    let points = killing.count(&first);
+    assert!(points > 40, "only {points} points");
+    write(&first.0.join("www/index.html"), "x".repeat(3_000_000));
+    let old = Built(killing.run(&first, BOTH, &[]).good().json()).identity();
+    let wanted = killing.identity.clone();
+    for seed in 0..8 {
+        let at = seed * (points - 1) / 7;
+        let name = format!("patching, point {at} of {points}");
+        let scene = before(&killing, &name);
+        // Either of both may be there.
+        killing.identity = wanted.clone();
+        let text = at.to_string();
+        let killed = killing.run(&scene, BOTH, &[("SLIPFORM_TEST_KILL_AT", &text)]);
+        assert_eq!(killed.signal, Some(9), "{name}: {killed:?}");
+        for file in files(&scene.0.join("out")) {
+            let hidden = file.file_name().unwrap().to_str().unwrap().starts_with('.');
+            let digest = Digest::of(fs::read(&file).unwrap()).to_string();
+            let whole = old.iter().chain(&wanted).any(|v| v.contains(&digest));
+            assert!(hidden || whole, "{name}: {} is torn", file.display());
+        }
+        let again = killing.run(&scene, BOTH, &[]).good();
+        assert_eq!(Built(again.json()).identity(), wanted, "{name}");
+        assert_eq!(files(&scene.0.join("out")).len(), 2, "{name}");
+    }
+}
+
+#[test]
+fn builds_at_once_on_one_store_do_not_disturb_each_other() {
+    let world = World::new();
+    let shared = world.project("shared");
+    world.run(&shared, &["lock", "--quiet"]).good();
+    let lock = fs::read_to_string(shared.join("slipform.lock")).unwrap();
+    let mut projects = vec![shared.clone(), shared];
+    for name in ["second", "third"] {
+        let project = world.project(name);
+        write(&project.join("slipform.lock"), &lock);
+        projects.push(project);
+    }
+    let spawn = |project: &Path, args: &[&str]| {
+        let mut command = world.command(project, args);
+        command.stdout(std::process::Stdio::piped());
+        command.stderr(std::process::Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let mut children: Vec<_> = projects.iter().map(|p| spawn(p, BOTH)).collect();
+    let collector = spawn(&projects[0], &["gc", "--json"]);
+    children.push(spawn(&projects[1], BOTH));
+    let identities: BTreeSet<Vec<String>> = children
+        .into_iter()
+        .map(|child| Built(told(child.wait_with_output().unwrap()).good().json()).identity())
+        .collect();
+    assert_eq!(identities.len(), 1, "{identities:?}");
+    told(collector.wait_with_output().unwrap()).good();
+    for project in &projects {
+        assert_eq!(files(&project.join("out")).len(), 2);
+        let args = [BOTH, &["--locked", "--offline"]].concat();
+        let again = outcome(cut_off(&mut world.command(project, &args))).good();
+        assert!(identities.contains(&Built(again.json()).identity()));
+    }
+}
+
+#[test]
+fn layers_that_are_the_same_are_refused_by_name() {
+    let world = World::new();
+    let twin = SPEC.replace(
+        "[[service]]",
+        "[[layer]]\nname = \"twin\"\nfiles = [{ from = \"floor\", to = \"/opt/floor\" }]\n\n[[service]]",
+    );
+    let project = world.project_with("app", &twin);
+    let built = world.run(&project, &["build", "--quiet"]);
+    if built.code != Some(0) {
+        built.refused(2, &["'floor' and 'twin'", "same content", "remove one"]);
+    }
+    edit(
+        &project.join("slipform.toml"),
+        "name = \"twin\"",
+        "name = \"floor\"",
+    );
+    world
+        .run(&project, &["build", "--quiet"])
+        .refused(2, &["slipform.toml:", "two layers are named 'floor'"]);
+}
