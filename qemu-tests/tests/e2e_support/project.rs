@@ -86,7 +86,7 @@ impl Project {
         let renamed = format!("name = \"{name}\"");
         for (from, to) in [(original.as_str(), renamed.as_str())].iter().chain(edits) {
             assert!(text.contains(from), "{name}: nothing to replace: {from}");
-            text = text.replace(from, to);
+            text = text.replacen(from, to, 1);
         }
         write_new(&dir.join(SPEC_FILE), text.as_bytes());
         for (path, text) in files {
