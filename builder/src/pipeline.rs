@@ -1,11 +1,11 @@
 //! The composition: the only file (with its folder) that knows every room.
 //!
 //! ```text
-//! locking.rs  specification -> lock          sources.rs  lock -> store, packages unpacked
+//! locking.rs  specification -> lock          sources.rs, packages.rs  lock -> store, unpacked
 //! layers.rs   packages, files -> sealed layers           machine.rs  machine.json
 //! kernel.rs   kernel package -> kernel, constant initrd  cargo.rs    a layer's cargo rule
 //! image.rs    UKI, disk, manifest, files                 tools.rs    emulator from locked packages
-//! harness.rs  boot test and interactive run
+//! harness.rs  boot test and interactive run             testing.rs   tools for tests
 //! ```
 
 mod cargo;
@@ -16,7 +16,10 @@ mod kernel;
 mod layers;
 mod locking;
 mod machine;
+mod packages;
 mod sources;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod tools;
 
 use std::collections::BTreeSet;
@@ -29,6 +32,7 @@ use crate::store::{Output, Outputs, Step, StepLog, StepState, Store, StoreError}
 
 pub use error::PipelineError;
 pub use image::Cast;
+pub use kernel::BootParts;
 pub use locking::{LOCK_FILE, Locking, changes, init_binary};
 pub use sources::Fetched;
 

@@ -9,7 +9,7 @@ use crate::early::machine::MachineError;
 
 /// A boot step that failed: where, what was tried on what, and what came back.
 #[derive(Debug, thiserror::Error)]
-#[error("{}: {what}: {source}", phase_name(*phase))]
+#[error("{}: {what}: {source}", phase.name())]
 pub(crate) struct BootError {
     /// Where the boot stood.
     pub(crate) phase: Phase,
@@ -42,20 +42,4 @@ pub(crate) enum Cause {
     /// No disk holds the layers.
     #[error(transparent)]
     Disk(#[from] DiskError),
-}
-
-/// The phase's name, as it stands in reports.
-pub(crate) fn phase_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Start => "start",
-        Phase::Modules => "modules",
-        Phase::Disk => "disk",
-        Phase::Verity => "verity",
-        Phase::Stack => "stack",
-        Phase::Switch => "switch",
-        Phase::Network => "network",
-        Phase::Services => "services",
-        Phase::Running => "running",
-        Phase::Shutdown => "shutdown",
-    }
 }

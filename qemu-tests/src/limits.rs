@@ -19,6 +19,8 @@ pub(crate) struct Limits {
     pub(crate) check: Duration,
     /// One check with a wrong answer: a service may still be filling a cache.
     pub(crate) settle: Duration,
+    /// Silence of init after an error, until it counts as dead.
+    pub(crate) silence: Duration,
     /// Request to power off until QEMU ends.
     pub(crate) power_off: Duration,
     /// How long a dead guest may go on talking (call traces), once it is silent less.
@@ -38,6 +40,7 @@ impl Limits {
             ready: scale(plan.ready_limit),
             check: scale(Duration::from_secs(10)),
             settle: scale(Duration::from_secs(2)),
+            silence: scale(Duration::from_secs(2)),
             power_off: scale(Duration::from_secs(20)),
             last_words: Duration::from_secs(2),
         }

@@ -6,7 +6,8 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -23,7 +24,7 @@ struct Session {
     _dir: TempDir,
     evidence: PathBuf,
     child: Child,
-    stdout: BufReader<ChildStdout>,
+    lines: Receiver<String>,
 }
 
 impl Session {
@@ -45,35 +46,44 @@ impl Session {
             .stderr(Stdio::from(File::create(path("stderr")).expect("stderr")))
             .spawn()
             .expect("a session");
-        let stdout = BufReader::new(child.stdout.take().expect("stdout"));
+        let mut stdout = BufReader::new(child.stdout.take().expect("stdout"));
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            let mut line = Vec::new();
+            while stdout
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|read| read > 0)
+            {
+                if sender
+                    .send(String::from_utf8_lossy(&line).into_owned())
+                    .is_err()
+                {
+                    return;
+                }
+                line.clear();
+            }
+        });
         Self {
             evidence: path("evidence"),
             _dir: dir,
             child,
-            stdout,
+            lines,
         }
     }
 
     /// Reads the console up to a line with the text.
-    fn until(&mut self, text: &str) -> String {
+    fn until(&self, text: &str) -> String {
         let mut seen = String::new();
-        loop {
-            let mut line = Vec::new();
-            let read = self
-                .stdout
-                .read_until(b'\n', &mut line)
-                .expect("the console");
-            assert_ne!(
-                read,
-                0,
-                "the console ended before {text:?}: {seen}; {}",
-                self.stderr()
-            );
-            seen.push_str(&String::from_utf8_lossy(&line));
-            if seen.contains(text) {
-                return seen;
+        while !seen.contains(text) {
+            match self.lines.recv_timeout(LIMIT) {
+                Ok(line) => seen.push_str(&line),
+                Err(_) => panic!(
+                    "the console ended before {text:?}: {seen}; {}",
+                    self.stderr()
+                ),
             }
         }
+        seen
     }
 
     fn signal(&self, signal: Signal) {
@@ -179,13 +189,13 @@ fn signals_power_off_and_the_terminal_is_put_back() {
 
 #[test]
 fn without_a_terminal_the_console_is_only_shown() {
-    let mut session = Session::start(
+    let session = Session::start(
         &format!("console up\nsleep 100\n{SHUTDOWN}"),
         Stdio::null(),
         &[],
     );
     session.until("END PoweredOff");
-    let mut session = Session::start("console up\nexit 3", Stdio::null(), &[]);
+    let session = Session::start("console up\nexit 3", Stdio::null(), &[]);
     let seen = session.until("END Died");
     assert!(seen.contains("exit status 3"), "{seen}");
 }
@@ -193,7 +203,7 @@ fn without_a_terminal_the_console_is_only_shown() {
 #[test]
 fn published_ports_are_printed_and_answer() {
     let script = format!("http hello\nconsole up\nwait-power\n{SHUTDOWN}");
-    let mut session = Session::start(&script, Stdio::null(), &["0:8080"]);
+    let session = Session::start(&script, Stdio::null(), &["0:8080"]);
     session.until("up");
     let stderr = session.stderr();
     let port = stderr

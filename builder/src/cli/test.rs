@@ -1,7 +1,7 @@
 //! `slipform test` and `slipform run`.
 
 use anyhow::Context;
-use slipform_qemu_tests::{BootReport, Outcome};
+use slipform_qemu_tests::{BootReport, ExitKind, Outcome};
 
 use super::args::{Cli, Run, Test};
 use super::build::{cast_all, write};
@@ -114,6 +114,8 @@ pub(crate) fn interactive(cli: &Cli, verb: &Run) -> anyhow::Result<Done> {
         .with_file_name(format!("run-{}", cast.board.name));
     let mut plan = settings.plan(&image, &cast, &artifact, &folder);
     plan.publish.clone_from(&verb.publish);
-    settings.interactive(&plan, &emulator, &verb.emulating.accel)?;
-    Ok(Done::Good)
+    match settings.interactive(&plan, &emulator, &verb.emulating.accel)? {
+        ExitKind::Died(reason) => anyhow::bail!("the machine died: {reason}"),
+        ExitKind::PoweredOff | ExitKind::Asked | ExitKind::Killed => Ok(Done::Good),
+    }
 }

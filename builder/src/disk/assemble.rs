@@ -103,7 +103,7 @@ pub fn cast(store: &Store, input: &CastInput<'_>) -> Result<Disk, DiskError> {
         plan.size / sector,
         guid::derive(&input.seed, "disk"),
         &partitions(input, &plan),
-    );
+    )?;
     add_bytes(store, &mut extents, 0, &tables.primary)?;
     add_esp(store, &mut extents, input, &plan)?;
     for (range, (_, sealed)) in plan.layers.iter().zip(input.layers) {

@@ -1,5 +1,7 @@
 //! What can go wrong in casting a disk.
 
+use std::io;
+
 use crate::base::Digest;
 use crate::store::StoreError;
 
@@ -28,6 +30,24 @@ pub enum DiskError {
         size: u64,
         /// Bytes that fit.
         room: u64,
+    },
+    /// An ESP that the writer of FAT refuses.
+    #[error("cannot write the file system of the ESP of {size} bytes: {source}")]
+    Esp {
+        /// Bytes of the partition.
+        size: u64,
+        /// What the writer says.
+        source: io::Error,
+    },
+    /// Partition tables that their writer refuses.
+    #[error(
+        "cannot write the partition tables of a disk of {sectors} sectors: {source}; a disk has room for its tables and 128 partitions at most"
+    )]
+    Tables {
+        /// Sectors of the disk.
+        sectors: u64,
+        /// What the writer says.
+        source: gpt::GptError,
     },
     /// Two layers with the same bytes.
     #[error(

@@ -3,20 +3,27 @@
 //! Source: Microsoft, "FAT32 File System Specification" (fatgen103), and UEFI
 //! Specification 2.10, section 13.3 "File System Format".
 //!
-//! Written out by hand: the partition holds two folders and one file whose
-//! name is always 8.3, so that all of it is one constant-shaped head in front
-//! of the file's own bytes, which are never copied here.
+//! Written by the crate `fatfs`, on a device that exists only in memory and
+//! keeps nothing but what is not zero: the file is written there as zeros, in
+//! one piece, and its own bytes come from its blob when the disk is read.
 //!
 //! ```text
-//! | boot sector, FSInfo, copies | FAT | FAT | \ | \EFI | \EFI\BOOT | … BOOTX64.EFI | zeros |
+//! | boot sector, FSInfo, copies | FAT | FAT | \ | … | \EFI | \EFI\BOOT | BOOTX64.EFI | zeros |
 //! ```
 //!
 //! FAT32 is FAT32 by its number of clusters alone, at least 65,525: firmware
 //! takes a volume with fewer for FAT16, and then sees no boot entry at all.
+//!
+//! [`find_boot_file`] reads by hand, because the disk may be anyone's: the
+//! crate (0.3.6) computes with a volume's figures unchecked, follows chains
+//! without an end, and does not tell where a file lies.
 
 use std::io::{self, Read, Seek, SeekFrom};
 
+use fatfs::{Date, DateTime, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider};
+
 use super::DiskError;
+use super::sparse::Sparse;
 use crate::base::align_up;
 
 /// Fewest clusters, with the distance of 16 that the specification advises.
@@ -24,31 +31,25 @@ const MIN_CLUSTERS: u64 = 65_525 + 16;
 /// Most clusters.
 const MAX_CLUSTERS: u64 = 0x0fff_fff4;
 /// Largest cluster in bytes.
-const MAX_CLUSTER_SIZE: u64 = 32 * 1024;
-/// Sectors in front of the first FAT, at least.
-const RESERVED_SECTORS: u64 = 32;
-/// Sector of the copies of boot sector and FSInfo.
-const BACKUP_SECTOR: usize = 6;
-/// End of a chain.
-const END_OF_CHAIN: u32 = 0x0fff_ffff;
-/// Clusters of the three folders.
-const ROOT: u32 = 2;
-const EFI: u32 = 3;
-const BOOT: u32 = 4;
-/// First cluster that the file may have.
+const MAX_CLUSTER_SIZE: u32 = 32 * 1024;
+/// Sectors in front of the first FAT, as `fatfs` lays them out.
+const RESERVED_SECTORS: u64 = 8;
+/// Sector of FSInfo.
+const INFO_SECTOR: u64 = 1;
+/// Sector of the copy of the boot sector; FSInfo's copy is the next.
+const BACKUP_SECTOR: u64 = 6;
+/// First cluster that the file may have: behind the three folders, each of one.
 const FIRST_FREE: u64 = 5;
-/// 2020-01-01, [`crate::base::EPOCH`], in FAT's form: years since 1980, month, day.
-const DATE: u16 = (40 << 9) | (1 << 5) | 1;
 /// The file's bytes start at a multiple of this, as pages of a cache do.
 const FILE_ALIGNMENT: u64 = 4096;
+const LABEL: [u8; 11] = *b"ESP        ";
 const ATTR_VOLUME: u8 = 0x08;
 const ATTR_FOLDER: u8 = 0x10;
-const ATTR_ARCHIVE: u8 = 0x20;
 
 /// What an ESP is made from.
 #[derive(Debug, Clone)]
 pub struct EspInput<'a> {
-    /// Bytes of a sector.
+    /// Bytes of a sector: 512 or 4096.
     pub sector_size: u32,
     /// Bytes of the partition.
     pub size: u64,
@@ -71,66 +72,29 @@ pub struct Esp {
     pub file_offset: u64,
 }
 
-/// The volume's figures, in sectors and clusters.
-struct Geometry {
-    sector: u64,
-    cluster: u64,
-    total: u64,
-    reserved: u64,
-    fat: u64,
-    clusters: u64,
-}
+/// Every date on the volume: 2020-01-01, [`crate::base::EPOCH`].
+#[derive(Debug)]
+struct Epoch;
 
-impl Geometry {
-    /// The largest clusters that still leave enough of them.
-    fn new(sector: u64, size: u64) -> Result<Self, DiskError> {
-        let mut cluster = MAX_CLUSTER_SIZE;
-        while cluster >= sector {
-            let geometry = Self::with(sector, size, cluster);
-            if (MIN_CLUSTERS..=MAX_CLUSTERS).contains(&geometry.clusters) {
-                return Ok(geometry);
-            }
-            cluster /= 2;
-        }
-        let least = align_up(
-            (MIN_CLUSTERS + 1) * sector
-                + (RESERVED_SECTORS + 8) * sector
-                + 2 * align_up((MIN_CLUSTERS + 2) * 4, sector),
-            crate::base::MIB,
-        );
-        Err(DiskError::Fact {
-            key: "esp_size",
-            value: size,
-            rule: format!("FAT32 with sectors of {sector} bytes needs {least} at least"),
-        })
-    }
-
-    fn with(sector: u64, size: u64, cluster: u64) -> Self {
-        let total = (size / sector).min(u64::from(u32::MAX));
-        // Enough FAT for all sectors as clusters; a few entries more than needed.
-        let fat = (((total * sector / cluster) + 2) * 4).div_ceil(sector);
-        let head = align_up(
-            (RESERVED_SECTORS + 2 * fat) * sector,
-            FILE_ALIGNMENT.max(sector),
-        );
-        let reserved = head / sector - 2 * fat;
-        let clusters = (total * sector).saturating_sub(head) / cluster;
-        Self {
-            sector,
-            cluster,
-            total,
-            reserved,
-            fat,
-            clusters,
+impl TimeProvider for Epoch {
+    fn get_current_date(&self) -> Date {
+        Date {
+            year: 2020,
+            month: 1,
+            day: 1,
         }
     }
 
-    const fn data_start(&self) -> u64 {
-        (self.reserved + 2 * self.fat) * self.sector
-    }
-
-    const fn cluster_offset(&self, cluster: u64) -> u64 {
-        self.data_start() + (cluster - 2) * self.cluster
+    fn get_current_date_time(&self) -> DateTime {
+        DateTime {
+            date: self.get_current_date(),
+            time: Time {
+                hour: 0,
+                min: 0,
+                sec: 0,
+                millis: 0,
+            },
+        }
     }
 }
 
@@ -140,52 +104,163 @@ impl Geometry {
 /// [`DiskError::Fact`] for a partition too small for FAT32 or a name that is
 /// not 8.3, [`DiskError::EspFull`].
 pub fn write(input: &EspInput<'_>) -> Result<Esp, DiskError> {
-    let geometry = Geometry::new(u64::from(input.sector_size), input.size)?;
-    let name = short_name(input.boot_file)?;
+    check_name(input.boot_file)?;
+    let wrong = |source| DiskError::Esp {
+        size: input.size,
+        source,
+    };
+    let (mut device, volume) = format(input)?;
     let mut first = FIRST_FREE;
-    while !geometry
-        .cluster_offset(first)
-        .is_multiple_of(FILE_ALIGNMENT)
-    {
+    while !volume.place(first).is_multiple_of(FILE_ALIGNMENT) {
         first += 1;
     }
-    let needed = input.file_size.div_ceil(geometry.cluster).max(1);
-    let room = (geometry.clusters + 2 - first) * geometry.cluster;
-    if input.file_size > room || input.file_size > u64::from(u32::MAX) {
+    let room = (volume.clusters() + 2 - first) * volume.cluster;
+    if input.file_size > room.min(u64::from(u32::MAX)) {
         return Err(DiskError::EspFull {
             size: input.file_size,
             room: room.min(u64::from(u32::MAX)),
         });
     }
-    // All below 2^32: checked by the limits on clusters and file size.
-    let chain = first as u32..(first + needed) as u32;
-    let used = 3 + needed;
-
-    let mut head = vec![0; geometry.cluster_offset(u64::from(BOOT) + 1) as usize];
-    let sector = geometry.sector as usize;
-    boot_sector(&mut head[..sector], &geometry, input);
-    fs_info(
-        &mut head[sector..2 * sector],
-        (geometry.clusters - used) as u32,
-        chain.end,
-    );
-    head.copy_within(..2 * sector, BACKUP_SECTOR * sector);
-
-    let fat = geometry.reserved as usize * sector;
-    let fat_size = geometry.fat as usize * sector;
-    write_fat(&mut head[fat..fat + fat_size], &chain);
-    head.copy_within(fat..fat + fat_size, fat + fat_size);
-
-    let file = entry(&name, ATTR_ARCHIVE, chain.start, input.file_size as u32);
-    write_folders(&mut head, &geometry, &file);
+    fill(&mut device, &volume, first, input).map_err(wrong)?;
+    mend(&mut device, &volume, first, input).map_err(wrong)?;
+    let file_offset = volume.place(first);
+    // Read back: what the disk map says rests on it.
+    let found = find_file(&mut device, |_| true).map_err(wrong)?;
+    let lies_there =
+        found.is_some_and(|file| (file.offset, file.size) == (file_offset, input.file_size));
+    if input.file_size > 0 && !lies_there || device.data_end() > file_offset {
+        let text = "the file does not lie where it was put";
+        return Err(wrong(io::Error::other(text)));
+    }
     Ok(Esp {
-        head,
-        file_offset: geometry.cluster_offset(first),
+        head: device.read_range(0..file_offset).map_err(wrong)?,
+        file_offset,
     })
 }
 
-/// `BOOTX64.EFI` as 11 padded bytes.
-fn short_name(name: &str) -> Result<[u8; 11], DiskError> {
+/// An empty volume with the largest clusters that still leave enough of them,
+/// and with a place where the file can be aligned.
+fn format(input: &EspInput<'_>) -> Result<(Sparse, Volume), DiskError> {
+    if !matches!(input.sector_size, 512 | 4096) {
+        return Err(DiskError::Fact {
+            key: "sector_size",
+            value: u64::from(input.sector_size),
+            rule: "it must be 512 or 4096".to_owned(),
+        });
+    }
+    let sector = u64::from(input.sector_size);
+    let mut cluster = MAX_CLUSTER_SIZE;
+    while cluster >= input.sector_size {
+        if input.size / u64::from(cluster) > MIN_CLUSTERS
+            && let Some(formatted) = format_with(input, cluster)
+        {
+            return Ok(formatted);
+        }
+        cluster /= 2;
+    }
+    let (_, shrinks) = shrinking(sector, sector);
+    let least = align_up(
+        (MIN_CLUSTERS + RESERVED_SECTORS + shrinks) * sector
+            + 2 * align_up((MIN_CLUSTERS + 2 + shrinks) * 4, sector),
+        crate::base::MIB,
+    );
+    Err(DiskError::Fact {
+        key: "esp_size",
+        value: input.size,
+        rule: format!("FAT32 with sectors of {sector} bytes needs {least} at least"),
+    })
+}
+
+/// How many sectors fewer a volume must have to have a FAT shorter by one
+/// sector, and how many it loses at most until its clusters are aligned.
+const fn shrinking(sector: u64, cluster: u64) -> (u64, u64) {
+    let step = cluster / 4 + 2;
+    // Two FATs: their length counts twice.
+    (
+        step,
+        step * (FILE_ALIGNMENT / (2 * sector)).saturating_sub(1),
+    )
+}
+
+/// Formats with clusters of `cluster` bytes. `None` when these are too few.
+///
+/// Where the clusters start cannot be told to `fatfs`: the volume is made a
+/// little smaller until they start at a multiple of [`FILE_ALIGNMENT`].
+fn format_with(input: &EspInput<'_>, cluster: u32) -> Option<(Sparse, Volume)> {
+    let sector = u64::from(input.sector_size);
+    let (step, most) = shrinking(sector, u64::from(cluster));
+    let sectors = (input.size / sector).min(u64::from(u32::MAX));
+    let mut lost = 0;
+    while lost <= most {
+        let mut device = Sparse::new(input.size);
+        let options = FormatVolumeOptions::new()
+            .bytes_per_sector(u16::try_from(input.sector_size).ok()?)
+            .bytes_per_cluster(cluster)
+            .total_sectors(u32::try_from(sectors - lost).ok()?)
+            .volume_id(input.volume_id)
+            .volume_label(LABEL);
+        // In memory it fails for one reason: between FAT16 and FAT32 there are
+        // sizes that are neither.
+        fatfs::format_volume(&mut device, options).ok()?;
+        let volume = Volume::read(&mut device).ok()??;
+        if volume.clusters() < MIN_CLUSTERS {
+            return None;
+        }
+        if volume.data.is_multiple_of(FILE_ALIGNMENT) {
+            return Some((device, volume));
+        }
+        lost += step;
+    }
+    None
+}
+
+/// Makes the folders and the file. The file lies in one piece: what is free
+/// behind the folders is given out in order.
+fn fill(device: &mut Sparse, volume: &Volume, first: u64, input: &EspInput<'_>) -> io::Result<()> {
+    // FSInfo says where to look for free clusters. The two folders come there
+    // first, and then the file.
+    let next_free = INFO_SECTOR * volume.sector + 492;
+    device.put(next_free, &folder_cluster(first).to_le_bytes())?;
+    device.rewind()?;
+    let options = FsOptions::new()
+        .time_provider(&Epoch)
+        .update_accessed_date(false);
+    let files = FileSystem::new(device, options)?;
+    let folder = files.root_dir().create_dir("EFI")?.create_dir("BOOT")?;
+    let mut file = folder.create_file(input.boot_file)?;
+    io::copy(&mut io::repeat(0).take(input.file_size), &mut file)?;
+    io::Write::flush(&mut file)?;
+    drop(file);
+    // Counts what is free, which formatting leaves open, for FSInfo.
+    files.stats()?;
+    drop(folder);
+    files.unmount()
+}
+
+/// Cluster of `\EFI`, when the file's first is `first`. Below 2^28 as all are.
+const fn folder_cluster(first: u64) -> u32 {
+    (first - 2) as u32
+}
+
+/// What `fatfs` 0.3.6 does not write as the specification wants it.
+fn mend(device: &mut Sparse, volume: &Volume, first: u64, input: &EspInput<'_>) -> io::Result<()> {
+    // The parent of a folder below the root is cluster 0, not the root's own.
+    let parent = volume.place(u64::from(folder_cluster(first))) + 32;
+    device.put(parent + 20, &[0; 2])?;
+    device.put(parent + 26, &[0; 2])?;
+    // A volume in a partition tells how many sectors lie before it.
+    let hidden = u32::try_from(input.first_lba).unwrap_or(0).to_le_bytes();
+    for sector in [0, BACKUP_SECTOR] {
+        device.put(sector * volume.sector + 28, &hidden)?;
+    }
+    // FSInfo has a copy behind the boot sector's.
+    let info = INFO_SECTOR * volume.sector;
+    let info = device.read_range(info..info + volume.sector)?;
+    device.put((BACKUP_SECTOR + INFO_SECTOR) * volume.sector, &info)
+}
+
+/// `fatfs` would squeeze any other name into 8.3.
+fn check_name(name: &str) -> Result<(), DiskError> {
     let (stem, extension) = name.split_once('.').unwrap_or((name, ""));
     let plain = |part: &str| {
         part.bytes()
@@ -199,117 +274,61 @@ fn short_name(name: &str) -> Result<[u8; 11], DiskError> {
             rule: format!("'{name}' must be an 8.3 name in capitals, such as BOOTX64.EFI"),
         });
     }
-    let mut bytes = [b' '; 11];
-    bytes[..stem.len()].copy_from_slice(stem.as_bytes());
-    bytes[8..8 + extension.len()].copy_from_slice(extension.as_bytes());
-    Ok(bytes)
+    Ok(())
 }
 
-fn boot_sector(sector: &mut [u8], geometry: &Geometry, input: &EspInput<'_>) {
-    let mut put = |at: usize, field: &[u8]| sector[at..at + field.len()].copy_from_slice(field);
-    put(0, &[0xeb, 0x58, 0x90]);
-    put(3, b"SLIPFORM");
-    put(11, &(geometry.sector as u16).to_le_bytes());
-    put(13, &[(geometry.cluster / geometry.sector) as u8]);
-    put(14, &(geometry.reserved as u16).to_le_bytes());
-    put(16, &[2]);
-    put(21, &[0xf8]);
-    put(24, &63u16.to_le_bytes());
-    put(26, &255u16.to_le_bytes());
-    put(
-        28,
-        &u32::try_from(input.first_lba).unwrap_or(0).to_le_bytes(),
-    );
-    put(32, &(geometry.total as u32).to_le_bytes());
-    put(36, &(geometry.fat as u32).to_le_bytes());
-    put(44, &ROOT.to_le_bytes());
-    put(48, &1u16.to_le_bytes());
-    put(50, &(BACKUP_SECTOR as u16).to_le_bytes());
-    put(64, &[0x80, 0, 0x29]);
-    put(67, &input.volume_id.to_le_bytes());
-    put(71, b"ESP        FAT32   ");
-    // A BIOS that runs this stops: hlt, and back to it.
-    put(90, &[0xf4, 0xeb, 0xfd]);
-    put(510, &[0x55, 0xaa]);
+/// A FAT32 volume's figures, as its boot sector gives them.
+struct Volume {
+    /// Bytes of a sector.
+    sector: u64,
+    /// Bytes of a cluster.
+    cluster: u64,
+    /// Bytes of the volume.
+    size: u64,
+    /// First byte of the first FAT.
+    fat: u64,
+    /// First byte of cluster 2, the first.
+    data: u64,
+    /// First cluster of the root folder.
+    root: u64,
 }
 
-fn fs_info(sector: &mut [u8], free: u32, next: u32) {
-    let mut put = |at: usize, field: &[u8]| sector[at..at + field.len()].copy_from_slice(field);
-    put(0, b"RRaA");
-    put(484, b"rrAa");
-    put(488, &free.to_le_bytes());
-    put(492, &next.to_le_bytes());
-    put(510, &[0x55, 0xaa]);
-}
-
-/// Media and clean marks, the three folders, and the file's one contiguous chain.
-fn write_fat(fat: &mut [u8], chain: &std::ops::Range<u32>) {
-    let mut put = |cluster: u32, value: u32| {
-        let at = cluster as usize * 4;
-        fat[at..at + 4].copy_from_slice(&value.to_le_bytes());
-    };
-    put(0, 0x0fff_fff8);
-    for cluster in [1, ROOT, EFI, BOOT] {
-        put(cluster, END_OF_CHAIN);
-    }
-    for cluster in chain.clone() {
-        put(
-            cluster,
-            if cluster + 1 == chain.end {
-                END_OF_CHAIN
-            } else {
-                cluster + 1
-            },
-        );
-    }
-}
-
-/// The three folders, each in a cluster of its own.
-fn write_folders(head: &mut [u8], geometry: &Geometry, file: &[u8; 32]) {
-    let mut folder = |cluster: u32, entries: &[[u8; 32]]| {
-        let at = geometry.cluster_offset(u64::from(cluster)) as usize;
-        for (slot, entry) in head[at..].chunks_mut(32).zip(entries) {
-            slot.copy_from_slice(entry);
+impl Volume {
+    /// Reads a boot sector. `None` when it is not FAT32's with two FATs.
+    fn read<R: Read + Seek>(volume: &mut R) -> io::Result<Option<Self>> {
+        let mut boot = [0; 512];
+        volume.seek(SeekFrom::Start(0))?;
+        if volume.read_exact(&mut boot).is_err() {
+            return Ok(None);
         }
-    };
-    folder(
-        ROOT,
-        &[
-            entry(b"ESP        ", ATTR_VOLUME, 0, 0),
-            entry(b"EFI        ", ATTR_FOLDER, EFI, 0),
-        ],
-    );
-    // The parent of a folder below the root is cluster 0, not the root's own.
-    folder(
-        EFI,
-        &[
-            entry(b".          ", ATTR_FOLDER, EFI, 0),
-            entry(b"..         ", ATTR_FOLDER, 0, 0),
-            entry(b"BOOT       ", ATTR_FOLDER, BOOT, 0),
-        ],
-    );
-    folder(
-        BOOT,
-        &[
-            entry(b".          ", ATTR_FOLDER, BOOT, 0),
-            entry(b"..         ", ATTR_FOLDER, EFI, 0),
-            *file,
-        ],
-    );
-}
+        let u16_at = |at: usize| u64::from(u16::from_le_bytes([boot[at], boot[at + 1]]));
+        let u32_at = |at: usize| u16_at(at) | u16_at(at + 2) << 16;
+        let (sector, per_cluster) = (u16_at(11), u64::from(boot[13]));
+        let known = boot[510..] == [0x55, 0xaa]
+            && matches!(sector, 512 | 1024 | 2048 | 4096)
+            && per_cluster.is_power_of_two();
+        if !known || boot[16] != 2 || u16_at(22) != 0 {
+            return Ok(None);
+        }
+        let fat = u16_at(14) * sector;
+        Ok(Some(Self {
+            sector,
+            cluster: per_cluster * sector,
+            size: u32_at(32) * sector,
+            fat,
+            data: fat + 2 * u32_at(36) * sector,
+            root: u32_at(44),
+        }))
+    }
 
-fn entry(name: &[u8; 11], attributes: u8, cluster: u32, size: u32) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
-    put(0, name);
-    put(11, &[attributes]);
-    put(16, &DATE.to_le_bytes());
-    put(18, &DATE.to_le_bytes());
-    put(20, &((cluster >> 16) as u16).to_le_bytes());
-    put(24, &DATE.to_le_bytes());
-    put(26, &(cluster as u16).to_le_bytes());
-    put(28, &size.to_le_bytes());
-    bytes
+    const fn clusters(&self) -> u64 {
+        self.size.saturating_sub(self.data) / self.cluster
+    }
+
+    /// First byte of a cluster.
+    const fn place(&self, cluster: u64) -> u64 {
+        self.data + cluster.saturating_sub(2) * self.cluster
+    }
 }
 
 /// Where the boot file of an ESP lies: bytes from the start of `volume`, and
@@ -318,48 +337,55 @@ fn entry(name: &[u8; 11], attributes: u8, cluster: u32, size: u32) -> [u8; 32] {
 /// # Errors
 /// What the volume reports.
 pub fn find_boot_file<R: Read + Seek>(volume: &mut R) -> io::Result<Option<(String, u64, u64)>> {
-    let mut boot = [0; 512];
-    volume.seek(SeekFrom::Start(0))?;
-    if volume.read_exact(&mut boot).is_err() {
+    let is_boot = |entry: &[u8; 32]| entry.starts_with(b"BOOT") && entry[8..11] == *b"EFI";
+    let found = find_file(volume, is_boot)?;
+    Ok(found.map(|file| {
+        let stem = String::from_utf8_lossy(&file.entry[..8]);
+        (format!("{}.EFI", stem.trim_end()), file.offset, file.size)
+    }))
+}
+
+/// A file in one piece.
+struct Found {
+    entry: [u8; 32],
+    offset: u64,
+    size: u64,
+}
+
+/// The first file in `\EFI\BOOT` that `wanted` takes, if it is in one piece.
+fn find_file<R: Read + Seek>(
+    volume: &mut R,
+    wanted: impl Fn(&[u8; 32]) -> bool,
+) -> io::Result<Option<Found>> {
+    let Some(figures) = Volume::read(volume)? else {
         return Ok(None);
-    }
-    let u16_at = |at: usize| u64::from(u16::from_le_bytes([boot[at], boot[at + 1]]));
-    let u32_at = |at: usize| u16_at(at) | u16_at(at + 2) << 16;
-    let (sector, per_cluster, reserved, fat) =
-        (u16_at(11), u64::from(boot[13]), u16_at(14), u32_at(36));
-    let known = boot[510..] == [0x55, 0xaa]
-        && matches!(sector, 512 | 1024 | 2048 | 4096)
-        && per_cluster.is_power_of_two();
-    if !known || boot[16] != 2 || u16_at(22) != 0 {
-        return Ok(None);
-    }
-    let data = (reserved + 2 * fat) * sector;
-    let cluster = per_cluster * sector;
-    let place = |number: u64| data + number.saturating_sub(2) * cluster;
-    let mut folder = u32_at(44);
+    };
+    let cluster = figures.cluster;
+    let mut folder = figures.root;
     for name in [b"EFI        ", b"BOOT       "] {
-        match find(volume, place(folder), cluster, |entry| {
+        match find(volume, figures.place(folder), cluster, |entry| {
             entry[11] & ATTR_FOLDER != 0 && entry[..11] == *name
         })? {
             Some(entry) => folder = first_cluster(&entry),
             None => return Ok(None),
         }
     }
-    let is_boot = |entry: &[u8; 32]| {
-        entry[11] & (ATTR_FOLDER | ATTR_VOLUME) == 0
-            && entry.starts_with(b"BOOT")
-            && entry[8..11] == *b"EFI"
-    };
-    let Some(entry) = find(volume, place(folder), cluster, is_boot)? else {
+    let Some(entry) = find(volume, figures.place(folder), cluster, |entry| {
+        entry[11] & (ATTR_FOLDER | ATTR_VOLUME) == 0 && wanted(entry)
+    })?
+    else {
         return Ok(None);
     };
     let start = first_cluster(&entry);
     let size = u64::from(u32::from_le_bytes([
         entry[28], entry[29], entry[30], entry[31],
     ]));
-    let contiguous = is_contiguous(volume, reserved * sector, start, size.div_ceil(cluster))?;
-    let stem = String::from_utf8_lossy(&entry[..8]).trim_end().to_owned();
-    Ok(contiguous.then(|| (format!("{stem}.EFI"), place(start), size)))
+    let contiguous = is_contiguous(volume, figures.fat, start, size.div_ceil(cluster))?;
+    Ok(contiguous.then(|| Found {
+        entry,
+        offset: figures.place(start),
+        size,
+    }))
 }
 
 fn first_cluster(entry: &[u8; 32]) -> u64 {

@@ -1,12 +1,25 @@
 //! The partition tables: protective MBR, header and entries, and their copy.
 //!
 //! Source: UEFI Specification 2.10, section 5.3 "GUID Partition Table (GPT)
-//! Disk Layout", and 5.2.3 "Protective MBR". Written out by hand because the
-//! result is two small constant-shaped blobs; the `gpt` crate judges it in tests.
+//! Disk Layout", and 5.2.3 "Protective MBR".
+//!
+//! Written by the crate `gpt`, on a device that exists only in memory; no GUID
+//! is left for the crate to draw, so that nothing is random.
+//!
+//! Read by hand, because the disk may be anyone's: the crate (4.1.0) panics
+//! when a header says that entries have any other size than 128 bytes, and
+//! allocates as many entries as a header claims, up to 512 GiB, before it
+//! compares a checksum.
 
 use std::io::{self, Read, Seek, SeekFrom};
 
+use ::gpt::GptConfig;
+use ::gpt::disk::LogicalBlockSize;
+use ::gpt::mbr::ProtectiveMBR;
 use uuid::Uuid;
+
+use super::DiskError;
+use super::sparse::Sparse;
 
 /// Type of an EFI system partition.
 pub const ESP_TYPE: Uuid = Uuid::from_u128(0xc12a7328_f81f_11d2_ba4b_00a0c93ec93b);
@@ -30,10 +43,6 @@ const TABLE_SIZE: u64 = (ENTRIES * ENTRY_SIZE) as u64;
 /// Bytes of a header; the rest of its sector is zero.
 const HEADER_SIZE: u32 = 92;
 const SIGNATURE: [u8; 8] = *b"EFI PART";
-/// Revision 1.0.
-const REVISION: u32 = 0x0001_0000;
-/// Letters in a partition's name.
-const NAME_UNITS: usize = 36;
 
 /// One partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,83 +87,61 @@ pub fn backup_size(sector_size: u32) -> u64 {
     TABLE_SIZE + u64::from(sector_size)
 }
 
-/// Both tables for a disk of `sectors` sectors (more than the tables take).
-/// Partitions beyond the 128th are left out; callers have far fewer.
-#[must_use]
-pub fn tables(sector_size: u32, sectors: u64, disk_guid: Uuid, partitions: &[Partition]) -> Tables {
-    let sector = sector_size as usize;
-    let table_sectors = TABLE_SIZE / u64::from(sector_size);
-    let entries = entries(partitions);
-    let last = sectors - 1;
-    let header = |own: u64, other: u64, table: u64| {
-        header(
-            &[own, other, 2 + table_sectors, last - table_sectors - 1],
-            disk_guid,
-            table,
-            &entries,
-        )
-    };
-    let mut primary = vec![0; 2 * sector];
-    protective_mbr(&mut primary, sectors);
-    primary[sector..sector + HEADER_SIZE as usize].copy_from_slice(&header(1, last, 2));
-    primary.extend_from_slice(&entries);
-    let mut backup = entries.clone();
-    backup.extend_from_slice(&header(last, 1, last - table_sectors));
-    backup.resize(entries.len() + sector, 0);
-    Tables { primary, backup }
-}
-
-/// One partition of type 0xEE over the whole disk.
-fn protective_mbr(sector: &mut [u8], sectors: u64) {
-    let length = u32::try_from(sectors - 1).unwrap_or(u32::MAX);
-    let entry = &mut sector[446..462];
-    entry[1..4].copy_from_slice(&[0x00, 0x02, 0x00]);
-    entry[4] = 0xee;
-    entry[5..8].copy_from_slice(&[0xff; 3]);
-    entry[8..12].copy_from_slice(&1u32.to_le_bytes());
-    entry[12..16].copy_from_slice(&length.to_le_bytes());
-    sector[510..512].copy_from_slice(&[0x55, 0xaa]);
-}
-
-/// A header; `lbas` are its own, its copy's, the first and the last usable sector.
-fn header(
-    lbas: &[u64; 4],
+/// Both tables for a disk of `sectors` sectors of 512 or 4096 bytes.
+///
+/// # Errors
+/// [`DiskError::Fact`] for another sector size, [`DiskError::Tables`] for a disk
+/// too small for its tables and for more than 128 partitions.
+pub fn tables(
+    sector_size: u32,
+    sectors: u64,
     disk_guid: Uuid,
-    table: u64,
-    entries: &[u8],
-) -> [u8; HEADER_SIZE as usize] {
-    let mut bytes = [0; HEADER_SIZE as usize];
-    let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
-    put(0, &SIGNATURE);
-    put(8, &REVISION.to_le_bytes());
-    put(12, &HEADER_SIZE.to_le_bytes());
-    for (index, lba) in lbas.iter().enumerate() {
-        put(24 + 8 * index, &lba.to_le_bytes());
-    }
-    put(56, &disk_guid.to_bytes_le());
-    put(72, &table.to_le_bytes());
-    put(80, &ENTRIES.to_le_bytes());
-    put(84, &ENTRY_SIZE.to_le_bytes());
-    put(88, &crc32fast::hash(entries).to_le_bytes());
-    let checksum = crc32fast::hash(&bytes);
-    bytes[16..20].copy_from_slice(&checksum.to_le_bytes());
-    bytes
+    partitions: &[Partition],
+) -> Result<Tables, DiskError> {
+    let sector =
+        LogicalBlockSize::try_from(u64::from(sector_size)).map_err(|_| DiskError::Fact {
+            key: "sector_size",
+            value: u64::from(sector_size),
+            rule: "it must be 512 or 4096".to_owned(),
+        })?;
+    write(sector, sectors, disk_guid, partitions)
+        .map_err(|source| DiskError::Tables { sectors, source })
 }
 
-fn entries(partitions: &[Partition]) -> Vec<u8> {
-    let mut bytes = vec![0; TABLE_SIZE as usize];
-    for (entry, partition) in bytes.chunks_mut(ENTRY_SIZE as usize).zip(partitions) {
-        entry[..16].copy_from_slice(&partition.type_guid.to_bytes_le());
-        entry[16..32].copy_from_slice(&partition.guid.to_bytes_le());
-        entry[32..40].copy_from_slice(&partition.first_lba.to_le_bytes());
-        entry[40..48].copy_from_slice(&partition.last_lba.to_le_bytes());
-        entry[48..56].copy_from_slice(&partition.attributes.to_le_bytes());
-        let units = partition.name.encode_utf16().take(NAME_UNITS);
-        for (slot, unit) in entry[56..].chunks_mut(2).zip(units) {
-            slot.copy_from_slice(&unit.to_le_bytes());
-        }
+fn write(
+    sector: LogicalBlockSize,
+    sectors: u64,
+    disk_guid: Uuid,
+    partitions: &[Partition],
+) -> Result<Tables, ::gpt::GptError> {
+    let overflow = ::gpt::GptError::Overflow("size of the disk in bytes");
+    let size = sectors.checked_mul(sector.as_u64()).ok_or(overflow)?;
+    let mut disk = Sparse::new(size);
+    // The crate writes the rest of the tables, but not this.
+    let protected = u32::try_from(sectors.saturating_sub(1)).unwrap_or(u32::MAX);
+    disk.put(0, &ProtectiveMBR::with_lb_size(protected).to_bytes())?;
+    let mut tables = GptConfig::new()
+        .writable(true)
+        .logical_block_size(sector)
+        .create_from_device(&mut disk, Some(disk_guid))?;
+    tables.update_partitions((1..).zip(partitions.iter().map(entry)).collect())?;
+    tables.write()?;
+    let primary = 2 * sector.as_u64() + TABLE_SIZE;
+    Ok(Tables {
+        primary: disk.read_range(0..primary)?,
+        backup: disk.read_range(size - TABLE_SIZE - sector.as_u64()..size)?,
+    })
+}
+
+fn entry(partition: &Partition) -> ::gpt::partition::Partition {
+    ::gpt::partition::Partition {
+        part_type_guid: partition.type_guid.into(),
+        part_guid: partition.guid,
+        first_lba: partition.first_lba,
+        last_lba: partition.last_lba,
+        flags: partition.attributes,
+        name: partition.name.clone(),
     }
-    bytes
 }
 
 /// Reads a disk's table, the copy when the first is damaged, with sectors of

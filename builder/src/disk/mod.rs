@@ -16,6 +16,7 @@ pub mod gpt;
 pub mod map;
 pub mod plan;
 pub mod reader;
+mod sparse;
 mod stream;
 
 pub use assemble::{CastInput, Disk, DiskFacts, LayerPartition, cast};

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use slipform_qemu_tests::{
-    self as harness, BootPath, BootReport, Check, DiskFormat, Emulator, Plan, accel,
+    self as harness, BootPath, BootReport, Check, DiskFormat, Emulator, ExitKind, Plan, accel,
 };
 
 use super::image::machine_initrd;
@@ -133,7 +133,7 @@ impl Settings {
         })?)
     }
 
-    /// Boots for a person, until they or the machine end it.
+    /// Boots for a person, until they or the machine end it; says which.
     ///
     /// # Errors
     /// [`PipelineError::Harness`].
@@ -142,10 +142,9 @@ impl Settings {
         plan: &Plan,
         emulator: &Emulator,
         accelerator: &str,
-    ) -> Result<(), PipelineError> {
+    ) -> Result<ExitKind, PipelineError> {
         let accel = self.accel(emulator, accelerator)?;
-        harness::run_interactive(plan, emulator, accel)?;
-        Ok(())
+        Ok(harness::run_interactive(plan, emulator, accel)?)
     }
 
     fn accel(&self, emulator: &Emulator, request: &str) -> Result<harness::Accel, PipelineError> {

@@ -42,8 +42,10 @@ pub struct Cast {
     pub layers: Vec<(String, Sealed)>,
     /// Blob of machine.json.
     pub machine: Digest,
-    pub(super) parts: BootParts,
-    pub(super) cmdline: String,
+    /// What the boot entry was made of, beside machine.json.
+    pub parts: BootParts,
+    /// The kernel's command line.
+    pub cmdline: String,
 }
 
 /// What a manifest's config says, for people and for `inspect`.
@@ -450,7 +452,7 @@ impl Settings {
 /// What a project's next build needs, whatever it is that changes.
 fn needed(lock: &LockFile) -> impl Iterator<Item = Digest> {
     let packages = lock.packages().map(|package| package.sha256);
-    packages.chain(lock.tools.iter().map(super::tools::set))
+    packages.chain(lock.tools.iter().map(super::tools::digest))
 }
 
 /// What an image is put together from.

@@ -6,7 +6,7 @@ use std::io::Read;
 use serde::{Deserialize, Serialize};
 use slipform_init::contract::machine::{MODULES_DIR, MODULES_LIST};
 
-use super::{PipelineError, Settings, blob, output, sources, value};
+use super::{PipelineError, Settings, blob, output, packages, value};
 use crate::base::Digest;
 use crate::board::Board;
 use crate::filesystem::cpio::Initrd;
@@ -21,15 +21,15 @@ const LARGEST: u64 = 64 << 20;
 
 /// What all images of a board and kernel share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct BootParts {
+pub struct BootParts {
     /// `uname -r`.
-    pub(super) release: String,
+    pub release: String,
     /// bzImage.
-    pub(super) kernel: Digest,
+    pub kernel: Digest,
     /// systemd-stub.
-    pub(super) stub: Digest,
+    pub stub: Digest,
     /// cpio archive with init and the modules.
-    pub(super) initrd: Digest,
+    pub initrd: Digest,
 }
 
 /// Makes the parts, or finds them made.
@@ -95,7 +95,7 @@ fn make(
             locked.stub.name, board.stub_path
         ))
     })?;
-    let chosen = choose(&package, &release, modules)?;
+    let chosen = choose(&package, board, &release, modules)?;
     let initrd = initrd(&chosen, init)?;
     let store = &settings.store;
     Ok(Outputs::from([
@@ -114,6 +114,7 @@ fn make(
 /// The wanted modules of the package, in the order of loading.
 fn choose(
     package: &Package<'_>,
+    board: &Board,
     release: &str,
     wanted: &[String],
 ) -> Result<Vec<Module>, PipelineError> {
@@ -128,13 +129,16 @@ fn choose(
         .map(|(path, _)| path)
         .filter(|path| path.contains("/modules/"));
     let kernel = Kernel::new(release, paths, &String::from_utf8_lossy(&builtin));
-    Ok(kernel.select(wanted, &mut |path| {
-        let bytes = package
-            .read(path)
-            .map_err(|e| e.to_string())?
-            .unwrap_or_default();
-        unpack_module(path, &bytes)
-    })?)
+    let mut read = |path: &str| {
+        let bytes = package.read(path).map_err(|e| e.to_string())?;
+        unpack_module(path, &bytes.unwrap_or_default())
+    };
+    kernel
+        .select(wanted, &mut read)
+        .map_err(|error| PipelineError::Module {
+            board: board.name.clone(),
+            error,
+        })
 }
 
 /// A module's ELF bytes, bounded.
@@ -189,7 +193,7 @@ struct Package<'a> {
 
 impl<'a> Package<'a> {
     fn open(settings: &'a Settings, deb: &Digest) -> Result<Self, PipelineError> {
-        let entries = sources::unpack(settings, deb)?.entries(&settings.store)?;
+        let entries = packages::unpack(settings, deb)?.entries(&settings.store)?;
         Ok(Self { settings, entries })
     }
 

@@ -12,7 +12,7 @@
 
 use std::path::PathBuf;
 
-use super::{PipelineError, Settings, blob, cargo, output, sources, value};
+use super::{PipelineError, Settings, blob, cargo, output, packages, value};
 use crate::base::Digest;
 use crate::filesystem::ext4::{self, Ext4Options};
 use crate::layers::{self, CollectInput, Kind, UnpackedDeb, content};
@@ -20,7 +20,7 @@ use crate::lock::LockFile;
 use crate::spec::{Image, LayerSpec};
 use crate::store::{Output, Outputs, StatCache, Step, StepLog, StepState};
 use crate::tree::generated::{self, Accounts, GenerateInput};
-use crate::tree::{self, Below, Facts, Tree, listing};
+use crate::tree::{self, Below, Facts, Tree, TreeError, listing};
 use crate::verity::{self, Sealed};
 
 /// Changes when a layer's bytes change for the same inputs.
@@ -103,7 +103,7 @@ impl<'a> Work<'a> {
                 .map(|layer| layer.packages.as_slice())
                 .unwrap_or_default()
             {
-                packages.push(sources::unpack(settings, &package.sha256)?);
+                packages.push(packages::unpack(settings, &package.sha256)?);
             }
             let built = spec
                 .cargo
@@ -248,7 +248,15 @@ impl<'a> Work<'a> {
     /// The tree of one layer with where its files' bytes are.
     fn tree(&self, inputs: &Inputs<'_>, below: &Below<'_>) -> Result<Tree, PipelineError> {
         let entries = self.with_input(inputs, layers::collect)?;
-        let built = tree::build(entries, &inputs.spec.remove, below)?;
+        let built =
+            tree::build(entries, &inputs.spec.remove, below).map_err(|error| match error {
+                // These name the layer themselves.
+                TreeError::Layers(error) => PipelineError::Layers(error),
+                error => PipelineError::Layer {
+                    layer: inputs.spec.name.clone(),
+                    error,
+                },
+            })?;
         for note in &built.notes {
             self.settings
                 .progress
@@ -323,7 +331,7 @@ impl<'a> Work<'a> {
             },
             &|content| {
                 task.advance(content.size);
-                content::open(content, store)
+                content::open_unhashed(content, store)
                     .map(|reader| Box::new(reader) as Box<dyn std::io::Read>)
                     .map_err(std::io::Error::other)
             },

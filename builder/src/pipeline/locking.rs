@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{PipelineError, Settings, sources, tools};
+use super::{PipelineError, Settings, packages, tools};
 use crate::base::Digest;
 use crate::base::fs::{At, write_atomic};
 use crate::board::Board;
@@ -106,15 +106,7 @@ impl Settings {
         packages: &[&str],
         keep: Option<&LockFile>,
     ) -> Result<LockFile, PipelineError> {
-        let wishes = Wishes {
-            suite: "trixie".to_owned(),
-            arch: ARCH.to_owned(),
-            tools: vec![WishedTool {
-                name: name.to_owned(),
-                packages: packages.iter().map(|p| (*p).to_owned()).collect(),
-            }],
-            ..Wishes::default()
-        };
+        let wishes = tool_wishes(name, packages);
         if let Some(lock) = keep.filter(|lock| lock.stale(&wishes).is_none()) {
             return Ok(lock.clone());
         }
@@ -264,7 +256,7 @@ impl Settings {
         let mut writer = self.store.writer()?;
         let size = std::io::copy(&mut file, &mut writer).at("read", deb)?;
         let sha256 = writer.finish()?;
-        let control = sources::unpack(self, &sha256)?.control;
+        let control = packages::unpack(self, &sha256)?.control;
         let control: String = control
             .iter()
             .map(|(key, value)| format!("{key}: {value}\n"))
@@ -280,6 +272,19 @@ impl Settings {
             size,
             sha256,
         })
+    }
+}
+
+/// What a set of tools alone is resolved from.
+pub(super) fn tool_wishes(name: &str, packages: &[&str]) -> Wishes {
+    Wishes {
+        suite: "trixie".to_owned(),
+        arch: ARCH.to_owned(),
+        tools: vec![WishedTool {
+            name: name.to_owned(),
+            packages: packages.iter().map(|p| (*p).to_owned()).collect(),
+        }],
+        ..Wishes::default()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the lock names comes into the store; packages are unpacked once.
+//! What the lock names comes into the store.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -6,13 +6,11 @@ use std::sync::OnceLock;
 use serde::Serialize;
 
 use super::locking::{lock_path, options};
-use super::{PipelineError, Settings, output, value};
-use crate::base::Digest;
-use crate::layers::{self, UnpackedDeb};
+use super::{PipelineError, Settings};
 use crate::lock::{Finding, LockFile, LockedBoard, LockedPackage, Update, Wishes, check};
 use crate::sources::{FetchSummary, Fetcher, Host, Mirrors};
 use crate::spec::Image;
-use crate::store::{Output, Outputs, Root, Step, StepLog, StepState};
+use crate::store::Root;
 
 /// What `fetch` came to.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -139,20 +137,4 @@ impl Settings {
         self.fetch(image, lock, &packages)?;
         Ok(())
     }
-}
-
-/// A package's files as a tar in the store, made once for each package.
-pub(super) fn unpack(settings: &Settings, deb: &Digest) -> Result<UnpackedDeb, PipelineError> {
-    let step = Step::new("unpack 1", deb.short()).input("package", *deb);
-    // Packages are many and never change: they are no news for --explain.
-    if let StepState::Hit(outputs) = settings.store.step(&step, &StepLog::default()) {
-        return value(&outputs, "unpacked");
-    }
-    let unpacked = layers::deb::unpack(&settings.store, deb)?;
-    let outputs = Outputs::from([
-        ("tar".to_owned(), Output::Blob(unpacked.tar)),
-        ("unpacked".to_owned(), output(&unpacked)?),
-    ]);
-    settings.store.record(&step, &outputs)?;
-    Ok(unpacked)
 }

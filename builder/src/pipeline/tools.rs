@@ -9,7 +9,7 @@ use std::process::Command;
 
 use slipform_qemu_tests::Emulator;
 
-use super::{PipelineError, Settings};
+use super::{PipelineError, Settings, packages};
 use crate::base::Digest;
 use crate::base::fs::At;
 use crate::lock::LockedTool;
@@ -66,15 +66,15 @@ impl Tools {
     }
 }
 
-/// What a set's folder in the store is named by.
-pub(super) fn set(tool: &LockedTool) -> Digest {
+/// Names the folder of a set.
+pub(super) fn digest(tool: &LockedTool) -> Digest {
     let list: Vec<String> = tool.packages.iter().map(|p| p.sha256.to_string()).collect();
     Digest::of(list.join("\n"))
 }
 
 /// Unpacks a set of fetched packages; a set that is there already costs nothing.
 pub(super) fn unpack(settings: &Settings, tool: &LockedTool) -> Result<Tools, PipelineError> {
-    let root = settings.store.unpacked(&set(tool));
+    let root = settings.store.unpacked(&digest(tool));
     if root.is_dir() {
         return Ok(Tools { root });
     }
@@ -84,7 +84,7 @@ pub(super) fn unpack(settings: &Settings, tool: &LockedTool) -> Result<Tools, Pi
         .begin(&format!("unpack {}", tool.name), Some(total));
     let folder = settings.store.temp_folder()?;
     for package in &tool.packages {
-        let unpacked = super::sources::unpack(settings, &package.sha256)?;
+        let unpacked = packages::unpack(settings, &package.sha256)?;
         extract(settings, &unpacked.tar, folder.path())?;
         task.advance(package.size);
     }

@@ -264,3 +264,50 @@ fn random_text_never_panics() {
         let _ = load_text(&String::from_utf8_lossy(&bytes));
     }
 }
+
+#[test]
+fn the_readmes_tour_is_right() {
+    let readme = include_str!("../../../README.md");
+    let tour = readme.split("```toml\n").nth(1).unwrap();
+    let tour = tour.split("```").next().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["mine_1.0_amd64.deb", "acme.asc"] {
+        fs::write(dir.path().join(file), "").unwrap();
+    }
+    let image = load_in(dir.path(), tour).unwrap();
+    assert_eq!(
+        (image.layers.len(), image.services.len(), image.tests.len()),
+        (2, 1, 2)
+    );
+    // Every key of a layer, a service and the image is shown, but those of tables within tables.
+    let keys = tour
+        .lines()
+        .filter_map(|line| line.split(['=', ' ']).next());
+    let shown: std::collections::BTreeSet<&str> = keys.collect();
+    for key in [
+        "use",
+        "packages",
+        "without",
+        "debs",
+        "files",
+        "dirs",
+        "symlinks",
+        "users",
+        "exclude",
+        "remove",
+        "exec",
+        "user",
+        "env",
+        "capabilities",
+        "limits",
+        "restart",
+        "after",
+        "ready",
+        "http",
+        "tcp",
+        "args",
+        "modules",
+    ] {
+        assert!(shown.contains(key), "the tour does not show '{key}'");
+    }
+}

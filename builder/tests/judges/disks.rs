@@ -1,5 +1,5 @@
-//! Disks, ESPs and output formats: sgdisk, fsck.fat, qemu-img, and the crates
-//! `gpt` and `fatfs` as independent readers.
+//! Disks, ESPs and output formats: sgdisk, fsck.fat, mtools, qemu-img, and
+//! the crates `gpt` and `fatfs` as readers of what they wrote.
 
 use std::io::{Cursor, Read, Seek, SeekFrom, Write};
 
@@ -21,7 +21,7 @@ fn board(sector_size: u32) -> DiskFacts {
 }
 
 #[test]
-fn sgdisk_fsck_and_independent_readers_accept_both_sector_sizes() {
+fn sgdisk_fsck_mtools_and_the_crates_accept_both_sector_sizes() {
     for sector_size in [512, 4096] {
         let scene = scene();
         let disk = disk(&scene, &board(sector_size), b"the app");
@@ -63,6 +63,17 @@ fn sgdisk_fsck_and_independent_readers_accept_both_sector_sizes() {
         std::fs::write(&volume, &esp).unwrap();
         if let Some(mut fsck) = judge("fsck.fat") {
             content(fsck.arg("-nv").arg(&volume));
+        }
+        if let Some(mut mtype) = judge("mtype") {
+            let said = mtype
+                .arg("-i")
+                .arg(&volume)
+                .arg("::/EFI/BOOT/BOOTX64.EFI")
+                .output()
+                .unwrap();
+            assert!(said.status.success(), "{said:?}");
+            let digest = Digest::of(said.stdout);
+            assert_eq!(digest, boot_entry(&scene, 3_000_000).digest);
         }
         let fat = fatfs::FileSystem::new(Cursor::new(esp), fatfs::FsOptions::new()).unwrap();
         assert_eq!(fat.fat_type(), fatfs::FatType::Fat32);

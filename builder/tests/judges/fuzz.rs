@@ -227,7 +227,8 @@ fn disks() {
     let interesting = [
         0..17_408,
         esp..esp + 96,
-        esp + 16_384..esp + 16_384 + 64,
+        // The FAT, behind eight sectors.
+        esp + 4096..esp + 4096 + 64,
         uki.offset - 4096..uki.offset + 1024,
         uki.end() - 2048..uki.end(),
         layer + 1024..layer + 2048,
@@ -262,7 +263,7 @@ fn disks() {
                 name: "n".repeat(random.below(50) as usize),
             })
             .collect();
-        let tables = gpt::tables(512, disk.map.size / 512, guid(2), &partitions);
+        let tables = gpt::tables(512, disk.map.size / 512, guid(2), &partitions).unwrap();
         let patches = tables
             .primary
             .iter()

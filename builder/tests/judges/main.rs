@@ -7,3 +7,4 @@ mod fuzz;
 mod pinned;
 mod scene;
 mod tools;
+mod volumes;

@@ -25,8 +25,8 @@ fn digests_of_a_small_image_are_pinned() {
         "root hash d83d7110d6e03e8b04e3cf8a573d3498c31522814f16492b4e3e46cf96f6b0f4",
         "layer sha256:78f1c128e182ba2d3da2c23b8625e7779fe5685672268f91d252bc9e9b1da992",
         "boot entry sha256:547402085b42ba97fc2d2b6f26d120ccef05e0891756c2c4c8136433abd2f73d",
-        "disk map sha256:ec5730e3baf10e934326b1e3bb2c2611a2a9dd350d96be23783461618f5e5283",
-        "raw disk sha256:4a794956ff2e7f172e31508c231a3427f6ad78657dc101ab9263f6d2e8d5142e",
+        "disk map sha256:228c704624b07cbb6bdc1e5d28603217073cc120a9fe46356b1677f078f15562",
+        "raw disk sha256:0cd2d5d906119dece585d9e9c57dd64008957c722050445b8e69ab14cf5bb6e4",
     ];
     assert_eq!(found, pinned);
 }

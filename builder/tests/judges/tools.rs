@@ -1,52 +1,26 @@
-//! Finding the judges.
+//! The judges: Debian's own tools from locked packages.
 
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
-/// Folders of a Debian root that hold programs.
-const FOLDERS: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];
+use slipform::pipeline::testing;
+use slipform::pipeline::tools::Tools;
 
-/// The command of a judge: from the unpacked Debian root that
-/// `SLIPFORM_JUDGES` names, run with that root's own loader and libraries, else
-/// from `PATH`. `None` is one visible line.
+/// The command of a judge. `None` where the tests may not fetch and have it not:
+/// that is one visible line, and nothing on a machine with a network.
 pub(crate) fn judge(name: &str) -> Option<Command> {
-    let found = match std::env::var_os("SLIPFORM_JUDGES") {
-        Some(root) => in_root(Path::new(&root), name),
-        None => in_path(name).map(Command::new),
-    };
-    if found.is_none() {
-        skipped(name);
-    }
-    found
-}
-
-#[expect(clippy::print_stderr, reason = "a check that did not run must show")]
-fn skipped(name: &str) {
-    eprintln!(
-        "SKIPPED: {name} is not there; set SLIPFORM_JUDGES to an unpacked Debian root with it"
-    );
-}
-
-fn in_root(root: &Path, name: &str) -> Option<Command> {
-    let program = FOLDERS
-        .iter()
-        .map(|folder| root.join(folder).join(name))
-        .find(|path| path.is_file())?;
-    let mut command = Command::new(root.join("usr/lib64/ld-linux-x86-64.so.2"));
+    static JUDGES: OnceLock<Option<Tools>> = OnceLock::new();
+    let judges = JUDGES.get_or_init(|| {
+        testing::judges().unwrap_or_else(|error| {
+            panic!(
+                "the judges cannot be had: {error}; set {}=1 to pass over them",
+                testing::OFFLINE
+            )
+        })
+    });
+    let command = judges.as_ref()?.command(name);
+    assert!(command.is_some(), "no package of the judges has {name}");
     command
-        .arg("--library-path")
-        .arg(root.join("usr/lib/x86_64-linux-gnu"))
-        .arg(program);
-    Some(command)
-}
-
-fn in_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let system = FOLDERS.iter().map(|folder| Path::new("/").join(folder));
-    std::env::split_paths(&path)
-        .chain(system)
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file())
 }
 
 /// Runs a judge that must be content; gives what it said.

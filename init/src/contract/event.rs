@@ -49,6 +49,39 @@ pub enum Phase {
     Shutdown,
 }
 
+impl Phase {
+    /// All phases, in their order.
+    pub const ALL: [Self; 10] = [
+        Self::Start,
+        Self::Modules,
+        Self::Disk,
+        Self::Verity,
+        Self::Stack,
+        Self::Switch,
+        Self::Network,
+        Self::Services,
+        Self::Running,
+        Self::Shutdown,
+    ];
+
+    /// The name, as it stands in records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Modules => "modules",
+            Self::Disk => "disk",
+            Self::Verity => "verity",
+            Self::Stack => "stack",
+            Self::Switch => "switch",
+            Self::Network => "network",
+            Self::Services => "services",
+            Self::Running => "running",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
 /// State of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -169,4 +202,18 @@ pub enum Command {
     PowerOff,
     /// Stop everything and start again.
     Reboot,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phase_names_are_those_of_the_records() {
+        for (index, phase) in Phase::ALL.into_iter().enumerate() {
+            assert_eq!(phase as usize, index);
+            let json = serde_json::to_value(phase).unwrap();
+            assert_eq!(json, phase.name());
+        }
+    }
 }

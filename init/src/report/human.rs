@@ -3,8 +3,6 @@
 
 use slipform_init::contract::event::{Event, ServiceState};
 
-use crate::error::phase_name;
-
 /// The line for an event; `None` if it is not worth one.
 pub(crate) fn line(event: &Event) -> Option<String> {
     let text = match event {
@@ -43,7 +41,7 @@ pub(crate) fn line(event: &Event) -> Option<String> {
         Event::Log { service, line, .. } => return Some(printable(&format!("{service}: {line}"))),
         Event::Ready { rss_kib } => format!("ready (init takes {rss_kib} KiB)"),
         Event::Error { phase, what, why } => {
-            format!("error: {}: {what}: {why}", phase_name(*phase))
+            format!("error: {}: {what}: {why}", phase.name())
         }
         Event::Shutdown { kind, reason } => format!("{kind} ({reason})"),
         Event::End { clean: true } => "end: clean".to_owned(),

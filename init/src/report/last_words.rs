@@ -11,19 +11,6 @@ static CONSOLE: AtomicI32 = AtomicI32::new(-1);
 static PORT: AtomicI32 = AtomicI32::new(-1);
 static PHASE: AtomicU8 = AtomicU8::new(Phase::Start as u8);
 
-const PHASES: [Phase; 10] = [
-    Phase::Start,
-    Phase::Modules,
-    Phase::Disk,
-    Phase::Verity,
-    Phase::Stack,
-    Phase::Switch,
-    Phase::Network,
-    Phase::Services,
-    Phase::Running,
-    Phase::Shutdown,
-];
-
 pub(super) fn set_console(fd: i32) {
     CONSOLE.store(fd, Ordering::Relaxed);
 }
@@ -38,7 +25,7 @@ pub(super) fn set_phase(phase: Phase) {
 
 /// Says it on the console and on the port; true if there is a port.
 pub(crate) fn say(why: &str) -> bool {
-    let phase = PHASES[usize::from(PHASE.load(Ordering::Relaxed)).min(PHASES.len() - 1)];
+    let phase = Phase::ALL[usize::from(PHASE.load(Ordering::Relaxed)).min(Phase::ALL.len() - 1)];
     let event = Event::Error {
         phase,
         what: "init is broken".to_owned(),
@@ -68,7 +55,7 @@ mod tests {
 
     #[test]
     fn phases_are_found_by_their_number() {
-        for (index, phase) in PHASES.into_iter().enumerate() {
+        for (index, phase) in Phase::ALL.into_iter().enumerate() {
             assert_eq!(phase as usize, index);
         }
     }

@@ -97,8 +97,8 @@ pub(crate) fn kernel_text(line: &str) -> Option<&str> {
     Some(caller.unwrap_or(rest))
 }
 
-/// Patterns of a kernel's line.
-fn kernel_kind(text: &str) -> Option<Kind> {
+/// Patterns of a kernel's line, its time stamp taken off.
+pub(crate) fn kernel_kind(text: &str) -> Option<Kind> {
     let starts = |patterns: &[&str]| patterns.iter().any(|pattern| text.starts_with(pattern));
     let has = |patterns: &[&str]| patterns.iter().any(|pattern| text.contains(pattern));
     if starts(&["Kernel panic - not syncing"]) {

@@ -147,9 +147,14 @@ impl Words {
             _ => "virtio-blk-pci",
         };
         let sector = plan.sector_size;
+        // A direct boot's kernel takes the first place itself.
+        let first = match plan.boot {
+            BootPath::Firmware => "bootindex=0,",
+            BootPath::Direct { .. } => "",
+        };
         self.option(
             "-device",
-            format!("{device},drive=disk0,bootindex=0,logical_block_size={sector},physical_block_size={sector}"),
+            format!("{device},drive=disk0,{first}logical_block_size={sector},physical_block_size={sector}"),
         );
     }
 
@@ -369,7 +374,10 @@ mod tests {
         );
         assert!(text.contains("\n-netdev user,id=net0,hostfwd=tcp:127.0.0.1:8000-:80\n"));
         assert!(
-            !text.contains("pflash") && !text.contains("-action") && !text.contains("restrict")
+            !text.contains("pflash")
+                && !text.contains("bootindex")
+                && !text.contains("-action")
+                && !text.contains("restrict")
         );
     }
 

@@ -125,15 +125,16 @@ impl Machine {
             remove: &[run, overlay.path()],
         })?;
         let deadline = Instant::now() + mode.start_limit;
+        let not_started = |how: String| HarnessError::EmulatorStart {
+            program: emulator.version.clone(),
+            how,
+            stderr: evidence.stderr(),
+            evidence: evidence.dir().to_owned(),
+        };
         let mut connect = |channel| {
             sockets
                 .accept(channel, deadline, &mut || process.exited())
-                .map_err(|how| HarnessError::EmulatorStart {
-                    program: emulator.version.clone(),
-                    how,
-                    stderr: evidence.stderr(),
-                    evidence: evidence.dir().to_owned(),
-                })
+                .map_err(not_started)
         };
         let console = connect(Channel::Console)?;
         let report = connect(Channel::Report)?;
@@ -141,7 +142,14 @@ impl Machine {
         let (sender, observations) = sync_channel(QUEUE);
         watch(&console, Channel::Console, sender.clone())?;
         watch(&report, Channel::Report, sender.clone())?;
-        let monitor = Monitor::start(qmp, sender, mode.start_limit)?;
+        let monitor = Monitor::start(qmp, sender, mode.start_limit).map_err(|error| {
+            // QEMU connects before it looks at the rest of its options: its own words say more.
+            std::thread::sleep(Duration::from_millis(200));
+            match process.exited() {
+                Some(status) => not_started(format!("it ended at once with {status}")),
+                None => error,
+            }
+        })?;
         let mut machine = Self {
             process,
             monitor,

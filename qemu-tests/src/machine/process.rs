@@ -17,9 +17,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::error::HarnessError;
 
-/// `$1` is the process group, the rest are folders to remove.
+/// `$1` is the process group, the rest are folders to remove. (dash's `kill` takes no `--`.)
 const GUARD: &str = r#"IFS= read -r done_ && exit 0
-kill -KILL -- "-$1" 2>/dev/null
+kill -KILL "-$1" 2>/dev/null
 shift
 rm -rf -- "$@"
 "#;

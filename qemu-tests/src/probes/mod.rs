@@ -146,6 +146,7 @@ mod tests {
             ready: ms(0),
             check: ms(check),
             settle: ms(settle),
+            silence: ms(0),
             power_off: ms(0),
             last_words: ms(0),
         }

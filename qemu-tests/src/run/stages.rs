@@ -102,6 +102,7 @@ impl<'a> Run<'a> {
             self.power_off()?;
         }
         self.last_words()?;
+        self.watch.unplug();
         self.machine.kill();
         let until = Instant::now() + DRAIN;
         while !self.machine.is_over() && Instant::now() < until {
@@ -114,7 +115,16 @@ impl<'a> Run<'a> {
         self.machine.power_on()?;
         self.power_on = Instant::now();
         let until = self.power_on + self.limits.ready;
+        let mut suspect: Option<Instant> = None;
         while self.watch.ready.is_none() && !self.watch.is_hopeless() {
+            suspect = self
+                .watch
+                .is_suspect()
+                .then(|| suspect.unwrap_or_else(Instant::now));
+            if suspect.is_some_and(|since| since.elapsed() > self.limits.silence) {
+                self.watch.condemn();
+                return Ok(());
+            }
             if Instant::now() >= until {
                 let limit = self.limits.ready.as_secs_f64();
                 self.watch.too_late(&format!("{limit:.0} s"));

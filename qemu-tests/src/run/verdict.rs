@@ -1,5 +1,6 @@
 //! From what was seen to verdicts, and to the one reason that a red run names.
 
+use crate::console::Kind;
 use crate::phase::Stage;
 use crate::report::{Failure, Outcome, Verdict};
 use crate::watch::{BuiltIn, Cause, Problem};
@@ -76,9 +77,7 @@ fn failure(seen: &Seen<'_>, verdicts: &[Verdict], late: &[Problem]) -> Option<Fa
             minor: true,
         })
     };
-    let problem = problems
-        .iter()
-        .find(|problem| !problem.minor)
+    let problem = deciding(problems)
         .or_else(|| late.first())
         .or_else(|| problems.first())
         .cloned()
@@ -89,6 +88,31 @@ fn failure(seen: &Seen<'_>, verdicts: &[Verdict], late: &[Problem]) -> Option<Fa
         line: problem.line,
         console: seen.watch.lines.last(),
     })
+}
+
+/// The first weighty problem that tells a reason. Console, report and monitor are
+/// ways of their own, so what comes first is not always the reason: that a guest
+/// ended says less than anything else it said, and a damaged disk may be told
+/// after what init could not do because of it.
+fn deciding(problems: &[Problem]) -> Option<&Problem> {
+    let weighty = || problems.iter().filter(|problem| !problem.minor);
+    let only_end = |problem: &&Problem| {
+        matches!(
+            problem.cause,
+            Cause::Ended | Cause::Emulator | Cause::Pvpanic
+        )
+    };
+    let first = weighty()
+        .find(|problem| !only_end(problem))
+        .or_else(|| weighty().next())?;
+    let follows = matches!(first.cause, Cause::Init(_) | Cause::Console(Kind::InitDied));
+    let damage = |problem: &&Problem| {
+        matches!(
+            problem.cause,
+            Cause::Console(Kind::Verity | Kind::Io | Kind::Initramfs)
+        )
+    };
+    weighty().find(damage).filter(|_| follows).or(Some(first))
 }
 
 /// A failed verdict that no problem of the watch stands for.

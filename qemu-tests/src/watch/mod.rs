@@ -13,7 +13,7 @@ use slipform_init::contract::event::{Event, Phase, Record};
 use crate::console::{Kind, LineBuffer, fatal};
 use crate::events::{EventReader, Garbage, Item, console_record};
 use crate::machine::qmp::MonitorEvent;
-use crate::phase::{Stage, phase_name};
+use crate::phase::Stage;
 use crate::plan::Plan;
 use crate::probes::console::ConsoleChecks;
 pub(crate) use problem::{BuiltIn, Cause, Problem};
@@ -49,8 +49,10 @@ pub(crate) struct Watch {
     pub(crate) services: Services,
     /// Init's resident memory at ready, KiB.
     pub(crate) ready: Option<u64>,
+    suspect: bool,
     /// The power button was pressed: an end is expected.
     asked_to_end: bool,
+    unplugged: bool,
     pub(crate) shutdown: Option<String>,
     /// Init's last word: whether all was left clean.
     pub(crate) end: Option<bool>,
@@ -84,7 +86,9 @@ impl Watch {
             root_write: None,
             services: Services::default(),
             ready: None,
+            suspect: false,
             asked_to_end: false,
+            unplugged: false,
             shutdown: None,
             end: None,
             machine_end: None,
@@ -158,6 +162,7 @@ impl Watch {
     }
 
     fn record(&mut self, event: &Event) {
+        self.suspect = false;
         match event {
             Event::Boot { .. } => self.reached(Phase::Start),
             Event::Phase { phase } => self.reached(*phase),
@@ -178,7 +183,8 @@ impl Watch {
                 detail,
                 ..
             } => {
-                let failed = self.services.change(name, *state, detail) && !self.asked_to_end;
+                let ends = self.asked_to_end || self.shutdown.is_some();
+                let failed = self.services.change(name, *state, detail) && !ends;
                 if failed {
                     let line = format!("service {name} failed: {detail}");
                     self.problem(BuiltIn::Services, Cause::Service(name.clone()), line);
@@ -224,9 +230,14 @@ impl Watch {
         }
     }
 
+    /// The harness pulls the plug: the process's end is its own doing from now on.
+    pub(crate) fn unplug(&mut self) {
+        self.unplugged = true;
+    }
+
     /// The emulator's process ended.
     pub(crate) fn process_end(&mut self, status: &str) {
-        if !self.asked_to_end && self.machine_end.is_none() {
+        if !self.asked_to_end && !self.unplugged && self.machine_end.is_none() {
             self.ended(
                 Cause::Emulator,
                 format!("QEMU ended with {status} while the guest ran"),
@@ -268,6 +279,7 @@ impl Watch {
     /// that told of the death, and tells the phase better.
     pub(crate) fn settle(&mut self) {
         let phase = self.stage.name();
+        let was_ready = self.ready.is_some();
         let death = self.problems.iter_mut().find(|problem| problem.deadly);
         if let Some(problem) = death
             && matches!(
@@ -276,6 +288,9 @@ impl Watch {
             )
         {
             problem.phase = phase;
+            if was_ready && problem.check == BuiltIn::Ready {
+                problem.check = BuiltIn::PowerOff;
+            }
         }
     }
 
@@ -336,17 +351,36 @@ impl Watch {
         self.problem(BuiltIn::Layers, Cause::Layer, text);
     }
 
+    /// Init's own errors. Some end the boot (init then says that it shuts down, or
+    /// falls silent: see [`Watch::is_suspect`]), with others it goes on; all are red.
     fn init_error(&mut self, phase: Phase, what: &str, why: &str) {
-        // Up to the switch of the root init cannot go on; later it can.
-        let deadly = phase <= Phase::Switch && self.ready.is_none();
+        // Init reads the kernel's log, too, and tells what it finds there.
+        let kernel = (what == "kernel")
+            .then(|| fatal::kernel_kind(why))
+            .flatten();
+        if let Some(kind) = kernel {
+            return self.found(kind, why);
+        }
+        self.suspect = self.ready.is_none();
         self.push(Problem {
             check: BuiltIn::Init,
             cause: Cause::Init(phase),
-            phase: format!("init: {}", phase_name(phase)),
+            phase: format!("init: {}", phase.name()),
             line: format!("{what}: {why}"),
-            deadly,
+            deadly: false,
             minor: false,
         });
+    }
+
+    /// Init's last event before ready was an error: if nothing follows, it is dead.
+    pub(crate) fn is_suspect(&self) -> bool {
+        self.suspect
+    }
+
+    /// It was suspect for too long.
+    pub(crate) fn condemn(&mut self) {
+        let line = "init fell silent after its error".to_owned();
+        self.add(BuiltIn::Ready, Cause::Ended, line, true);
     }
 
     fn found(&mut self, kind: Kind, line: &str) {

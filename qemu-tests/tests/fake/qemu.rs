@@ -45,17 +45,48 @@ fn main() -> Result<()> {
         return interactive(&arguments[1..]);
     }
     for step in env::var("FAKE_BEFORE").unwrap_or_default().lines() {
-        if step.starts_with("stderr ") {
-            std::io::stderr().write_all(format!("{}\n", &step[7..]).as_bytes())?;
+        if let Some(words) = step.strip_prefix("stderr ") {
+            std::io::stderr().write_all(format!("{words}\n").as_bytes())?;
         } else {
             generic(step.trim())?;
         }
+    }
+    if arguments.iter().any(|word| word == "-bios") {
+        return probe(&arguments);
     }
     let mut machine = Machine::connect(&arguments)?;
     machine.power_on.recv()?;
     let script = std::fs::read_to_string(env::var("FAKE_SCRIPT")?)?;
     for step in script.lines() {
         machine.step(step.trim())?;
+    }
+    Ok(())
+}
+
+/// The accelerator's probe: `FAKE_PROBE` is what the guest writes, and `FAKE_RUNNING`
+/// what the monitor says afterwards.
+fn probe(arguments: &[String]) -> Result<()> {
+    let socket = |id: &str| -> Result<UnixStream> {
+        let start = format!("socket,id={id},path=");
+        let path = arguments
+            .iter()
+            .find_map(|word| word.strip_prefix(&start))
+            .ok_or("no chardev")?;
+        Ok(UnixStream::connect(path)?)
+    };
+    if !arguments.windows(2).any(|pair| pair == ["-accel", "kvm"]) {
+        return Err("no kvm".into());
+    }
+    let (mut console, mut monitor) = (socket("console")?, socket("qmp")?);
+    console.write_all(env::var("FAKE_PROBE")?.as_bytes())?;
+    monitor.write_all(b"{\"QMP\": {}}\r\n")?;
+    let running = env::var("FAKE_RUNNING")? == "yes";
+    for line in BufReader::new(monitor.try_clone()?).lines() {
+        let command: Value = serde_json::from_str(&line?)?;
+        let status = json!({"running": running, "status": if running { "running" } else { "internal-error" }});
+        monitor.write_all(
+            format!("{}\r\n", json!({"return": status, "id": command["id"]})).as_bytes(),
+        )?;
     }
     Ok(())
 }
@@ -179,10 +210,8 @@ impl Machine {
                     let mut keys = [0; 64];
                     loop {
                         let read = stream.read(&mut keys)?;
-                        stream.write_all(
-                            format!("typed {:?}\r\n", &keys[..read].escape_ascii().to_string())
-                                .as_bytes(),
-                        )?;
+                        let typed = format!("typed {}\r\n", keys[..read].escape_ascii());
+                        stream.write_all(typed.as_bytes())?;
                     }
                 });
                 self.power_button.recv()?;

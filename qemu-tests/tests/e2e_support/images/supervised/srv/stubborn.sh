@@ -1,0 +1,3 @@
+trap '' TERM
+echo "deaf"
+while :; do sleep 1; done

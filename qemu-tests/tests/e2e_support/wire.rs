@@ -1,0 +1,153 @@
+//! A machine without the harness, whose report channel the test itself holds: for
+//! what the harness never does, such as asking for a reboot.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use slipform_init::contract::event::{Event, NONCE_FW_CFG, REPORT_PORT, Record};
+use slipform_qemu_tests::{BootPath, Plan};
+
+use super::lab::emulator;
+
+/// Only reached when something hangs.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Which way init's records come.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way<'a> {
+    /// By the virtio-serial port.
+    Port,
+    /// There is no port: by the console, with this nonce.
+    Console(&'a str),
+}
+
+/// A running machine.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    child: Child,
+    lines: Receiver<String>,
+    prefix: String,
+    monitor: PathBuf,
+    pub(crate) records: Vec<Record>,
+}
+
+impl Machine {
+    /// Starts a direct boot of `plan`. QEMU ends when the guest reboots.
+    pub(crate) fn start(plan: &Plan, way: Way<'_>) -> Self {
+        let BootPath::Direct {
+            kernel,
+            initrd,
+            cmdline,
+        } = &plan.boot
+        else {
+            panic!("the plan boots by firmware");
+        };
+        let emulator = emulator();
+        let monitor = plan.disk.with_file_name("monitor");
+        let mut command = Command::new(&emulator.command[0]);
+        command
+            .args(&emulator.command[1..])
+            .envs(&emulator.env)
+            .args(["-nodefaults", "-no-user-config", "-display", "none"])
+            .args(["-machine", "q35", "-accel", "tcg", "-m", "512M"])
+            .args(["-cpu", &plan.emulation.cpu, "-action", "reboot=shutdown"])
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(initrd)
+            .args(["-append", cmdline])
+            .arg("-drive")
+            .arg(format!(
+                "if=none,id=disk,format=raw,snapshot=on,file={}",
+                plan.disk.display()
+            ))
+            .args(["-device", "virtio-blk-pci,drive=disk"])
+            .arg("-monitor")
+            .arg(format!("unix:{},server=on,wait=off", monitor.display()))
+            .args(["-chardev", "stdio,id=report,signal=off"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let prefix = match way {
+            Way::Port => {
+                let port = format!("virtserialport,chardev=report,name={REPORT_PORT}");
+                command.args(["-device", "virtio-serial-pci", "-device", &port]);
+                String::new()
+            }
+            Way::Console(nonce) => {
+                let nonce_file = format!("name={NONCE_FW_CFG},string={nonce}");
+                command.args(["-serial", "chardev:report", "-fw_cfg", &nonce_file]);
+                format!("@slipform-{nonce} ")
+            }
+        };
+        let mut child = command.spawn().expect("the emulator starts");
+        let output = BufReader::new(child.stdout.take().expect("its output"));
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in output.split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            child,
+            lines,
+            prefix,
+            monitor,
+            records: Vec::new(),
+        }
+    }
+
+    /// Takes records until one is `wanted`; false if the machine ended before.
+    pub(crate) fn until(&mut self, wanted: impl Fn(&Event) -> bool) -> bool {
+        while let Ok(line) = self.lines.recv_timeout(LIMIT) {
+            let Some(record) = line.trim_end().strip_prefix(&self.prefix) else {
+                continue;
+            };
+            let record: Record =
+                serde_json::from_str(record).unwrap_or_else(|error| panic!("{error}: {line}"));
+            let found = wanted(&record.event);
+            self.records.push(record);
+            if found {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Says a line on the report channel.
+    pub(crate) fn send(&mut self, line: &str) {
+        let input = self.child.stdin.as_mut().expect("its input");
+        input
+            .write_all(format!("{line}\n").as_bytes())
+            .and_then(|()| input.flush())
+            .expect("the channel is open");
+    }
+
+    /// Presses the power button.
+    pub(crate) fn press_power(&self) {
+        let mut monitor = UnixStream::connect(&self.monitor).expect("the monitor");
+        monitor
+            .write_all(b"system_powerdown\n")
+            .expect("the button");
+    }
+
+    /// Takes what is left; the machine must end by itself.
+    pub(crate) fn end(mut self) -> (ExitStatus, Vec<Record>) {
+        self.until(|_| false);
+        let status = self.child.wait().expect("its status");
+        (status, std::mem::take(&mut self.records))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
