@@ -126,7 +126,7 @@ const CASES: &[Case] = &[
         from: "{ from = \"www\", to = \"/srv/www\" }",
         to: "{ from = \"www/index.html\", to = \"/opt/floor\" }",
         told: &[
-            "/opt/floor is a folder of layer 'floor'",
+            "layer 'app': /opt/floor is a folder of layer 'floor'",
             "files[0] www/index.html",
             "a file",
             "`remove`",
@@ -137,7 +137,7 @@ const CASES: &[Case] = &[
         from: "to = \"/srv/www\"",
         to: "to = \"/opt/floor/readme.txt\"",
         told: &[
-            "/opt/floor/readme.txt is a file of layer 'floor'",
+            "layer 'app': /opt/floor/readme.txt is a file of layer 'floor'",
             "files[0] www",
             "a folder",
             "`remove`",
@@ -147,7 +147,10 @@ const CASES: &[Case] = &[
         name: "a remove that hits nothing",
         from: "users = [",
         to: "remove = [\"/opt/floor/nothing\"]\nusers = [",
-        told: &["remove '/opt/floor/nothing' hits nothing", "mend the path"],
+        told: &[
+            "layer 'app': remove '/opt/floor/nothing' hits nothing",
+            "mend the path",
+        ],
     },
     Case {
         name: "an unknown package",
@@ -204,6 +207,7 @@ const CASES: &[Case] = &[
         from: "version = \"1.0.0\"",
         to: "version = \"1.0.0\"\nboards = [\"odd\"]",
         told: &[
+            "board 'odd': ",
             "kernel 6.12.1+deb13-cloud-amd64",
             "no module 'virtio_blkk'",
             "did you mean 'virtio_blk'?",
@@ -220,16 +224,20 @@ const CASES: &[Case] = &[
         ],
     },
     Case {
-        name: "a board whose ESP is too small for its image",
+        name: "a board whose ESP is too small",
         from: "version = \"1.0.0\"",
         to: "version = \"1.0.0\"\nboards = [\"tiny\"]",
-        told: &["33MiB"],
+        told: &["boards/tiny.toml: ", "esp-size = \"1MiB\"", "from 33MiB"],
     },
     Case {
         name: "a module of the image that the kernel lacks",
         from: "[[service]]",
         to: "[kernel]\nmodules = [\"overlayy\"]\n\n[[service]]",
-        told: &["no module 'overlayy'", "did you mean 'overlay'?"],
+        told: &[
+            "board 'qemu-x86_64': ",
+            "no module 'overlayy'",
+            "did you mean 'overlay'?",
+        ],
     },
 ];
 

@@ -1,7 +1,7 @@
 //! The store and the image files under faults: flipped bits, a full disk,
 //! SIGKILL, several builds at once, no network.
 
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::print_stderr, clippy::print_stdout)]
 
 mod common;
 
@@ -267,6 +267,73 @@ fn a_full_disk_under_the_image_is_told_with_its_remedy() {
 }
 
 #[test]
+fn a_disk_that_is_really_full_is_told_with_its_remedy() {
+    const TEST: &str = "a_disk_that_is_really_full_is_told_with_its_remedy";
+    let world = World::new();
+    let project = world.small_project("app");
+    world.run(&project, &["lock", "--quiet"]).good();
+    let room = world.path("room");
+    fs::create_dir(&room).unwrap();
+    // A mount that only the command sees: for root, or in a user namespace.
+    let mount = "mount -t tmpfs -o size=$KIB\\k none \"$ROOM\"";
+    let may = |flags: &&str| {
+        let mut command = world.shell(&room, &format!("unshare {flags} {mount}"), &[""; 0]);
+        let output = command.env("KIB", "64").env("ROOM", &room).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    let Some(flags) = ["-m", "-rm"].into_iter().find(may) else {
+        eprintln!("SKIPPED {TEST}: nothing can be mounted here, not even in a namespace");
+        return;
+    };
+    let inner = format!(
+        "{mount} && \"$@\"; code=$?; find \"$ROOM/out\" \"$ROOM/store/tmp\" -type f 2>/dev/null; exit $code"
+    );
+    let line = format!("exec unshare {flags} sh -c '{inner}' sh \"$@\"");
+    let mut failures = 0;
+    for kib in [
+        16, 100, 200, 300, 500, 800, 1300, 1800, 2300, 2800, 3400, 4000, 4600, 5200, 5800, 6400,
+        7000, 20_000,
+    ] {
+        let args = [
+            "build",
+            "--quiet",
+            "--format",
+            "raw,qcow2",
+            "--out",
+            room.join("out").to_str().unwrap(),
+        ]
+        .map(str::to_owned);
+        let mut command = world.shell(&project, &line, &args);
+        command
+            .env("SLIPFORM_STORE", room.join("store"))
+            .env("KIB", kib.to_string())
+            .env("ROOM", &room);
+        let outcome = outcome(&mut command);
+        println!("{kib} KiB: {}", outcome.stderr.trim_end());
+        if outcome.code == Some(0) {
+            continue;
+        }
+        failures += 1;
+        let outcome = outcome.refused(
+            1,
+            &[
+                "cannot ",
+                room.to_str().unwrap(),
+                "No space left",
+                "make room",
+            ],
+        );
+        let whole = outcome
+            .stdout
+            .lines()
+            .all(|file| file.ends_with("/small-1-small.raw"));
+        assert!(whole, "{kib} KiB: {}", outcome.stdout);
+        assert!(kib < 20_000, "{outcome:?}");
+    }
+    assert!(failures > 8, "only {failures} disks were full");
+}
+
+#[test]
 fn an_image_cannot_be_written_where_a_folder_is() {
     let world = World::new();
     let project = world.project("app");
@@ -288,7 +355,7 @@ struct Killing {
 impl Killing {
     fn new() -> Self {
         let world = World::new();
-        let project = world.project("reference");
+        let project = world.small_project("reference");
         let built = Built(world.run(&project, BOTH).good().json());
         Self {
             identity: built.identity(),
@@ -299,7 +366,7 @@ impl Killing {
 
     /// A project and a store of their own, both new.
     fn scene(&self, name: &str) -> (PathBuf, PathBuf) {
-        let project = self.world.project(name);
+        let project = self.world.small_project(name);
         write(&project.join("slipform.lock"), &self.lock);
         (project, self.world.path(&format!("store of {name}")))
     }
@@ -393,7 +460,7 @@ fn killed_while_an_image_is_patched_the_next_one_ends_well() {
         let scene = killing.scene(name);
         write(&scene.0.join("www/index.html"), "x".repeat(3_000_000));
         killing.run(&scene, BOTH, &[]).good();
-        killing.world.project(name);
+        killing.world.small_project(name);
         scene
     };
     // What lay there before is whole, too.

@@ -8,7 +8,7 @@ use super::{Done, print, print_json, settings};
 use crate::base::Digest;
 use crate::base::bytes::human;
 use crate::output::{Artifact, OutputFormat};
-use crate::pipeline::{Cast, Locking, Settings, load};
+use crate::pipeline::{Cast, Locking, Settings, changes, load};
 use crate::spec::Image;
 
 /// What `--json` prints.
@@ -113,7 +113,14 @@ pub(super) fn cast_all(
     } else {
         casting.board.clone()
     };
+    let before = settings.read_lock(image).ok().flatten();
     let lock = settings.lock(image, &locking)?;
+    if before.is_some() {
+        // A lock that was mended must not surprise.
+        for change in changes(before.as_ref(), &lock) {
+            settings.progress.note(&change);
+        }
+    }
     let casts = boards
         .iter()
         .map(|board| settings.cast(image, &lock, board))

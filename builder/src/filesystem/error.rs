@@ -3,14 +3,14 @@
 use std::io;
 
 use crate::base::Digest;
-use crate::base::fs::FsError;
+use crate::store::StoreError;
 
 /// A file system that could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesystemError {
-    /// The system refused.
+    /// The store, in which images are written, refused.
     #[error(transparent)]
-    Fs(#[from] FsError),
+    Store(#[from] StoreError),
     /// A path that the format cannot hold.
     #[error("cannot put /{path} into the {format} image: {rule}")]
     Path {

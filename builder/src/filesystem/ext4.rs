@@ -30,10 +30,10 @@ use super::error::FilesystemError;
 use super::limits::{check, cut};
 use super::size;
 use super::sparse::SparseWriter;
-use crate::base::fs::At;
+use crate::base::fs::{At, FsError};
 use crate::base::{Digest, DigestWriter, EPOCH, guid};
 use crate::layers::{Content, Kind, Meta};
-use crate::store::Store;
+use crate::store::{Store, fault};
 use crate::tree::{Node, Tree};
 
 /// Bytes in a block.
@@ -86,30 +86,47 @@ pub fn write(
     check(tree)?;
     let (layout, files) = plan(tree, options)?;
     let size = layout.image_len();
-    let folder = store.tmp();
-    let file = tempfile::Builder::new()
-        .prefix("ext4-")
-        .tempfile_in(&folder)
-        .at("create a file in", &folder)?;
+    let file = store.temp()?;
+    let fail = |error: FsError| FilesystemError::Store(error.into());
     file.as_file()
         .set_len(size)
-        .at("set the length of", file.path())?;
-    let mut sink = FileSink(SparseWriter::new(file.as_file()));
-    let refused = |error: mkext4::Error| FilesystemError::Layout {
-        blocks: size / BLOCK_SIZE,
-        reason: error.to_string(),
+        .at("set the length of", file.path())
+        .map_err(fail)?;
+    let mut sink = FileSink {
+        writer: SparseWriter::new(file.as_file()),
+        failed: None,
     };
-    let mut writer = layout.writer(&mut sink).map_err(refused)?;
-    for (path, content, handle) in files {
-        fill(&mut writer, path, content, handle, open)?;
+    let written = write_files(&layout, &mut sink, files, open);
+    if let Some(error) = sink.failed.take() {
+        return Err(error).at("write", file.path()).map_err(fail);
     }
-    writer.finish().map_err(refused)?;
-    sink.0.flush().at("write", file.path())?;
+    written?;
+    let flushed = sink.writer.flush();
+    flushed.at("write", file.path()).map_err(fail)?;
     Ok(FsImage {
         file,
         size,
         filesystem: "ext4",
     })
+}
+
+/// Lays the image out into `sink` and fills in the files' content.
+fn write_files(
+    layout: &mkext4::build::Layout,
+    sink: &mut FileSink<'_>,
+    files: Vec<File<'_>>,
+    open: &OpenContent<'_>,
+) -> Result<(), FilesystemError> {
+    let refused = |error: mkext4::Error| FilesystemError::Layout {
+        blocks: layout.image_len() / BLOCK_SIZE,
+        reason: error.to_string(),
+    };
+    let mut writer = layout.writer(sink).map_err(refused)?;
+    for (path, content, handle) in files {
+        fill(&mut writer, path, content, handle, open)?;
+    }
+    writer.finish().map_err(refused)?;
+    Ok(())
 }
 
 /// Copies one file's content to its place and checks length and digest.
@@ -448,11 +465,20 @@ fn broken(path: &str, rule: String) -> FilesystemError {
 }
 
 /// Writes into a sparse file.
-struct FileSink<'a>(SparseWriter<'a>);
+struct FileSink<'a> {
+    writer: SparseWriter<'a>,
+    /// The first failure, which `mkext4` would turn into a text of its own.
+    failed: Option<io::Error>,
+}
 
 impl RegionSink for FileSink<'_> {
     fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write(offset, bytes)
+        fault::point();
+        self.writer.write(offset, bytes).map_err(|error| {
+            let told = io::Error::from(error.kind());
+            self.failed.get_or_insert(error);
+            told
+        })
     }
     fn zeros(&mut self, _offset: u64, _length: u64) -> io::Result<()> {
         Ok(())

@@ -38,12 +38,14 @@ pub enum PipelineError {
     Layers(#[from] LayersError),
     #[error(transparent)]
     Tree(#[from] TreeError),
+    #[error("layer '{layer}': {error}")]
+    Layer { layer: String, error: TreeError },
     #[error(transparent)]
     Filesystem(#[from] FilesystemError),
     #[error(transparent)]
     Verity(#[from] VerityError),
-    #[error(transparent)]
-    Module(#[from] ModuleError),
+    #[error("board '{board}': {error}")]
+    Module { board: String, error: ModuleError },
     #[error(transparent)]
     Uki(#[from] UkiError),
     #[error(transparent)]
@@ -98,9 +100,10 @@ impl PipelineError {
         match self {
             Self::Spec(_)
             | Self::Board(_)
-            | Self::Module(_)
+            | Self::Module { .. }
             | Self::Stale { .. }
             | Self::Machine { .. }
+            | Self::Layer { .. }
             | Self::SeveralBoards { .. } => true,
             Self::Tree(TreeError::Layers(error)) => layers_are_input(error),
             Self::Tree(_) => true,

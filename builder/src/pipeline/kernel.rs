@@ -95,7 +95,7 @@ fn make(
             locked.stub.name, board.stub_path
         ))
     })?;
-    let chosen = choose(&package, &release, modules)?;
+    let chosen = choose(&package, board, &release, modules)?;
     let initrd = initrd(&chosen, init)?;
     let store = &settings.store;
     Ok(Outputs::from([
@@ -114,6 +114,7 @@ fn make(
 /// The wanted modules of the package, in the order of loading.
 fn choose(
     package: &Package<'_>,
+    board: &Board,
     release: &str,
     wanted: &[String],
 ) -> Result<Vec<Module>, PipelineError> {
@@ -128,13 +129,16 @@ fn choose(
         .map(|(path, _)| path)
         .filter(|path| path.contains("/modules/"));
     let kernel = Kernel::new(release, paths, &String::from_utf8_lossy(&builtin));
-    Ok(kernel.select(wanted, &mut |path| {
-        let bytes = package
-            .read(path)
-            .map_err(|e| e.to_string())?
-            .unwrap_or_default();
-        unpack_module(path, &bytes)
-    })?)
+    let mut read = |path: &str| {
+        let bytes = package.read(path).map_err(|e| e.to_string())?;
+        unpack_module(path, &bytes.unwrap_or_default())
+    };
+    kernel
+        .select(wanted, &mut read)
+        .map_err(|error| PipelineError::Module {
+            board: board.name.clone(),
+            error,
+        })
 }
 
 /// A module's ELF bytes, bounded.

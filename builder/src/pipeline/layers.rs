@@ -20,7 +20,7 @@ use crate::lock::LockFile;
 use crate::spec::{Image, LayerSpec};
 use crate::store::{Output, Outputs, StatCache, Step, StepLog, StepState};
 use crate::tree::generated::{self, Accounts, GenerateInput};
-use crate::tree::{self, Below, Facts, Tree, listing};
+use crate::tree::{self, Below, Facts, Tree, TreeError, listing};
 use crate::verity::{self, Sealed};
 
 /// Changes when a layer's bytes change for the same inputs.
@@ -248,7 +248,15 @@ impl<'a> Work<'a> {
     /// The tree of one layer with where its files' bytes are.
     fn tree(&self, inputs: &Inputs<'_>, below: &Below<'_>) -> Result<Tree, PipelineError> {
         let entries = self.with_input(inputs, layers::collect)?;
-        let built = tree::build(entries, &inputs.spec.remove, below)?;
+        let built =
+            tree::build(entries, &inputs.spec.remove, below).map_err(|error| match error {
+                // These name the layer themselves.
+                TreeError::Layers(error) => PipelineError::Layers(error),
+                error => PipelineError::Layer {
+                    layer: inputs.spec.name.clone(),
+                    error,
+                },
+            })?;
         for note in &built.notes {
             self.settings
                 .progress

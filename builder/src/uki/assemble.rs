@@ -238,7 +238,10 @@ impl Out<'_> {
         self.written += bytes.len() as u64;
         self.writer
             .write_all(bytes)
-            .map_err(|source| UkiError::Read { part, source })
+            .map_err(|error| match StoreError::from_writer(error) {
+                Ok(store) => UkiError::Store(store),
+                Err(source) => UkiError::Read { part, source },
+            })
     }
 
     fn pad_to(&mut self, offset: u64) -> Result<(), UkiError> {

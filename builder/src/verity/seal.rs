@@ -20,15 +20,18 @@ use crate::store::{Store, StoreError};
 /// What can go wrong in sealing.
 #[derive(Debug, thiserror::Error)]
 pub enum VerityError {
-    /// The system refused.
-    #[error(transparent)]
-    Fs(#[from] FsError),
-    /// The store refused.
+    /// The store, in which images are sealed, refused.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// An image that is no whole number of blocks.
     #[error("cannot seal a file system of {0} bytes: it must be a multiple of 4096 and not empty")]
     Size(u64),
+}
+
+impl From<FsError> for VerityError {
+    fn from(error: FsError) -> Self {
+        Self::Store(error.into())
+    }
 }
 
 /// A file system with its hash tree behind it, in the store: the bytes of one partition.

@@ -48,6 +48,18 @@ exec = ["/usr/bin/hello-server", "--port", "8080"]
 user = "web"
 "#;
 
+/// An image as small as it can be, on a board of its own: for builds by the dozen.
+pub(crate) const SMALL: &str = r#"name = "small"
+version = "1"
+boards = ["small"]
+
+[[layer]]
+name = "app"
+packages = ["libhello1"]
+without = ["libc6"]
+files = [{ from = "www", to = "/srv/www" }]
+"#;
+
 /// A mirror, a store and a home that nobody else has.
 #[derive(Debug)]
 pub(crate) struct World {
@@ -109,6 +121,17 @@ impl World {
     /// The ordinary project in a folder of its own.
     pub(crate) fn project(&self, name: &str) -> PathBuf {
         self.project_with(name, SPEC)
+    }
+
+    /// The smallest project.
+    pub(crate) fn small_project(&self, name: &str) -> PathBuf {
+        let dir = self.project_with(name, SMALL);
+        let board = slipform::board::SHIPPED[0].1;
+        let board = board
+            .replace("name = \"qemu-x86_64\"", "name = \"small\"")
+            .replace("64MiB", "33MiB");
+        write(&dir.join("boards/small.toml"), board);
+        dir
     }
 
     /// A project with another specification and the ordinary files.

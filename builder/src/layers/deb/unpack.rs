@@ -13,7 +13,7 @@ use crate::base::fs::At;
 use crate::layers::entry::PACKAGE_ORIGIN;
 use crate::layers::tar::{TarInput, read_tar};
 use crate::layers::{Content, Entry, Kind, LayersError, Source};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Most bytes of files in one package.
 const MAX_DATA: u64 = 4 << 30;
@@ -339,14 +339,18 @@ impl Unpacker {
                     drop(reader);
                     return Err(self.too_large("the unpacked size of its files", limit));
                 }
-                writer.write_all(&buffer[..read]).at("write", store.tmp())?;
+                writer
+                    .write_all(&buffer[..read])
+                    .at("write", store.tmp())
+                    .map_err(StoreError::from)?;
             }
         }
         self.nothing_more()?;
         let writer = writer
             .into_inner()
             .map_err(io::IntoInnerError::into_error)
-            .at("write", store.tmp())?;
+            .at("write", store.tmp())
+            .map_err(StoreError::from)?;
         Ok((writer.finish()?, size))
     }
 
