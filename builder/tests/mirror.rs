@@ -127,8 +127,7 @@ fn a_snapshot_mirror_has_the_old_versions() {
         let mut old = None;
         let moved = MovedOn::new(|world, project| {
             let elsewhere = world.path("its store");
-            let mut command =
-                world.command(project, &["build", "--json", "--sum", "--out", "elsewhere"]);
+            let mut command = world.command(project, &["build", "--json", "--out", "elsewhere"]);
             let built = outcome(command.env("SLIPFORM_STORE", elsewhere)).good();
             old = Some(Built(built.json()));
             let text = fs::read_to_string(project.join("slipform.lock")).unwrap();
@@ -177,8 +176,7 @@ fn a_shared_cache_has_the_old_versions() {
     let (mut old, mut asked) = (None, 0);
     let moved = MovedOn::new(|world, project| {
         let shared = world.path("shared cache");
-        let mut command =
-            world.command(project, &["build", "--json", "--sum", "--out", "elsewhere"]);
+        let mut command = world.command(project, &["build", "--json", "--out", "elsewhere"]);
         let built = outcome(command.env("SLIPFORM_STORE", &shared)).good();
         old = Some(Built(built.json()));
         world.configure(&format!("cache = \"{}\"\n", shared.display()));

@@ -15,6 +15,7 @@ pub(crate) mod packages;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::BufReader;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -192,7 +193,7 @@ impl World {
 
     /// Builds and returns what `--json` prints.
     pub(crate) fn build(&self, dir: &Path, args: &[&str]) -> Built {
-        let mut all = vec!["build", "--json", "--sum"];
+        let mut all = vec!["build", "--json"];
         all.extend(args);
         Built(self.run(dir, &all).good().json())
     }
@@ -255,6 +256,12 @@ pub(crate) fn flip(path: &Path) {
         .unwrap();
 }
 
+/// The digest of a file, which is read in pieces: images are large, most of them holes.
+pub(crate) fn digest(path: &Path) -> Digest {
+    let mut reader = BufReader::with_capacity(1 << 20, fs::File::open(path).unwrap());
+    Digest::of_reader(&mut reader).unwrap().0
+}
+
 /// Files of a folder, sorted; none if there is no such folder.
 pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else {
@@ -265,7 +272,7 @@ pub(crate) fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// What `build --json --sum` printed.
+/// What `build --json` printed.
 #[derive(Debug)]
 pub(crate) struct Built(pub(crate) serde_json::Value);
 
@@ -281,15 +288,13 @@ impl Built {
     }
 
     /// All that must be the same wherever it was built: the image's digest, and
-    /// format, disk, length and flat sum of each artifact.
+    /// format, disk, length and (with `--sum`) flat sum of each artifact.
     pub(crate) fn identity(&self) -> Vec<String> {
         let artifacts = self.0["artifacts"].as_array().unwrap();
         let mut identity = vec![self.image().to_owned()];
         for artifact in artifacts {
             for field in ["board", "format", "disk", "bytes", "sha256"] {
-                let value = &artifact[field];
-                assert!(!value.is_null(), "{field} is missing in {artifact}");
-                identity.push(value.to_string());
+                identity.push(artifact[field].to_string());
             }
         }
         identity
