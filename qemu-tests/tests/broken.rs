@@ -262,7 +262,7 @@ fn a_machine_that_goes_down_early() {
     let _slot = slot();
     let edits = [(
         "[\"/bin/sh\", \"/srv/stubborn.sh\"]",
-        "[\"/bin/sh\", \"-c\", \"kill -TERM 1\"]",
+        "[\"/bin/sh\", \"-c\", \"kill -TERM 1; exec sleep 100000\"]",
     )];
     let subject = Project::own("supervised")
         .variant("early-end", &edits, &[])
