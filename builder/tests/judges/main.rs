@@ -6,4 +6,5 @@ mod filesystems;
 mod fuzz;
 mod pinned;
 mod scene;
+mod stores;
 mod tools;
