@@ -275,7 +275,6 @@ fn what_is_wrong_in_a_specification_is_told_in_one_line() {
             write(&project.join(format!("boards/{name}.toml")), text);
         }
         let outcome = world.run(&project, &["build", "--quiet"]);
-        println!("{}: {}", case.name, outcome.stderr.trim_end());
         outcome.refused(2, case.told);
         assert_nothing_left(&project);
     }

@@ -1,7 +1,7 @@
 //! The store and the image files under faults: flipped bits, a full disk,
 //! SIGKILL, several builds at once, no network.
 
-#![allow(missing_docs, clippy::print_stderr, clippy::print_stdout)]
+#![allow(missing_docs)]
 
 mod common;
 
@@ -281,7 +281,7 @@ fn a_disk_that_is_really_full_is_told_with_its_remedy() {
         output.is_ok_and(|output| output.status.success())
     };
     let Some(flags) = ["-m", "-rm"].into_iter().find(may) else {
-        eprintln!("SKIPPED {TEST}: nothing can be mounted here, not even in a namespace");
+        common::skipped(TEST, "nothing can be mounted here, not even in a namespace");
         return;
     };
     let inner = format!(
@@ -308,7 +308,6 @@ fn a_disk_that_is_really_full_is_told_with_its_remedy() {
             .env("KIB", kib.to_string())
             .env("ROOM", &room);
         let outcome = outcome(&mut command);
-        println!("{kib} KiB: {}", outcome.stderr.trim_end());
         if outcome.code == Some(0) {
             continue;
         }
