@@ -108,7 +108,7 @@ fn services_get_what_they_ask_for_and_nothing_else() {
     };
     use ServiceState::{Backoff, Exited, Ready, Started, Stopped, Waiting};
     let failed_twice = [
-        Started, Exited, Backoff, Started, Exited, Backoff, Started, Ready, Stopped,
+        Started, Exited, Backoff, Started, Exited, Backoff, Started, Ready, Exited, Stopped,
     ];
     assert_eq!(states("flaky"), failed_twice, "{}", tell(&plan, &report));
     assert_eq!(states("second").first(), Some(&Waiting));
@@ -146,17 +146,22 @@ fn ending(records: &[slipform_init::contract::event::Record]) -> Vec<String> {
     events.collect()
 }
 
+/// Neither the harness nor a source of entropy is there, but a network.
 #[test]
 fn a_reboot_is_a_clean_end() {
     let _slot = slot();
-    let subject = Project::shipped("hello").cast();
-    let mut machine = Machine::start(&subject.direct("hello-reboot"), Way::Port);
+    let subject = Project::own("supervised").cast();
+    let mut machine = Machine::start(&subject.direct("supervised-reboot"), Way::Port);
     assert!(machine.until(|event| matches!(event, Event::Ready { .. })));
     machine.send("not a command");
     machine.send(r#"{"command":"reboot"}"#);
     let (status, records) = machine.end();
     assert!(status.success(), "{status}");
     assert_eq!(ending(&records), ["reboot, report channel", "clean: true"]);
+    let server = records.iter().any(|record| {
+        matches!(&record.event, Event::Log { service, line, .. } if service == "world" && line == "nameserver 10.0.2.3")
+    });
+    assert!(server, "{records:#?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use e2e_support::project::Project;
 use e2e_support::red::{Expected, assert_red};
 use e2e_support::surgery::{Parts, archive, flip_in_file, machine, zero_layer};
 use slipform_init::contract::machine::MACHINE_PATH;
-use slipform_qemu_tests::{BootReport, DiskFormat, Plan, Probe};
+use slipform_qemu_tests::{BootReport, Plan, Probe};
 
 const READY: &str = "reached ready";
 const KERNEL: &str = "no kernel panic, oops or BUG";
@@ -21,7 +21,7 @@ const INIT: &str = "init reports no error";
 fn tampered(name: &str, layer: &str, path: &str) -> (Plan, BootReport) {
     let _slot = slot();
     let subject = Project::shipped("hello").cast();
-    let plan = subject.by_firmware(name);
+    let plan = subject.direct(name);
     flip_in_file(&plan.disk, layer, path);
     let report = boot(&plan);
     (plan, report)
@@ -85,8 +85,7 @@ fn an_initrd_without_init() {
     let mut parts = Parts::of(&subject);
     // Only machine.json is left.
     parts.initrds.remove(0);
-    let mut plan = subject.plan(&parts.disk(&subject), "init-missing");
-    plan.format = DiskFormat::Raw;
+    let plan = subject.plan(&parts.disk(&subject), "init-missing");
     let report = boot(&plan);
     let expected = Expected {
         phase: "kernel",
@@ -263,7 +262,7 @@ fn a_machine_that_goes_down_early() {
     let _slot = slot();
     let edits = [(
         "[\"/bin/sh\", \"/srv/stubborn.sh\"]",
-        "[\"/bin/sh\", \"-c\", \"kill -TERM 1\"]",
+        "[\"/bin/sh\", \"-c\", \"kill -TERM 1; exec sleep 100000\"]",
     )];
     let subject = Project::own("supervised")
         .variant("early-end", &edits, &[])
@@ -279,18 +278,32 @@ fn a_machine_that_goes_down_early() {
     assert_red(&plan, &report, &expected);
 }
 
-/// The kernel dies where nobody can see it.
+/// Nobody would see the kernel die.
 #[test]
 fn a_silent_console() {
-    let _slot = slot();
-    let subject = Project::shipped("hello").cast();
-    let mut parts = Parts::of(&subject);
-    parts.initrds.remove(0);
-    parts.cmdline = "panic=1".to_owned();
-    let plan = subject.plan(&parts.disk(&subject), "silent");
-    let report = boot(&plan);
+    let (plan, report) = changed("silent", |_, mut parts| {
+        parts.cmdline = "panic=10 quiet".to_owned();
+        parts
+    });
     let expected = Expected {
-        phase: "boot stub",
+        phase: "kernel",
+        line: &["console showed nothing"],
+        next: "console=ttyS0",
+        failed: KERNEL,
+    };
+    assert_red(&plan, &report, &expected);
+}
+
+/// The kernel does die, where nobody can see it.
+#[test]
+fn a_kernel_that_dies_in_silence() {
+    let (plan, report) = changed("silent-panic", |_, mut parts| {
+        parts.initrds.remove(0);
+        parts.cmdline = "panic=1".to_owned();
+        parts
+    });
+    let expected = Expected {
+        phase: "kernel",
         line: &["the guest rebooted"],
         next: "console=ttyS0",
         failed: READY,

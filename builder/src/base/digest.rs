@@ -3,12 +3,16 @@
 //! Written as the OCI image specification writes them: `sha256:` and 64
 //! lower-case hexadecimal digits (image-spec, descriptor.md, "Digests").
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+
+/// Bytes read at a time.
+const BUFFER_SIZE: usize = 128 * 1024;
 
 /// A SHA-256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -32,9 +36,27 @@ impl Digest {
     /// # Errors
     /// What the reader reports.
     pub fn of_reader(reader: &mut dyn Read) -> io::Result<(Self, u64)> {
-        let mut sink = DigestWriter::new(io::sink());
-        let length = io::copy(reader, &mut sink)?;
-        Ok((sink.finish().0, length))
+        thread_local! {
+            // Many small files are digested one after the other: one buffer serves them all.
+            static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+        }
+        let mut buffer = BUFFER.take();
+        buffer.resize(BUFFER_SIZE, 0);
+        let mut hasher = Sha256::new();
+        let mut length = 0;
+        let result = loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => break Ok((Self(hasher.finalize().into()), length)),
+                Ok(read) => {
+                    hasher.update(&buffer[..read]);
+                    length += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        BUFFER.set(buffer);
+        result
     }
 
     /// A digest from its 32 raw bytes.
@@ -52,7 +74,13 @@ impl Digest {
     /// The 64 hexadecimal digits, without the algorithm.
     #[must_use]
     pub fn hex(&self) -> String {
-        self.0.iter().map(|b| format!("{b:02x}")).collect()
+        let mut text = String::with_capacity(64);
+        for byte in self.0 {
+            for digit in [byte >> 4, byte & 15] {
+                text.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+            }
+        }
+        text
     }
 
     /// The first 12 hexadecimal digits, for people.
@@ -68,12 +96,14 @@ impl Digest {
     pub fn from_hex(hex: &str) -> Result<Self, DigestError> {
         let error = || DigestError(hex.to_owned());
         let mut bytes = [0; 32];
-        if hex.len() != 64 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+        if hex.len() != 64 {
             return Err(error());
         }
-        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| error())?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| error())?;
+        for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+            for digit in pair {
+                let value = char::from(*digit).to_digit(16).ok_or_else(error)?;
+                *byte = *byte << 4 | value as u8;
+            }
         }
         Ok(Self(bytes))
     }
@@ -81,7 +111,8 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
+        f.write_str("sha256:")?;
+        f.write_str(&self.hex())
     }
 }
 

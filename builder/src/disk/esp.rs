@@ -101,8 +101,8 @@ impl TimeProvider for Epoch {
 /// Lays out an ESP.
 ///
 /// # Errors
-/// [`DiskError::Fact`] for a partition too small for FAT32 or a name that is
-/// not 8.3, [`DiskError::EspFull`].
+/// [`DiskError::Fact`] for another sector size, a partition too small for FAT32
+/// or a name that is not 8.3, [`DiskError::EspFull`], [`DiskError::Esp`].
 pub fn write(input: &EspInput<'_>) -> Result<Esp, DiskError> {
     check_name(input.boot_file)?;
     let wrong = |source| DiskError::Esp {

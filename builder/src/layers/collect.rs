@@ -12,6 +12,7 @@
 //! - anything else (a file and a folder) is an error that names both.
 
 use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::io::Read;
 use std::path::Path;
 
@@ -23,8 +24,8 @@ use crate::base::fs::At;
 use crate::spec::{LayerSpec, Owner};
 use crate::store::{StatError, Store};
 
-/// Digest and length in bytes of a file of the host.
-pub type DigestOf<'a> = &'a dyn Fn(&Path) -> Result<(Digest, u64), StatError>;
+/// Digest and length in bytes of a file of the host that has just been looked at.
+pub type DigestOf<'a> = &'a dyn Fn(&Path, &Metadata) -> Result<(Digest, u64), StatError>;
 /// The numbers of an owner given by name; the error says which name is unknown.
 pub type IdsOf<'a> = &'a dyn Fn(&Owner) -> Result<(u32, u32), String>;
 
@@ -60,6 +61,15 @@ impl std::fmt::Debug for CollectInput<'_> {
 /// [`LayersError::Rule`] for a rule that cannot be followed, [`LayersError::Collision`]
 /// for two things at one path, and what reading the packages reports.
 pub fn collect(input: &CollectInput<'_>) -> Result<Vec<Entry>, LayersError> {
+    collect_with(input, files::user_entries(input)?)
+}
+
+/// As [`collect`], with what [`user_entries`](super::user_entries) found before:
+/// a build that asks for it more than once looks at the user's files once.
+///
+/// # Errors
+/// As [`collect`].
+pub fn collect_with(input: &CollectInput<'_>, user: Vec<Entry>) -> Result<Vec<Entry>, LayersError> {
     let spec = input.spec;
     let excludes = Excludes::new(spec.docs, &spec.exclude).map_err(|error| LayersError::Rule {
         layer: spec.name.clone(),
@@ -93,7 +103,7 @@ pub fn collect(input: &CollectInput<'_>) -> Result<Vec<Entry>, LayersError> {
             merge.package(entry)?;
         }
     }
-    for entry in files::user_entries(input)? {
+    for entry in user {
         if !excludes.leaves_out(&entry.path) {
             merge.user(entry)?;
         }

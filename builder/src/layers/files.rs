@@ -138,7 +138,7 @@ impl Rules<'_> {
     ) -> Result<Entry, LayersError> {
         let executable = found.permissions().mode() & 0o111 != 0;
         let mode = with.mode.unwrap_or(if executable { 0o755 } else { 0o644 });
-        let (digest, size) = (self.input.digest_of)(&host)?;
+        let (digest, size) = (self.input.digest_of)(&host, found)?;
         let content = Content {
             size,
             digest: Some(digest),

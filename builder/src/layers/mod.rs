@@ -22,7 +22,7 @@ pub mod tar;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use collect::{CollectInput, collect};
+pub use collect::{CollectInput, collect, collect_with};
 pub use deb::{UnpackedDeb, unpack};
 pub use entry::*;
 pub use error::LayersError;

@@ -305,7 +305,7 @@ impl Bench {
 
     /// Calls `run` with all of it; the only known owner is `web`, 1000.
     pub(crate) fn with<T>(&self, run: impl FnOnce(&super::CollectInput<'_>) -> T) -> T {
-        let digest_of = |path: &std::path::Path| {
+        let digest_of = |path: &std::path::Path, _: &std::fs::Metadata| {
             let bytes = std::fs::read(path).unwrap();
             Ok((crate::base::Digest::of(&bytes), bytes.len() as u64))
         };

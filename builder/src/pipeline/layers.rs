@@ -10,6 +10,7 @@
 //! own inputs + facts               -> sealed   the answers are the same: the layer is the same
 //! ```
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use super::{PipelineError, Settings, blob, cargo, output, packages, value};
@@ -42,6 +43,8 @@ struct Inputs<'a> {
     spec: &'a LayerSpec,
     packages: Vec<UnpackedDeb>,
     built: Option<PathBuf>,
+    /// The user's own, as they were looked at once.
+    user: Vec<layers::Entry>,
     /// Named digests of all that it reads of its own.
     own: Vec<(String, Digest)>,
 }
@@ -113,6 +116,7 @@ impl<'a> Work<'a> {
                 spec,
                 packages,
                 built: built.transpose()?,
+                user: Vec::new(),
                 own: Vec::new(),
             });
         }
@@ -125,32 +129,11 @@ impl<'a> Work<'a> {
             inputs,
         };
         for index in 0..work.inputs.len() {
-            work.inputs[index].own = work.own_inputs(&work.inputs[index])?;
+            let user = work.with_input(&work.inputs[index], layers::user_entries)?;
+            let own = own_inputs(&work.inputs[index], &user);
+            (work.inputs[index].user, work.inputs[index].own) = (user, own);
         }
         Ok(work)
-    }
-
-    /// Digests of all that a layer reads of its own: rules, packages, files.
-    fn own_inputs(&self, inputs: &Inputs<'_>) -> Result<Vec<(String, Digest)>, PipelineError> {
-        let files = self.with_input(inputs, layers::user_entries)?;
-        let packages: Vec<String> = inputs
-            .packages
-            .iter()
-            .map(|package| package.tar.to_string())
-            .collect();
-        // The folder is not an input, what is in it is.
-        let rules = LayerSpec {
-            dir: PathBuf::new(),
-            ..inputs.spec.clone()
-        };
-        Ok(vec![
-            ("rules".to_owned(), Digest::of(format!("{rules:?}"))),
-            ("packages".to_owned(), Digest::of(packages.join("\n"))),
-            (
-                "files".to_owned(),
-                Digest::of(files.iter().map(file_line).collect::<String>()),
-            ),
-        ])
     }
 
     fn with_input<T>(&self, inputs: &Inputs<'_>, gather: impl Fn(&CollectInput<'_>) -> T) -> T {
@@ -158,7 +141,7 @@ impl<'a> Work<'a> {
             spec: inputs.spec,
             packages: &inputs.packages,
             store: &self.settings.store,
-            digest_of: &|path| self.stats.digest(path),
+            digest_of: &|path, meta| self.stats.digest_seen(path, meta),
             ids: &|owner| self.accounts.ids(owner),
             built: inputs.built.as_deref(),
         })
@@ -247,7 +230,9 @@ impl<'a> Work<'a> {
 
     /// The tree of one layer with where its files' bytes are.
     fn tree(&self, inputs: &Inputs<'_>, below: &Below<'_>) -> Result<Tree, PipelineError> {
-        let entries = self.with_input(inputs, layers::collect)?;
+        let entries = self.with_input(inputs, |input| {
+            layers::collect_with(input, inputs.user.clone())
+        })?;
         let built =
             tree::build(entries, &inputs.spec.remove, below).map_err(|error| match error {
                 // These name the layer themselves.
@@ -380,11 +365,49 @@ fn accounts(image: &Image, inputs: &[Inputs<'_>]) -> Result<Accounts, PipelineEr
     )?)
 }
 
-/// A file of the user's as a line: everything of it that enters the image.
-fn file_line(entry: &layers::Entry) -> String {
-    let what = match &entry.kind {
-        Kind::File(content) => format!("file {} {:?}", content.size, content.digest),
-        other => format!("{other:?}"),
+/// Digests of all that a layer reads of its own: rules, packages, files.
+fn own_inputs(inputs: &Inputs<'_>, user: &[layers::Entry]) -> Vec<(String, Digest)> {
+    let packages: Vec<String> = inputs
+        .packages
+        .iter()
+        .map(|package| package.tar.to_string())
+        .collect();
+    // The folder is not an input, what is in it is.
+    let rules = LayerSpec {
+        dir: PathBuf::new(),
+        ..inputs.spec.clone()
     };
-    format!("{}\0{:?}\0{what}\n", entry.path, entry.meta)
+    let mut files = String::new();
+    for entry in user {
+        add_file(&mut files, entry);
+    }
+    vec![
+        ("rules".to_owned(), Digest::of(format!("{rules:?}"))),
+        ("packages".to_owned(), Digest::of(packages.join("\n"))),
+        ("files".to_owned(), Digest::of(files)),
+    ]
+}
+
+/// A file of the user's as a line: everything of it that enters the image.
+fn add_file(text: &mut String, entry: &layers::Entry) {
+    let layers::Meta {
+        mode,
+        uid,
+        gid,
+        mtime,
+        xattrs,
+    } = &entry.meta;
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
+        "{}\0{mode:o} {uid} {gid} {mtime} {xattrs:?} ",
+        entry.path
+    );
+    let _ = match &entry.kind {
+        Kind::File(content) => match content.digest {
+            Some(digest) => writeln!(text, "file {} {digest}", content.size),
+            None => writeln!(text, "file {}", content.size),
+        },
+        other => writeln!(text, "{other:?}"),
+    };
 }

@@ -18,7 +18,7 @@ use std::io::{self, Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -73,6 +73,7 @@ pub struct StatCache {
     path: PathBuf,
     entries: Mutex<HashMap<PathBuf, Entry>>,
     read: AtomicUsize,
+    changed: AtomicBool,
 }
 
 impl StatCache {
@@ -87,6 +88,7 @@ impl StatCache {
             path,
             entries: Mutex::new(entries),
             read: AtomicUsize::new(0),
+            changed: AtomicBool::new(false),
         }
     }
 
@@ -96,11 +98,22 @@ impl StatCache {
     /// # Errors
     /// [`StatError`].
     pub fn digest(&self, path: &Path) -> Result<(Digest, u64), StatError> {
-        let meta = fs::symlink_metadata(path).at("stat", path)?;
+        self.digest_seen(path, &fs::symlink_metadata(path).at("stat", path)?)
+    }
+
+    /// As [`StatCache::digest`], for a path that the caller has just looked at.
+    ///
+    /// # Errors
+    /// [`StatError`].
+    pub fn digest_seen(
+        &self,
+        path: &Path,
+        meta: &fs::Metadata,
+    ) -> Result<(Digest, u64), StatError> {
         if !meta.is_file() {
             return Err(StatError::NoFile(path.to_owned()));
         }
-        let stamp = Stamp::from(&meta);
+        let stamp = Stamp::from(meta);
         if let Some(entry) = self.lock().get_mut(path)
             && entry.stamp == stamp
         {
@@ -108,6 +121,7 @@ impl StatCache {
             return Ok((entry.digest, stamp.size));
         }
         let (digest, stamp, racy) = self.hash(path)?;
+        self.changed.store(true, Ordering::Relaxed);
         if racy {
             self.lock().remove(path);
         } else {
@@ -160,11 +174,14 @@ impl StatCache {
         self.read.load(Ordering::Relaxed)
     }
 
-    /// Keeps the digests for the next run.
+    /// Keeps the digests for the next run; without anything new nothing is written.
     ///
     /// # Errors
     /// [`StoreError::Fs`], [`StoreError::Full`].
     pub fn save(&self) -> Result<(), StoreError> {
+        if !self.changed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let mut entries = self.lock();
         if entries.len() > ENTRY_LIMIT {
             entries.retain(|_, entry| entry.used);

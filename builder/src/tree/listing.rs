@@ -20,6 +20,7 @@
 //! A tree that was read back points to its contents in the store: at a range of
 //! a blob as before, or at the blob of the content's own digest, if that is there.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
@@ -37,14 +38,19 @@ const MAX_NODES: usize = 4_000_000;
 pub fn write(tree: &Tree) -> String {
     let mut text = format!("{HEADER}\n");
     for (path, node) in &tree.nodes {
-        text.push_str(&line(path, node));
+        add_line(&mut text, path, node);
     }
     text
 }
 
 /// One node's line with its line break.
 pub(super) fn line(path: &str, node: &Node) -> String {
-    let mut text = String::new();
+    let mut text = String::with_capacity(128 + path.len());
+    add_line(&mut text, path, node);
+    text
+}
+
+fn add_line(text: &mut String, path: &str, node: &Node) {
     let letter = match &node.kind {
         Kind::Directory => 'd',
         Kind::File(_) => 'f',
@@ -73,9 +79,10 @@ pub(super) fn line(path: &str, node: &Node) -> String {
     };
     text.push('/');
     text.push_str(&escape(path));
-    text.push_str(&xattrs_text(&meta.xattrs));
+    if !meta.xattrs.is_empty() {
+        text.push_str(&xattrs_text(&meta.xattrs));
+    }
     text.push('\n');
-    text
 }
 
 /// Everything of a node's metadata, as one text.
@@ -120,7 +127,11 @@ fn identity(content: &Content) -> String {
     }
 }
 
-fn escape(text: &str) -> String {
+fn escape(text: &str) -> Cow<'_, str> {
+    let special = |byte: u8| byte <= b' ' || byte == b'\\' || byte == 0x7f;
+    if !text.bytes().any(special) {
+        return Cow::Borrowed(text);
+    }
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c <= ' ' || c == '\\' || c == '\x7f' {
@@ -129,7 +140,7 @@ fn escape(text: &str) -> String {
             out.push(c);
         }
     }
-    out
+    Cow::Owned(out)
 }
 
 fn unescape(text: &str) -> Option<String> {

@@ -6,5 +6,6 @@ mod filesystems;
 mod fuzz;
 mod pinned;
 mod scene;
+mod stores;
 mod tools;
 mod volumes;

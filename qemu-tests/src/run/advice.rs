@@ -21,6 +21,7 @@ pub(crate) fn advice(problem: &Problem, seen: &Seen<'_>) -> String {
         ),
         Cause::Layer => format!("the disk is not this image: build it again, and compare `slipform inspect {disk}` with the manifest"),
         Cause::Writable => "this is a fault in init or in the board's kernel, not in the image: report it with the evidence folder".to_owned(),
+        Cause::Ended if seen.watch.records.is_empty() => "the kernel ended before init spoke, and the serial port saw nothing of it: its console must be there (`console=ttyS0` in the board's command line), and init in the initrd".to_owned(),
         Cause::Ended => "see the end of console.log for who asked; a service that calls reboot or poweroff ends the test".to_owned(),
         Cause::Emulator => "see qemu.stderr; start it by hand with qemu.cmdline (without -S)".to_owned(),
         Cause::Report => "init and harness must be of one version: build the image again with this slipform; events.jsonl ends where it broke".to_owned(),

@@ -131,6 +131,7 @@ fn unmet(seen: &Seen<'_>, check: BuiltIn, outcome: &Outcome) -> Option<Problem> 
     let (cause, phase) = match check {
         BuiltIn::PowerOff => (Cause::PowerOff, "power-off".to_owned()),
         BuiltIn::Artifact => (Cause::Artifact, "artifact".to_owned()),
+        BuiltIn::Kernel => (Cause::Silent, "kernel".to_owned()),
         _ => (
             Cause::Unchecked,
             Stage::Init(slipform_init::contract::event::Phase::Running).name(),
@@ -170,6 +171,13 @@ fn built_in(seen: &Seen<'_>, check: BuiltIn, unchanged: bool) -> Outcome {
         },
         BuiltIn::Kernel | BuiltIn::Storage if stage < Stage::Kernel => {
             Outcome::Skipped("the kernel was never reached".to_owned())
+        }
+        BuiltIn::Kernel if !seen.watch.console_spoke => {
+            let text = "the serial console showed nothing of kernel or init, a panic would not have been seen";
+            match seen.watch.ready {
+                Some(_) => Outcome::Failed(text.to_owned()),
+                None => Outcome::Skipped(text.to_owned()),
+            }
         }
         BuiltIn::Kernel => Outcome::Passed(match seen.watch.notes.as_slice() {
             [] => String::new(),

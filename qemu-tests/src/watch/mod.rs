@@ -50,6 +50,10 @@ pub(crate) struct Watch {
     /// Init's resident memory at ready, KiB.
     pub(crate) ready: Option<u64>,
     suspect: bool,
+    /// A line came on the console after the firmware's.
+    pub(crate) console_spoke: bool,
+    /// What init told of the kernel's log, and where the machine was then.
+    kernel_told: Vec<(String, Stage)>,
     /// The power button was pressed: an end is expected.
     asked_to_end: bool,
     unplugged: bool,
@@ -87,6 +91,8 @@ impl Watch {
             services: Services::default(),
             ready: None,
             suspect: false,
+            console_spoke: false,
+            kernel_told: Vec::new(),
             asked_to_end: false,
             unplugged: false,
             shutdown: None,
@@ -116,6 +122,7 @@ impl Watch {
             }
             return;
         }
+        self.console_spoke |= self.stage >= Stage::Kernel;
         self.console_checks.line(line);
         let finding = fatal::judge(line, self.stage);
         if let Some(stage) = Stage::of_line(line) {
@@ -278,7 +285,6 @@ impl Watch {
     /// their own: what init reported before it died may have come after the line
     /// that told of the death, and tells the phase better.
     pub(crate) fn settle(&mut self) {
-        let phase = self.stage.name();
         let was_ready = self.ready.is_some();
         let death = self.problems.iter_mut().find(|problem| problem.deadly);
         if let Some(problem) = death
@@ -287,7 +293,12 @@ impl Watch {
                 Cause::Console(_) | Cause::Pvpanic | Cause::Ended | Cause::Emulator
             )
         {
-            problem.phase = phase;
+            // Init's report has kernel lines and phases in one order; what came later is later.
+            let told = self
+                .kernel_told
+                .iter()
+                .find(|(line, _)| problem.line.contains(line));
+            problem.phase = told.map_or(self.stage, |(_, stage)| *stage).name();
             if was_ready && problem.check == BuiltIn::Ready {
                 problem.check = BuiltIn::PowerOff;
             }
@@ -328,6 +339,11 @@ impl Watch {
     }
 
     fn reached(&mut self, phase: Phase) {
+        if phase == Phase::Shutdown {
+            // Asked for, it is [`Stage::PowerOff`] already; else it is what a death
+            // looks like, and where the machine was before is what counts.
+            return;
+        }
         self.stage = self.stage.max(Stage::Init(phase));
     }
 
@@ -359,6 +375,9 @@ impl Watch {
             .then(|| fatal::kernel_kind(why))
             .flatten();
         if let Some(kind) = kernel {
+            if self.kernel_told.len() < MAX_PROBLEMS {
+                self.kernel_told.push((why.to_owned(), self.stage));
+            }
             return self.found(kind, why);
         }
         self.suspect = self.ready.is_none();

@@ -128,3 +128,53 @@ fn a_storm_of_findings_is_bounded_and_still_ends_the_run() {
     watch.console_bytes(b"[    4.000000] Kernel panic - not syncing: x\n");
     assert!(watch.is_dead());
 }
+
+/// The three ways of news come in any order: what init reported around a death says
+/// where the machine was, not what it did afterwards.
+#[test]
+fn a_death_has_the_phase_that_it_came_in() {
+    const LINE: &str = "device-mapper: verity: 254:3: data block 1072 is corrupted";
+    let phase = |name: &str| record(&format!("\"event\":\"phase\",\"phase\":\"{name}\""));
+    let error = record(&format!(
+        "\"event\":\"error\",\"phase\":\"verity\",\"what\":\"kernel\",\"why\":\"{LINE}\""
+    ));
+    let ready = record("\"event\":\"ready\",\"rss_kib\":900");
+    let table = [
+        // The boot failed and init goes down; with and without the kernel's line in its report.
+        (
+            vec![phase("stack"), error.clone(), phase("shutdown")],
+            "init: stack",
+        ),
+        (vec![phase("stack"), phase("shutdown")], "init: stack"),
+        // The services get ready all the same.
+        (
+            vec![phase("services"), error, ready.clone()],
+            "init: services",
+        ),
+        (vec![phase("services"), ready], "init: running"),
+    ];
+    for (records, want) in table {
+        let mut watch = watch();
+        watch.console_bytes(format!("[   14.188760] {LINE}\n").as_bytes());
+        for record in &records {
+            watch.report_bytes(record.as_bytes());
+        }
+        watch.settle();
+        let phases: Vec<_> = watch
+            .problems
+            .iter()
+            .map(|problem| &problem.phase)
+            .collect();
+        assert_eq!(phases.first(), Some(&&want.to_owned()), "{records:?}");
+    }
+}
+
+#[test]
+fn a_console_speaks_once_the_kernel_runs() {
+    let mut watch = watch();
+    watch.console_bytes(b"BdsDxe: loading Boot0001\n");
+    watch.report_bytes(record("\"event\":\"phase\",\"phase\":\"start\"").as_bytes());
+    assert!(!watch.console_spoke);
+    watch.console_bytes(b"slipform: hello\n");
+    assert!(watch.console_spoke);
+}

@@ -1,7 +1,7 @@
 //! Projects to boot: copies of the shipped examples and variants of them, below
 //! cargo's target folder. Locks stay there from run to run, so that only the first
-//! run resolves; a variant changes nothing that a lock depends on and takes its
-//! original's.
+//! run resolves, and one whose store has lost the packages. A variant changes nothing
+//! that a lock depends on and takes its original's.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -62,11 +62,32 @@ impl Project {
             fs::copy(from.join(LOCK_FILE), &lock).expect("the example's lock");
         }
         let project = Self { dir };
-        settings()
-            .lock(&project.image(), &Locking::IfNeeded)
-            .expect("the lock resolves");
+        project.lock();
         made.insert(name.to_owned(), project.clone());
         project
+    }
+
+    /// Resolves if need be: also when the store does not have what an older run
+    /// locked, for the mirror may not have it any more either.
+    fn lock(&self) {
+        let image = self.image();
+        let lock = settings()
+            .lock(&image, &Locking::IfNeeded)
+            .expect("the lock resolves");
+        let boards = lock
+            .boards
+            .iter()
+            .flat_map(|board| [&board.kernel, &board.stub]);
+        let packages = lock.layers.iter().flat_map(|layer| &layer.packages);
+        let store = settings().store();
+        if !packages
+            .chain(boards)
+            .all(|package| store.has(&package.sha256))
+        {
+            settings()
+                .lock(&image, &Locking::UpdateAll)
+                .expect("the lock resolves anew");
+        }
     }
 
     /// The same project under another name, each `(from, to)` of `edits` replaced in
@@ -86,7 +107,7 @@ impl Project {
         let renamed = format!("name = \"{name}\"");
         for (from, to) in [(original.as_str(), renamed.as_str())].iter().chain(edits) {
             assert!(text.contains(from), "{name}: nothing to replace: {from}");
-            text = text.replace(from, to);
+            text = text.replacen(from, to, 1);
         }
         write_new(&dir.join(SPEC_FILE), text.as_bytes());
         for (path, text) in files {

@@ -66,6 +66,13 @@ impl Machine {
                 plan.disk.display()
             ))
             .args(["-device", "virtio-blk-pci,drive=disk"])
+            // The harness's network is closed, and then QEMU's server names no name server.
+            .args([
+                "-netdev",
+                "user,id=net",
+                "-device",
+                "virtio-net-pci,netdev=net,romfile=",
+            ])
             .arg("-monitor")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .args(["-chardev", "stdio,id=report,signal=off"])

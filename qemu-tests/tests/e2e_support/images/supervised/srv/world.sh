@@ -3,7 +3,7 @@ look() { [ -e "$1" ] && echo "there $1" || echo "gone $1"; }
 echo "hostname $(cat /proc/sys/kernel/hostname) $(cat /etc/hostname)"
 echo "machine-id $(cat /etc/machine-id)"
 echo "swappiness $(cat /proc/sys/vm/swappiness)"
-look /usr/share/zoneinfo/Iceland
+look /usr/share/zoneinfo/Asia/Tokyo
 look /usr/share/zoneinfo/Europe/Berlin
 look /srv/excluded.txt
 look /lost+found
@@ -16,6 +16,7 @@ $b grep NoNewPrivs /proc/self/status
 $b grep '^app:' /etc/passwd
 $b cat /proc/[0-9]*/cmdline | $b grep -q 3141[5] && echo "left behind" || echo "nothing left behind"
 # The lease comes beside the services.
-until $b grep nameserver /etc/resolv.conf; do $b sleep 0.1; done
+until [ -s /etc/resolv.conf ]; do $b sleep 0.1; done
+cat /etc/resolv.conf
 echo "that is all"
 exec $b sleep 100000
