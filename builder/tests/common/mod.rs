@@ -13,6 +13,7 @@
 
 pub(crate) mod packages;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufReader, Write};
@@ -339,6 +340,20 @@ impl Outcome {
     #[track_caller]
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The digests of blobs that it said it found damaged, each in a line of its own.
+    #[track_caller]
+    pub(crate) fn damage(&self) -> BTreeSet<String> {
+        let lines = self.stderr.lines().filter(|line| line.contains("damaged"));
+        lines
+            .map(|line| {
+                let hex = line.strip_prefix("blob sha256:").and_then(|rest| {
+                    rest.strip_suffix(" in the store was damaged; it is set aside and made anew")
+                });
+                hex.unwrap_or_else(|| panic!("{line}")).to_owned()
+            })
+            .collect()
     }
 
     /// It ended with `code` and said why in exactly one line on stderr (run it
