@@ -1,7 +1,7 @@
 //! The same lock gives the same bytes, wherever and however it is built; and
 //! what did not change is not made again.
 
-#![allow(missing_docs, clippy::print_stderr)]
+#![allow(missing_docs)]
 
 mod common;
 
@@ -150,7 +150,10 @@ fn another_user_gives_the_same_bytes() {
     // Only root becomes somebody else, and somebody else may not reach the command.
     let may = world.shell(Path::new("/"), &line, &["--version"]).output();
     if !may.is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED {TEST}: uid {NOBODY} cannot be had here, or cannot start the command");
+        common::skipped(
+            TEST,
+            &format!("uid {NOBODY} cannot be had here, or cannot start the command"),
+        );
         return;
     }
     let project = reference.copy("app 2");

@@ -9,13 +9,14 @@
 //! ```
 
 // Each test binary uses its own part.
-#![allow(dead_code, clippy::print_stderr)]
+#![allow(dead_code)]
 
 pub(crate) mod packages;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::BufReader;
+use std::io::{BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -341,6 +342,20 @@ impl Outcome {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
+    /// The digests of blobs that it said it found damaged, each in a line of its own.
+    #[track_caller]
+    pub(crate) fn damage(&self) -> BTreeSet<String> {
+        let lines = self.stderr.lines().filter(|line| line.contains("damaged"));
+        lines
+            .map(|line| {
+                let hex = line.strip_prefix("blob sha256:").and_then(|rest| {
+                    rest.strip_suffix(" in the store was damaged; it is set aside and made anew")
+                });
+                hex.unwrap_or_else(|| panic!("{line}")).to_owned()
+            })
+            .collect()
+    }
+
     /// It ended with `code` and said why in exactly one line on stderr (run it
     /// with `--quiet`), in which all of `parts` stand, in this order.
     #[track_caller]
@@ -359,6 +374,12 @@ impl Outcome {
     }
 }
 
+/// Says that a test did not run, past what the test runner captures.
+pub(crate) fn skipped(test: &str, why: &str) {
+    // A closed stderr is nobody who could be told.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}
+
 /// A program of the host in `PATH`; `None`, said visibly, when it is not there.
 pub(crate) fn host_program(name: &str, test: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -366,7 +387,7 @@ pub(crate) fn host_program(name: &str, test: &str) -> Option<PathBuf> {
         .map(|folder| folder.join(name))
         .find(|path| path.is_file());
     if found.is_none() {
-        eprintln!("SKIPPED {test}: this host has no {name}");
+        skipped(test, &format!("this host has no {name}"));
     }
     found
 }
