@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::report::BootKind;
 
 /// A QEMU that can be started: the host's, or locked packages unpacked into a
 /// folder and run through their own loader.
@@ -53,6 +57,16 @@ pub enum BootPath {
         /// Command line.
         cmdline: String,
     },
+}
+
+impl BootPath {
+    /// For the report.
+    pub(crate) fn kind(&self) -> BootKind {
+        match self {
+            Self::Firmware => BootKind::Firmware,
+            Self::Direct { .. } => BootKind::Direct,
+        }
+    }
 }
 
 /// One check from outside.
@@ -112,6 +126,41 @@ pub enum DiskFormat {
     Qcow2,
 }
 
+/// A finding that an image may have until a day.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowance {
+    /// The built-in check's name, as its verdict has it.
+    pub check: String,
+    /// Why.
+    pub reason: String,
+    /// Last day, `YYYY-MM-DD`.
+    pub expires: String,
+}
+
+/// What differs between two runs of one plan; no part of its digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunOptions {
+    /// For whatever is chosen by chance; 0 for nothing.
+    pub seed: u64,
+    /// 1, and more for a run that repeats one that was red.
+    pub attempt: u32,
+    /// Make only part `.0` (from 1) of `.1` of the user's checks.
+    pub shard: Option<(u32, u32)>,
+    /// The image has a layer for debugging.
+    pub debug: bool,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            attempt: 1,
+            shard: None,
+            debug: false,
+        }
+    }
+}
+
 /// A boot test, or an interactive run.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -135,10 +184,43 @@ pub struct Plan {
     pub checks: Vec<Check>,
     /// From power-on to ready at the speed of real hardware; scaled by measured speed under TCG.
     pub ready_limit: Duration,
+    /// Findings that the image is allowed to have for a time.
+    pub allowances: Vec<Allowance>,
+    /// Which run of the plan this is.
+    pub run: RunOptions,
     /// Ports to publish for [`crate::plan::Plan`]s of an interactive run: host port and guest port.
     pub publish: Vec<(u16, u16)>,
     /// Where evidence goes: console, events, command line, report. Made if it is not there.
     pub evidence: PathBuf,
+}
+
+impl Plan {
+    /// Everything that decides what is tested, as canonical JSON (sorted keys, no
+    /// blanks): no path of the host, no published port, nothing of [`RunOptions`].
+    #[must_use]
+    pub fn identity(&self) -> String {
+        // serde_json's maps are sorted.
+        json!({
+            "version": 1,
+            "name": self.name,
+            "boot": self.boot.kind(),
+            "emulation": self.emulation,
+            "sector-size": self.sector_size,
+            "layers": self.layers,
+            "checks": self.checks,
+            "ready-limit-ms": u64::try_from(self.ready_limit.as_millis()).unwrap_or(u64::MAX),
+            "allowances": self.allowances,
+        })
+        .to_string()
+    }
+
+    /// `sha256:…` of [`Plan::identity`].
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let digest = Sha256::digest(self.identity());
+        let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("sha256:{digits}")
+    }
 }
 
 /// Checks a [`Probe::Console`] pattern.
@@ -149,4 +231,77 @@ pub fn check_pattern(pattern: &str) -> Result<(), String> {
     regex_lite::Regex::new(pattern)
         .map(drop)
         .map_err(|error| format!("'{pattern}' is no regular expression: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan {
+            name: "hello".into(),
+            image: "sha256:00".into(),
+            disk: "/a/disk.raw".into(),
+            format: DiskFormat::Raw,
+            sector_size: 512,
+            emulation: Emulation {
+                machine: "q35".into(),
+                cpu: "Nehalem".into(),
+                processors: 1,
+                memory_mib: 256,
+                disk: "virtio-blk".into(),
+            },
+            boot: BootPath::Firmware,
+            layers: vec![("base".into(), "aa".into())],
+            checks: Vec::new(),
+            ready_limit: Duration::from_secs(30),
+            allowances: Vec::new(),
+            run: RunOptions::default(),
+            publish: Vec::new(),
+            evidence: "/a/evidence".into(),
+        }
+    }
+
+    #[test]
+    fn the_digest_is_of_what_is_tested_and_of_nothing_else() {
+        let (first, mut other) = (plan(), plan());
+        assert!(first.digest().starts_with("sha256:") && first.digest().len() == 71);
+        other.disk = "/b/disk.qcow2".into();
+        other.format = DiskFormat::Qcow2;
+        other.evidence = "/b".into();
+        other.publish = vec![(1, 2)];
+        other.run = RunOptions {
+            seed: 7,
+            attempt: 2,
+            shard: Some((1, 2)),
+            debug: true,
+        };
+        assert_eq!(first.identity(), other.identity());
+        let changes: [fn(&mut Plan); 7] = [
+            |plan| plan.name.push('x'),
+            |plan| plan.sector_size = 4096,
+            |plan| plan.emulation.memory_mib += 1,
+            |plan| plan.layers[0].1.push('b'),
+            |plan| plan.ready_limit += Duration::from_millis(1),
+            |plan| {
+                plan.boot = BootPath::Direct {
+                    kernel: "k".into(),
+                    initrd: "i".into(),
+                    cmdline: String::new(),
+                }
+            },
+            |plan| {
+                plan.allowances.push(Allowance {
+                    check: "no segfault".into(),
+                    reason: "known".into(),
+                    expires: "2030-01-01".into(),
+                });
+            },
+        ];
+        for change in changes {
+            let mut changed = plan();
+            change(&mut changed);
+            assert_ne!(first.digest(), changed.digest(), "{changed:?}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use slipform_init::contract::event::Record;
 
 /// Version of the report's format.
-pub const REPORT_SCHEMA: u32 = 1;
+pub const REPORT_SCHEMA: u32 = 2;
 
 /// Verdict of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,16 @@ pub struct Failure {
     pub next: String,
 }
 
+/// How the kernel was started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BootKind {
+    /// By firmware and boot entry: what a machine does.
+    Firmware,
+    /// By the emulator itself: quicker, and no proof that the image boots.
+    Direct,
+}
+
 /// The whole report of one boot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BootReport {
@@ -51,6 +61,10 @@ pub struct BootReport {
     pub name: String,
     /// Manifest digest.
     pub image: String,
+    /// [`crate::Plan::digest`] of the plan that was carried out.
+    pub plan: String,
+    /// The way in.
+    pub boot: BootKind,
     /// All checks passed.
     pub passed: bool,
     /// Verdicts: the built-in ones, then the user's.
@@ -63,6 +77,23 @@ pub struct BootReport {
     pub slowdown: f64,
     /// QEMU's version text.
     pub emulator: String,
+    /// `sha256:…` of QEMU's program file.
+    pub emulator_digest: String,
+    /// `sha256:…` of the firmware's code file.
+    pub firmware_digest: String,
+    /// When the run began: seconds since 1970, by the host's clock.
+    pub started: i64,
+    /// What chose whatever was chosen by chance; 0 if nothing was.
+    pub seed: u64,
+    /// 1, and more for a run that repeats one that was red.
+    pub attempt: u32,
+    /// Part `.0` (from 1) of `.1`: only this part of the user's checks was made.
+    pub shard: Option<(u32, u32)>,
+    /// The image has a layer for debugging.
+    pub debug: bool,
+    /// How many tampered bytes only a signature on the boot entry would guard, if a
+    /// sweep has counted them.
+    pub unprotected: Option<u64>,
     /// SHA-256 (hexadecimal) of the artifact before and after.
     pub disk_before: String,
     /// See `disk_before`.

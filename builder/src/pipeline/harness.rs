@@ -92,6 +92,8 @@ impl Settings {
                 })
                 .collect(),
             ready_limit: BOOT_LIMIT + services,
+            allowances: Vec::new(),
+            run: harness::RunOptions::default(),
             publish: Vec::new(),
             evidence: evidence.to_owned(),
         }

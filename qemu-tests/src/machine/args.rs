@@ -211,7 +211,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::plan::Emulation;
+    use crate::plan::{Emulation, RunOptions};
 
     fn plan() -> Plan {
         Plan {
@@ -231,6 +231,8 @@ mod tests {
             layers: Vec::new(),
             checks: Vec::new(),
             ready_limit: Duration::from_secs(30),
+            allowances: Vec::new(),
+            run: RunOptions::default(),
             publish: Vec::new(),
             evidence: "/evidence".into(),
         }

@@ -5,10 +5,10 @@ mod stages;
 mod verdict;
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use crate::accel::Accel;
-use crate::artifact::{self, Before};
+use crate::artifact::{self, Before, Tools};
 use crate::error::HarnessError;
 use crate::evidence::Evidence;
 use crate::limits::Limits;
@@ -41,9 +41,11 @@ pub fn boot_test(
     check_plan(plan)?;
     let console_checks = ConsoleChecks::new(&plan.checks)?;
     let start = Instant::now();
+    let started = now();
     let limits = Limits::new(plan, &accel);
     let evidence = Evidence::create(&plan.evidence)?;
     let before = Before::start(&plan.disk)?;
+    let tools = Tools::start(emulator);
     let mode = Mode {
         forwards: probed_ports(plan),
         isolated: true,
@@ -62,18 +64,31 @@ pub fn boot_test(
     let mut run = Run::new(plan, limits, machine, watch, evidence, progress);
     run.all()?;
     let (disk_before, untouched) = before.finish()?;
+    let tools = tools
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let disk_after = artifact::digest(&plan.disk)?;
     let judgement = Judgement::of(&run.seen(), untouched && disk_before == disk_after);
     let report = BootReport {
         schema: REPORT_SCHEMA,
         name: plan.name.clone(),
         image: plan.image.clone(),
+        plan: plan.digest(),
+        boot: plan.boot.kind(),
         passed: judgement.failure.is_none(),
         verdicts: judgement.verdicts,
         failure: judgement.failure,
         accelerator: accel.kind.name().to_owned(),
         slowdown: accel.slowdown,
         emulator: emulator.version.clone(),
+        emulator_digest: tools.emulator,
+        firmware_digest: tools.firmware,
+        started,
+        seed: plan.run.seed,
+        attempt: plan.run.attempt,
+        shard: plan.run.shard,
+        debug: plan.run.debug,
+        unprotected: None,
         disk_before,
         disk_after,
         ready_seconds: run.ready_seconds,
@@ -83,6 +98,14 @@ pub fn boot_test(
     };
     run.evidence.report(&report)?;
     Ok(report)
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    })
 }
 
 /// Every guest port that a check talks to, once.

@@ -21,6 +21,8 @@ fn watch() -> Watch {
         layers: vec![("base".into(), "aa".into())],
         checks: Vec::new(),
         ready_limit: Duration::from_secs(1),
+        allowances: Vec::new(),
+        run: crate::plan::RunOptions::default(),
         publish: Vec::new(),
         evidence: "/evidence".into(),
     };

@@ -322,7 +322,8 @@ fn serve_monitor(
 /// `fake-qemu interactive DISK EVIDENCE [HOST:GUEST …]`: prints how the run ended.
 fn interactive(arguments: &[String]) -> Result<()> {
     use slipform_qemu_tests::{
-        Accel, AccelKind, BootPath, DiskFormat, Emulation, Emulator, Plan, run_interactive,
+        Accel, AccelKind, BootPath, DiskFormat, Emulation, Emulator, Plan, RunOptions,
+        run_interactive,
     };
     let [disk, evidence, publish @ ..] = arguments else {
         return Err("DISK EVIDENCE".into());
@@ -348,6 +349,8 @@ fn interactive(arguments: &[String]) -> Result<()> {
         layers: Vec::new(),
         checks: Vec::new(),
         ready_limit: Duration::from_secs(20),
+        allowances: Vec::new(),
+        run: RunOptions::default(),
         publish: Vec::new(),
         evidence: evidence.into(),
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use slipform_qemu_tests::{
     Accel, AccelKind, BootPath, BootReport, Check, DiskFormat, Emulation, Emulator, HarnessError,
-    Outcome, Plan, Probe, boot_test,
+    Outcome, Plan, Probe, RunOptions, boot_test,
 };
 use tempfile::TempDir;
 
@@ -91,6 +91,8 @@ impl Fixture {
             checks: vec![http("serves the page", "hello")],
             // Generous: a test that waits for it is one that failed.
             ready_limit: Duration::from_secs(60),
+            allowances: Vec::new(),
+            run: RunOptions::default(),
             publish: Vec::new(),
             evidence: dir.path().join("evidence"),
         };
