@@ -10,17 +10,22 @@
 //!                              | problems, state
 //!                              v
 //!                            run (stages: boot, checks, power-off) -> verdicts -> BootReport
+//!                              | several of them
+//!                              v
+//!                            combine (parts of one plan, or one plan several times), junit
 //! ```
 //!
 //! [`boot_test`] judges, [`run_interactive`] serves a person; both start the same machine.
 
 pub mod accel;
 mod artifact;
+mod combine;
 mod console;
 mod error;
 mod events;
 mod evidence;
 mod interactive;
+mod junit;
 mod limits;
 mod machine;
 mod phase;
@@ -31,8 +36,12 @@ mod run;
 mod watch;
 
 pub use accel::{Accel, AccelKind};
+pub use combine::{MergeError, merge, repeated};
 pub use error::HarnessError;
+pub use evidence::write_report;
 pub use interactive::{ExitKind, run_interactive};
+pub use junit::junit;
 pub use plan::*;
 pub use report::*;
 pub use run::boot_test;
+pub use watch::{allowable_checks, built_in_checks};

@@ -70,6 +70,7 @@ pub fn run_interactive(
             .collect(),
         isolated: false,
         reboot_ends: false,
+        kept: None,
         start_limit: limits.start,
     };
     let signals = Signals::catch()?;

@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use slipform_init::contract::event::{NONCE_FW_CFG, REPORT_PORT};
+use slipform_init::contract::event::{NONCE_FW_CFG, REPORT_PORT, SLOWDOWN_FW_CFG};
 
 use super::Mode;
 use super::sockets::Channel;
@@ -116,6 +116,10 @@ impl Words {
                     with_file("if=pflash,unit=1,format=raw", "file.filename", vars),
                 );
                 self.option("-boot", "strict=on,menu=off");
+                // For the picture of a red machine: the firmware draws on it. It costs
+                // half a second of the host's time, in the noise of ten. OVMF has a
+                // driver for it and needs no option ROM.
+                self.option("-device", "VGA,romfile=");
             }
             BootPath::Direct {
                 kernel,
@@ -135,13 +139,25 @@ impl Words {
             DiskFormat::Raw => "raw",
             DiskFormat::Qcow2 => "qcow2",
         };
-        // `snapshot=on`: the artifact is opened read-only below a temporary overlay in TMPDIR.
-        let drive =
-            format!("if=none,id=disk0,format={format},snapshot=on,cache=unsafe,file.driver=file");
-        self.option(
-            "-drive",
-            with_file(&drive, "file.filename", plan.disk.as_os_str()),
-        );
+        let artifact = plan.disk.as_os_str();
+        match &setup.mode.kept {
+            // `snapshot=on`: the artifact is opened read-only below a temporary overlay in TMPDIR.
+            None => {
+                let drive = format!(
+                    "if=none,id=disk0,format={format},snapshot=on,cache=unsafe,file.driver=file"
+                );
+                self.option("-drive", with_file(&drive, "file.filename", artifact));
+            }
+            // A backing file is opened read-only. The guest's flushes go to the host's
+            // memory, which outlives QEMU.
+            Some((_, overlay)) => {
+                let drive = "if=none,id=disk0,format=qcow2,cache=unsafe,file.driver=file";
+                let mut drive = with_file(drive, "file.filename", overlay.as_os_str());
+                let backing = format!(",backing.driver={format},backing.file.driver=file");
+                drive.push(with_file(&backing, "backing.file.filename", artifact));
+                self.option("-drive", drive);
+            }
+        }
         let device = match plan.emulation.disk.as_str() {
             "nvme" => "nvme,serial=slipform",
             _ => "virtio-blk-pci",
@@ -176,6 +192,11 @@ impl Words {
         self.option(
             "-fw_cfg",
             format!("name={NONCE_FW_CFG},string={}", setup.nonce),
+        );
+        // Limits inside the guest grow with the host's slowness as ours do.
+        self.option(
+            "-fw_cfg",
+            format!("name={SLOWDOWN_FW_CFG},string={:.2}", setup.accel.slowdown),
         );
     }
 
@@ -287,6 +308,7 @@ mod tests {
             ],
             isolated: true,
             reboot_ends: true,
+            kept: None,
             start_limit: Duration::from_secs(1),
         }
     }
@@ -310,6 +332,7 @@ mod tests {
 -drive if=pflash,unit=0,format=raw,readonly=on,file.filename=/q/code.fd
 -drive if=pflash,unit=1,format=raw,file.filename=/tmp/slipform-x/vars.fd
 -boot strict=on,menu=off
+-device VGA,romfile=
 -drive if=none,id=disk0,format=raw,snapshot=on,cache=unsafe,file.driver=file,file.filename=/img/hello.raw
 -device virtio-blk-pci,drive=disk0,bootindex=0,logical_block_size=512,physical_block_size=512
 -chardev socket,id=console,path=/tmp/slipform-x/console
@@ -320,6 +343,7 @@ mod tests {
 -device virtio-serial-pci
 -device virtserialport,chardev=report,name=org.slipform.report
 -fw_cfg name=opt/org.slipform/nonce,string=0123
+-fw_cfg name=opt/org.slipform/slowdown,string=1.00
 -netdev user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:8080,hostfwd=tcp:127.0.0.1:0-:6379
 -device virtio-net-pci,netdev=net0,romfile=";
 
@@ -366,6 +390,7 @@ mod tests {
             }],
             isolated: false,
             reboot_ends: false,
+            kept: None,
             start_limit: Duration::from_secs(1),
         };
         let text = line(&plan, AccelKind::Tcg, &mode);
@@ -378,6 +403,7 @@ mod tests {
         assert!(
             !text.contains("pflash")
                 && !text.contains("bootindex")
+                && !text.contains("VGA")
                 && !text.contains("-action")
                 && !text.contains("restrict")
         );
@@ -390,5 +416,17 @@ mod tests {
         let text = line(&plan, AccelKind::Tcg, &test_mode());
         assert!(text.contains("\n-machine q35,smm=on\n"));
         assert!(text.contains("\n-global driver=cfi.pflash01,property=secure,value=on\n"));
+    }
+
+    #[test]
+    fn a_kept_overlay_stands_on_the_artifact() {
+        let mut mode = test_mode();
+        mode.kept = Some(("/e/kept".into(), "/e/kept/a,b.qcow2".into()));
+        let want = GOLDEN.replace(
+            "format=raw,snapshot=on,cache=unsafe,file.driver=file,file.filename=/img/hello.raw",
+            "format=qcow2,cache=unsafe,file.driver=file,file.filename=/e/kept/a,,b.qcow2,\
+             backing.driver=raw,backing.file.driver=file,backing.file.filename=/img/hello.raw",
+        );
+        assert_eq!(line(&plan(), AccelKind::Tcg, &mode), want);
     }
 }

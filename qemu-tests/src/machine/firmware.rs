@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use crate::error::HarnessError;
 use crate::plan::{BootPath, Emulator, Plan};
 
-/// Copies the template into the run's folder; a direct boot has no firmware.
+/// Copies the template into the run's folder; a direct boot has no firmware, and a
+/// machine that was there before the power was cut has its own already.
 pub(crate) fn copy_vars(
     plan: &Plan,
     emulator: &Emulator,
     run: &Path,
 ) -> Result<PathBuf, HarnessError> {
     let copy = run.join("vars.fd");
-    if matches!(plan.boot, BootPath::Direct { .. }) {
+    if matches!(plan.boot, BootPath::Direct { .. }) || copy.exists() {
         return Ok(copy);
     }
     let code = &emulator.firmware_code;

@@ -1,9 +1,10 @@
 //! One emulated machine: its command line ([`args`]), firmware copy ([`firmware`]),
-//! sockets ([`sockets`]), process ([`process`]), monitor ([`qmp`]) and forwarded
+//! overlay ([`overlay`]), sockets ([`sockets`]), process ([`process`]), monitor ([`qmp`]) and forwarded
 //! ports ([`usernet`]), started paused and watched through one channel.
 
 pub(crate) mod args;
 pub(crate) mod firmware;
+pub(crate) mod overlay;
 pub(crate) mod process;
 pub(crate) mod qmp;
 pub(crate) mod sockets;
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -57,6 +58,8 @@ pub(crate) struct Mode {
     pub(crate) isolated: bool,
     /// A reboot ends the machine.
     pub(crate) reboot_ends: bool,
+    /// Folder and overlay that outlive the process: the disk is written to there.
+    pub(crate) kept: Option<(PathBuf, PathBuf)>,
     /// How long the emulator may take until its monitor answers.
     pub(crate) start_limit: Duration,
 }
@@ -99,7 +102,8 @@ impl Machine {
                 evidence.dir(),
                 "check that it can be written and the disk is not full",
             ))?;
-        let vars = firmware::copy_vars(plan, emulator, run)?;
+        let keep = mode.kept.as_ref().map_or(run, |(folder, _)| folder);
+        let vars = firmware::copy_vars(plan, emulator, keep)?;
         let nonce = nonce()?;
         let setup = Setup {
             plan,
@@ -208,6 +212,32 @@ impl Machine {
     /// Every channel is at its end and the process has been reaped.
     pub(crate) fn is_over(&self) -> bool {
         self.exit_told && self.open_channels == 0
+    }
+
+    /// From now on a guest that ends stands still, with all that it said still to be
+    /// read, until [`Machine::start_again`].
+    pub(crate) fn hold_at_end(&mut self) -> Result<(), HarnessError> {
+        self.set_action("pause")
+    }
+
+    /// Resets a machine that stands still, and lets it run.
+    pub(crate) fn start_again(&mut self) -> Result<(), HarnessError> {
+        self.monitor.execute("system_reset", None)?;
+        self.set_action("poweroff")?;
+        self.power_on()
+    }
+
+    fn set_action(&mut self, shutdown: &str) -> Result<(), HarnessError> {
+        let action = serde_json::json!({ "shutdown": shutdown });
+        self.monitor.execute("set-action", Some(action)).map(drop)
+    }
+
+    /// Saves what the screen shows, as PNG.
+    pub(crate) fn screen(&mut self, path: &Path) -> Result<(), HarnessError> {
+        let arguments = serde_json::json!({ "filename": path, "format": "png" });
+        self.monitor
+            .execute("screendump", Some(arguments))
+            .map(drop)
     }
 
     /// Presses the power button.

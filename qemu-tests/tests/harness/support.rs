@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use slipform_qemu_tests::{
     Accel, AccelKind, BootPath, BootReport, Check, DiskFormat, Emulation, Emulator, HarnessError,
-    Outcome, Plan, Probe, RunOptions, boot_test,
+    HttpProbe, Outcome, Plan, Probe, RunOptions, boot_test,
 };
 use tempfile::TempDir;
 
@@ -108,8 +108,20 @@ impl Fixture {
     }
 
     pub(crate) fn run(&self, script: &[&str]) -> Result<BootReport, HarnessError> {
+        self.run_each(&[script])
+    }
+
+    /// A script for each start of the emulator.
+    pub(crate) fn run_each(&self, scripts: &[&[&str]]) -> Result<BootReport, HarnessError> {
         let path = self.dir.path().join("script");
-        fs::write(&path, script.join("\n")).expect("a script");
+        for (n, script) in scripts.iter().enumerate() {
+            // The fake takes the first and puts the next in its place.
+            let name = match n {
+                0 => path.clone(),
+                n => path.with_extension(n.to_string()),
+            };
+            fs::write(name, script.join("\n")).expect("a script");
+        }
         let vars = [
             ("FAKE_SCRIPT", path.display().to_string()),
             ("FAKE_BEFORE", self.before.clone()),
@@ -127,6 +139,14 @@ impl Fixture {
         boot_test(&self.plan, &emulator, self.accel, &|_| {})
     }
 
+    /// [`Fixture::report`] with a script for each start.
+    pub(crate) fn report_each(&self, scripts: &[&[&str]]) -> BootReport {
+        match self.run_each(scripts) {
+            Ok(report) => report,
+            Err(error) => panic!("no report: {error}"),
+        }
+    }
+
     /// A verdict must come, and the guest's end must not be waited for.
     pub(crate) fn report(&self, script: &[&str]) -> BootReport {
         match self.run(script) {
@@ -142,15 +162,15 @@ impl Fixture {
 }
 
 pub(crate) fn http(name: &str, contains: &str) -> Check {
-    Check {
-        name: name.into(),
-        probe: Probe::Http {
-            port: 8080,
-            path: "/".into(),
-            status: 200,
-            contains: Some(contains.into()),
-        },
-    }
+    Check::new(name, http_probe(contains))
+}
+
+pub(crate) fn http_probe(contains: &str) -> Probe {
+    Probe::Http(HttpProbe {
+        port: 8080,
+        contains: Some(contains.into()),
+        ..HttpProbe::default()
+    })
 }
 
 pub(crate) fn outcome<'a>(report: &'a BootReport, check: &str) -> &'a Outcome {
