@@ -31,6 +31,8 @@ use sockets::{Channel, Sockets};
 
 /// How many chunks may wait for the watcher: with [`CHUNK`] the bound on memory.
 const QUEUE: usize = 512;
+/// How long a reset of a machine that stands still may take.
+const RESET: Duration = Duration::from_secs(30);
 /// Longest chunk.
 const CHUNK: usize = 4096;
 
@@ -217,18 +219,32 @@ impl Machine {
     /// From now on a guest that ends stands still, with all that it said still to be
     /// read, until [`Machine::start_again`].
     pub(crate) fn hold_at_end(&mut self) -> Result<(), HarnessError> {
-        self.set_action("pause")
+        self.set_actions("shutdown", "pause")
     }
 
     /// Resets a machine that stands still, and lets it run.
     pub(crate) fn start_again(&mut self) -> Result<(), HarnessError> {
+        // A reset counts as a reboot: where that ends the machine, even ours would.
+        self.set_actions("reset", "pause")?;
         self.monitor.execute("system_reset", None)?;
-        self.set_action("poweroff")?;
+        // The answer only says that the reset was asked for.
+        let until = Instant::now() + RESET;
+        while self.monitor.execute("query-status", None)?["status"] == "shutdown" {
+            if Instant::now() >= until {
+                return Err(HarnessError::Monitor {
+                    command: "system_reset".into(),
+                    why: format!("no reset in {} s", RESET.as_secs()),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.set_actions("shutdown", "poweroff")?;
         self.power_on()
     }
 
-    fn set_action(&mut self, shutdown: &str) -> Result<(), HarnessError> {
-        let action = serde_json::json!({ "shutdown": shutdown });
+    /// What QEMU does when the guest reboots, and when it ends.
+    fn set_actions(&mut self, reboot: &str, shutdown: &str) -> Result<(), HarnessError> {
+        let action = serde_json::json!({ "reboot": reboot, "shutdown": shutdown });
         self.monitor.execute("set-action", Some(action)).map(drop)
     }
 

@@ -313,6 +313,7 @@ fn serve_monitor(
     send(
         &json!({"QMP": {"version": {"qemu": {"major": 10, "minor": 0, "micro": 0}}, "capabilities": []}}),
     )?;
+    let (mut may_reset, mut was_reset) = (false, false);
     let reader = BufReader::new(&mut stream);
     for line in reader.lines() {
         let command: Value = serde_json::from_str(&line.ok()?).ok()?;
@@ -323,6 +324,16 @@ fn serve_monitor(
                 text.push_str(&format!("  TCP[HOST_FORWARD]  13       127.0.0.1 {host}       10.0.2.15  {guest}     0     0\r\n"));
             }
             answer["return"] = text.into();
+        }
+        // As QEMU does it: where a reboot ends the machine, a reset is no reset.
+        match command["execute"].as_str()? {
+            "set-action" => may_reset = command["arguments"]["reboot"] == "reset",
+            "system_reset" => was_reset = may_reset,
+            "query-status" => {
+                let status = if was_reset { "prelaunch" } else { "shutdown" };
+                answer["return"] = json!({ "status": status });
+            }
+            _ => {}
         }
         if command["execute"] == "screendump" {
             if screen.load(Ordering::Relaxed) {
