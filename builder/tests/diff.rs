@@ -215,7 +215,7 @@ fn people_read_sections_with_marks() {
         "\npackages\n  ~ hello-server  1.0-1 -> 1.1-1\n",
         "\nservices\n  ~ web\n      exec             /usr/bin/hello-server --port 8080 -> /usr/bin/hello-server --port 9090\n",
         "  ~ sysctl vm.overcommit_memory  1 -> 2\n",
-        " mitigations=auto\n",
+        "~ command line   +mitigations=auto\n",
         "\nlayers\n",
         "  ~ /etc/secret.txt        mode 0640 -> 0600\n",
         "  ~ /srv/www/css/page.css  20 B -> 30 B\n",

@@ -211,8 +211,8 @@ fn step(field: &Field) -> String {
 
 /// `old -> new`, or the one that there is.
 fn arrow(name: &str, old: &Value, new: &Value) -> String {
-    if let ("modules", Value::Array(old), Value::Array(new)) = (name, old, new) {
-        return lists(old, new);
+    if let (Some(old), Some(new)) = (items(name, old), items(name, new)) {
+        return lists(&old, &new);
     }
     let (before, after) = (shown(name, old), shown(name, new));
     match (old.is_null(), new.is_null()) {
@@ -224,17 +224,25 @@ fn arrow(name: &str, old: &Value, new: &Value) -> String {
     }
 }
 
-/// What a list gained and lost; when it is the order alone, that.
-fn lists(old: &[Value], new: &[Value]) -> String {
-    let only = |mark: char, these: &[Value], those: &[Value]| -> Vec<String> {
+/// The items of a value that is better told by what it gained and lost.
+fn items<'a>(name: &str, value: &'a Value) -> Option<Vec<&'a str>> {
+    match (name, value) {
+        ("modules", Value::Array(items)) => items.iter().map(Value::as_str).collect(),
+        ("command line", Value::String(text)) => Some(text.split_whitespace().collect()),
+        ("os-release", Value::String(text)) => Some(text.lines().collect()),
+        _ => None,
+    }
+}
+
+/// What a list gained and lost.
+fn lists(old: &[&str], new: &[&str]) -> String {
+    let only = |mark: char, these: &[&str], those: &[&str]| -> Vec<String> {
         let alone = these.iter().filter(|item| !those.contains(item));
-        alone
-            .map(|item| format!("{mark}{}", plain(&whole(item))))
-            .collect()
+        alone.map(|item| format!("{mark}{}", plain(item))).collect()
     };
     let told = [only('-', old, new), only('+', new, old)].concat();
     match told.is_empty() {
-        true => "another order".to_owned(),
+        true => "another order or number".to_owned(),
         false => told.join(" "),
     }
 }
@@ -283,4 +291,58 @@ fn plain(text: &str) -> String {
         }
     }
     plain
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_in_few_words() {
+        let digest = |digit: &str| json!(format!("sha256:{}", digit.repeat(64)));
+        for (name, old, new, told) in [
+            ("size", json!(14), json!(2048), "14 B -> 2.0 KiB"),
+            (
+                "size",
+                json!(1_048_576),
+                json!(1_048_577),
+                "1048576 -> 1048577",
+            ),
+            ("size", Value::Null, json!(5), "5 B"),
+            ("size", json!(5), Value::Null, "was 5 B"),
+            (
+                "init",
+                digest("a"),
+                digest("b"),
+                "aaaaaaaaaaaa -> bbbbbbbbbbbb",
+            ),
+            ("exec", json!(["/a", "-b"]), json!(["/a"]), "/a -b -> /a"),
+            ("after", json!([]), json!(["x"]), "none -> x"),
+            ("env", json!({"A": "1"}), json!({"A": "2"}), "A=1 -> A=2"),
+            ("modules", json!(["a", "b"]), json!(["b", "c"]), "-a +c"),
+            (
+                "modules",
+                json!(["a", "b"]),
+                json!(["b", "a"]),
+                "another order or number",
+            ),
+            (
+                "command line",
+                json!("quiet a=1"),
+                json!("quiet a=2"),
+                "-a=1 +a=2",
+            ),
+        ] {
+            assert_eq!(arrow(name, &old, &new), told, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_terminal_obeys_nothing_of_an_image() {
+        assert_eq!(plain("ü\u{1b}[31m\r\n"), "ü\\u{1b}[31m\\r\\n");
+        let told = arrow("target", &json!("\u{1b}]0;x\u{7}"), &json!(["\u{9b}2J"]));
+        assert!(!told.chars().any(char::is_control), "{told}");
+    }
 }

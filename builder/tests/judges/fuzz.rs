@@ -3,18 +3,23 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use slipform::base::progress::Quiet;
 use slipform::base::{Digest, MIB};
 use slipform::disk::map::MAP_SCHEMA;
 use slipform::disk::{DiskFacts, DiskMap, Extent, ExtentContent, gpt, inspect};
 use slipform::filesystem::{Budget, Ext4Reader, Initrd, find_in_initrd};
 use slipform::layers::{Kind, Source};
 use slipform::output::{self, OutputFormat, Qcow2Reader};
+use slipform::pipeline::Settings;
+use slipform::pipeline::diff::Side;
 use slipform::uki::{self, pe::Pe};
 
 use crate::filesystems::nasty;
-use crate::scene::{Random, disk, image, machine, scene, small, stub};
+use crate::scene::{Random, disk, image, machine, scene, small, stacked_disk, stub};
 
 /// Calls `target` with ever new randomness until the time is up.
 fn fuzz(seed: u64, mut target: impl FnMut(&mut Random)) {
@@ -333,4 +338,54 @@ fn file_systems() {
             });
         });
     }
+}
+
+#[test]
+fn differences() {
+    let scene = scene();
+    let path = |name: &str| scene.folder.path().join(name);
+    let write = |name: &str, app: &[u8]| {
+        let disk = stacked_disk(&scene, app);
+        output::write(OutputFormat::Raw, &disk.map, &scene.store, &path(name)).unwrap();
+        disk
+    };
+    write("old.raw", b"one");
+    let disk = write("new.raw", b"two");
+    let store = Some(scene.store.root().to_owned());
+    let settings = Settings::new(store, None, true, Arc::new(Quiet)).unwrap();
+    let [old, new] = ["old.raw", "new.raw"].map(|name| Side::File(path(name)));
+    let diff = settings.diff(&old, &new).unwrap();
+    let files = diff.images[0].files.as_ref().unwrap();
+    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(names, ["/usr/app"]);
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path("new.raw"))
+        .unwrap();
+    // Tables, the boot entry, and the metadata of both layers.
+    let mut interesting = vec![0..17_408, MIB..MIB + 4096 + 64];
+    for layer in &disk.layers {
+        interesting.push(layer.offset + 1024..layer.offset + 2048);
+        interesting.push(layer.offset + 4096..layer.offset + 64 * 4096);
+    }
+    fuzz(10, |random| {
+        let mut undo = Vec::new();
+        for _ in 0..=random.below(6) {
+            let range = &interesting[random.below(interesting.len() as u64) as usize];
+            let at = range.start + random.below(range.end - range.start);
+            let mut before = vec![0; [1, 2, 4, 8][random.below(4) as usize]];
+            file.read_exact_at(&mut before, at).unwrap();
+            let byte = [0, 0xff, random.next() as u8][random.below(3) as usize];
+            file.write_all_at(&vec![byte; before.len()], at).unwrap();
+            undo.push((at, before));
+        }
+        let told = settings.diff(&old, &new);
+        let error = told.err().map(|error| error.to_string());
+        assert!(error.is_none_or(|error| error.contains("new.raw")));
+        for (at, before) in undo.into_iter().rev() {
+            file.write_all_at(&before, at).unwrap();
+        }
+    });
+    assert_eq!(settings.diff(&old, &new).unwrap(), diff);
 }
