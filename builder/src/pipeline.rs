@@ -6,9 +6,11 @@
 //! kernel.rs   kernel package -> kernel, constant initrd  cargo.rs    a layer's cargo rule
 //! image.rs    UKI, disk, manifest, files                 tools.rs    emulator from locked packages
 //! harness.rs  boot test and interactive run             testing.rs   tools for tests
+//! diff.rs     two images -> what is different
 //! ```
 
 mod cargo;
+pub mod diff;
 mod error;
 mod harness;
 mod image;

@@ -63,6 +63,11 @@ pub enum Verb {
     /// Say what is in an image: a raw or qcow2 file, or a digest of the store.
     #[command(after_help = "Example: slipform inspect out/myapp-0.1.0-qemu-x86_64.raw")]
     Inspect(Inspect),
+    /// Say what differs between two images: packages, services, files, sizes.
+    #[command(
+        after_help = "Examples:\n  slipform diff out/myapp-0.1.0-qemu-x86_64.raw out/myapp-0.2.0-qemu-x86_64.raw\n  slipform diff sha256:… sha256:… --all\n\nExit codes: 0 the same, 1 different, 2 one of them cannot be read."
+    )]
+    Diff(Diff),
     /// Remove from the store what no project's last build or lock needs.
     #[command(after_help = "Example: slipform gc --dry-run")]
     Gc(Gc),
@@ -236,6 +241,18 @@ pub struct Merge {
 pub struct Inspect {
     /// A raw or qcow2 file, or `sha256:…` of the store.
     pub image: String,
+}
+
+/// `slipform diff`.
+#[derive(Debug, Args)]
+pub struct Diff {
+    /// The first image: a raw or qcow2 file, or `sha256:…` of the store (an image, or a release over several boards).
+    pub old: String,
+    /// The second image.
+    pub new: String,
+    /// Print every file, not the first 200 of each image only.
+    #[arg(long)]
+    pub all: bool,
 }
 
 /// `slipform gc`.

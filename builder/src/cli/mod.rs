@@ -5,6 +5,7 @@
 
 mod args;
 mod build;
+mod diff;
 mod inspect;
 mod lock;
 mod new;
@@ -66,6 +67,7 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
         Verb::Test(verb) => test::run(cli, verb),
         Verb::Report(verb) => report::run(cli, verb),
         Verb::Inspect(verb) => inspect::run(cli, verb),
+        Verb::Diff(verb) => diff::run(cli, verb),
         Verb::Gc(verb) => store::gc(cli, verb),
         Verb::Schema(verb) => inspect::schema(verb),
         Verb::Completions(verb) => {

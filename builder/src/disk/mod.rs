@@ -18,9 +18,11 @@ pub mod plan;
 pub mod reader;
 mod sparse;
 mod stream;
+mod window;
 
 pub use assemble::{CastInput, Disk, DiskFacts, LayerPartition, cast};
 pub use error::DiskError;
 pub use map::{DiskMap, Extent, ExtentContent};
-pub use reader::{ImageInfo, PartitionInfo, inspect};
+pub use reader::{BootInfo, ImageInfo, LayerInfo, PartitionInfo, inspect};
 pub use stream::DiskReader;
+pub use window::Window;

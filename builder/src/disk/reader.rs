@@ -4,22 +4,28 @@
 //! The disk may be anyone's: every length is bounded, and what does not parse
 //! becomes a line in [`ImageInfo::problems`], never a panic.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use slipform_init::contract::machine::{MACHINE_PATH, Machine};
+use slipform_init::contract::machine::{MACHINE_PATH, MODULES_LIST, Machine};
 
 use super::esp;
 use super::gpt::{self, Partition};
-use crate::filesystem::find_in_initrd;
-use crate::uki::{self, SectionRange};
+use super::window::Window;
+use crate::base::{Digest, DigestWriter};
+use crate::filesystem::{Ext4Superblock, find_in_initrd};
+use crate::uki::{self, Section, SectionRange};
 use crate::verity::format::{BLOCK_SIZE, Superblock};
 
 /// Longest text section (command line, os-release) that is shown.
 const MAX_TEXT: u64 = 64 * 1024;
-/// Longest machine.json that is read.
-const MAX_MACHINE: u64 = 16 * 1024 * 1024;
+/// Longest file of the initrd (init, machine.json) that is read.
+const MAX_FILE: u64 = 16 * 1024 * 1024;
+/// Most bytes that are digested: far more than any boot entry has.
+const MAX_DIGESTED: u64 = 512 * 1024 * 1024;
+/// PID 1 in the initrd.
+const INIT_PATH: &str = "init";
 
 /// What an image file holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -93,6 +99,18 @@ pub struct BootInfo {
     pub osrel: String,
     /// Kernel release.
     pub uname: String,
+    /// The whole file, all that firmware starts; `None` for one that is far too large.
+    pub digest: Option<Digest>,
+    /// The kernel's section.
+    pub kernel: Option<Digest>,
+    /// What the stub calls itself, such as `systemd-stub 257.9`; empty when it does not.
+    pub stub: String,
+    /// The stub's own sections.
+    pub stub_digest: Option<Digest>,
+    /// PID 1 in the initrd.
+    pub init: Option<Digest>,
+    /// Kernel modules in the order of loading, with their parameters.
+    pub modules: Vec<String>,
 }
 
 /// Describes the disk that `disk` reads.
@@ -181,22 +199,11 @@ fn describe<R: Read + Seek>(
 
 /// The ext4 and dm-verity superblocks of a layer's partition.
 fn read_layer<R: Read + Seek>(partition: &mut Window<'_, R>) -> io::Result<Option<LayerInfo>> {
-    // struct ext4_super_block, Linux, Documentation/filesystems/ext4/super.rst.
-    let Some(ext4) = read_at::<1024, _>(partition, 1024)? else {
+    let Some(ext4) = read_at(partition, 1024)?.and_then(|bytes| Ext4Superblock::parse(&bytes))
+    else {
         return Ok(None);
     };
-    let word = |at: usize| {
-        u64::from(u32::from_le_bytes([
-            ext4[at],
-            ext4[at + 1],
-            ext4[at + 2],
-            ext4[at + 3],
-        ]))
-    };
-    if ext4[0x38..0x3a] != [0x53, 0xef] || word(0x18) != 2 {
-        return Ok(None);
-    }
-    let blocks = word(0x4);
+    let blocks = ext4.blocks;
     let data = blocks * BLOCK_SIZE;
     let Some(superblock) =
         read_at::<512, _>(partition, data)?.and_then(|bytes| Superblock::parse(&bytes))
@@ -216,8 +223,8 @@ fn read_layer<R: Read + Seek>(partition: &mut Window<'_, R>) -> io::Result<Optio
     Ok(Some(LayerInfo {
         filesystem: "ext4",
         size: data,
-        used: blocks.saturating_sub(word(0xc)) * BLOCK_SIZE,
-        inodes: word(0x0).saturating_sub(word(0x10)),
+        used: blocks.saturating_sub(ext4.free_blocks) * BLOCK_SIZE,
+        inodes: u64::from(ext4.inodes.saturating_sub(ext4.free_inodes)),
         root_hash: hex(&root),
         salt: hex(&superblock.salt),
         hash_offset: data + BLOCK_SIZE,
@@ -259,31 +266,40 @@ fn read_boot<R: Read + Seek>(volume: &mut Window<'_, R>, info: &mut ImageInfo) -
     let mut boot = BootInfo {
         path: format!("EFI/BOOT/{name}"),
         size,
+        digest: digest(&mut file)?,
         ..BootInfo::default()
     };
-    for section in &sections {
+    for (index, section) in sections.iter().enumerate() {
+        // A second one of a name is nobody's, and only costs time.
+        if sections[..index].iter().any(|s| s.name == section.name) {
+            continue;
+        }
         let mut content = Window::new(&mut file, section.offset, section.size);
         match section.name.as_str() {
             ".cmdline" => boot.cmdline = text(&mut content)?,
             ".osrel" => boot.osrel = text(&mut content)?,
             ".uname" => boot.uname = text(&mut content)?,
-            ".initrd" => read_machine(&mut content, info)?,
+            ".linux" => boot.kernel = digest(&mut content)?,
+            ".sdmagic" => boot.stub = stub_name(&text(&mut content)?),
+            ".initrd" => read_initrd(&mut content, &mut boot, info)?,
             _ => {}
         }
     }
+    boot.stub_digest = stub_digest(&mut file, &sections)?;
     boot.sections = sections;
     info.boot = Some(boot);
     Ok(())
 }
 
-fn read_machine<R: Read + Seek>(
-    initrd: &mut Window<'_, R>,
+/// machine.json, the modules and init.
+fn read_initrd<R: Read + Seek>(
+    initrd: &mut R,
+    boot: &mut BootInfo,
     info: &mut ImageInfo,
 ) -> io::Result<()> {
-    let path = MACHINE_PATH.trim_start_matches('/');
-    let parsed =
-        find_in_initrd(initrd, path, MAX_MACHINE)?.map(|bytes| serde_json::from_slice(&bytes));
-    match parsed {
+    let paths = [MACHINE_PATH, MODULES_LIST, INIT_PATH].map(|path| path.trim_start_matches('/'));
+    let [machine, modules, init] = find_in_initrd(initrd, paths, MAX_FILE)?;
+    match machine.map(|bytes| serde_json::from_slice(&bytes)) {
         None => info
             .problems
             .push(format!("the initrd has no {MACHINE_PATH}")),
@@ -292,7 +308,56 @@ fn read_machine<R: Read + Seek>(
             .push(format!("{MACHINE_PATH} does not read: {error}")),
         Some(Ok(machine)) => info.machine = Some(machine),
     }
+    let modules = modules.unwrap_or_default();
+    boot.modules = String::from_utf8_lossy(&modules)
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    boot.init = init.map(|bytes| Digest::of(&bytes));
     Ok(())
+}
+
+/// The digest of all of `source`; `None` when it is far too large.
+fn digest<R: Read + Seek>(source: &mut R) -> io::Result<Option<Digest>> {
+    let size = source.seek(SeekFrom::End(0))?;
+    if size > MAX_DIGESTED {
+        return Ok(None);
+    }
+    source.seek(SeekFrom::Start(0))?;
+    let mut reader = BufReader::with_capacity(256 * 1024, source);
+    Ok(Some(Digest::of_reader(&mut reader)?.0))
+}
+
+/// The digest over the sections that Slipform did not append, one after the other.
+fn stub_digest<R: Read + Seek>(
+    file: &mut R,
+    sections: &[SectionRange],
+) -> io::Result<Option<Digest>> {
+    let own = |section: &&SectionRange| !Section::ALL.iter().any(|s| s.name() == section.name);
+    let total: u64 = sections
+        .iter()
+        .filter(own)
+        .map(|section| section.size)
+        .sum();
+    if total > MAX_DIGESTED {
+        return Ok(None);
+    }
+    let mut hasher = DigestWriter::new(io::sink());
+    for section in sections.iter().filter(own) {
+        io::copy(
+            &mut Window::new(file, section.offset, section.size),
+            &mut hasher,
+        )?;
+    }
+    Ok(Some(hasher.finish().0))
+}
+
+/// `#### LoaderInfo: systemd-stub 257.9-1~deb13u1 ####` (systemd, src/boot/stub.c).
+fn stub_name(magic: &str) -> String {
+    let name = magic
+        .split_once("LoaderInfo: ")
+        .map_or("", |(_, name)| name);
+    name.split(" ####").next().unwrap_or_default().to_owned()
 }
 
 fn text<R: Read + Seek>(section: &mut Window<'_, R>) -> io::Result<String> {
@@ -302,50 +367,4 @@ fn text<R: Read + Seek>(section: &mut Window<'_, R>) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes)
         .trim_end_matches(['\0', '\n'])
         .to_owned())
-}
-
-/// A range of a larger source, as a source of its own.
-struct Window<'a, R> {
-    inner: &'a mut R,
-    start: u64,
-    size: u64,
-    at: u64,
-}
-
-impl<'a, R: Read + Seek> Window<'a, R> {
-    fn new(inner: &'a mut R, start: u64, size: u64) -> Self {
-        Self {
-            inner,
-            start,
-            size,
-            at: 0,
-        }
-    }
-}
-
-impl<R: Read + Seek> Read for Window<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let room = usize::try_from(self.size.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        let room = room.min(buffer.len());
-        let from = self.start.checked_add(self.at);
-        let (Some(from), true) = (from, room > 0) else {
-            return Ok(0);
-        };
-        self.inner.seek(SeekFrom::Start(from))?;
-        let read = self.inner.read(&mut buffer[..room])?;
-        self.at += read as u64;
-        Ok(read)
-    }
-}
-
-impl<R: Read + Seek> Seek for Window<'_, R> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let target = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.size.checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        self.at = target.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        Ok(self.at)
-    }
 }

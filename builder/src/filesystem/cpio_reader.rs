@@ -1,4 +1,4 @@
-//! Finds one file in an initrd: `newc` archives one after the other, some of
+//! Finds files in an initrd: `newc` archives one after the other, some of
 //! them perhaps compressed with zstd. Trusts nothing.
 
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -11,20 +11,20 @@ const MAX_NAME: u64 = 4096;
 const MAX_UNPACKED: u64 = 1 << 30;
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
-/// The content of the file `name` (without a leading slash) in the
-/// uncompressed archives of an initrd, if it has at most `limit` bytes; the last
-/// one wins, as when the kernel unpacks. Compressed archives are skipped.
+/// The contents of the files `names` (without a leading slash) in the
+/// uncompressed archives of an initrd, of those that have at most `limit` bytes;
+/// the last one wins, as when the kernel unpacks. Compressed archives are skipped.
 ///
 /// # Errors
 /// What the reader reports. An initrd that is broken ends where it breaks.
-pub fn find_in_initrd<R: Read + Seek>(
+pub fn find_in_initrd<R: Read + Seek, const N: usize>(
     initrd: &mut R,
-    name: &str,
+    names: [&str; N],
     limit: u64,
-) -> io::Result<Option<Vec<u8>>> {
+) -> io::Result<[Option<Vec<u8>>; N]> {
     let end = initrd.seek(SeekFrom::End(0))?;
     let mut reader = BufReader::with_capacity(64 * 1024, initrd);
-    let mut found = None;
+    let mut found = [None; N];
     let mut at = 0;
     while at + 4 <= end {
         reader.seek(SeekFrom::Start(at))?;
@@ -34,8 +34,9 @@ pub fn find_in_initrd<R: Read + Seek>(
             [0, 0, 0, 0] => Some(skip_zeros(&mut reader, at, end)?),
             ZSTD_MAGIC => skip_zstd(&mut reader, at)?,
             _ => entry(&mut reader, at, end)?.map(|entry| {
-                if entry.name == name && entry.size <= limit {
-                    found = Some((entry.data, entry.size));
+                let index = names.iter().position(|name| entry.name == *name);
+                if let Some(index) = index.filter(|_| entry.size <= limit) {
+                    found[index] = Some((entry.data, entry.size));
                 }
                 entry.next
             }),
@@ -45,13 +46,15 @@ pub fn find_in_initrd<R: Read + Seek>(
             _ => break,
         }
     }
-    let Some((data, size)) = found else {
-        return Ok(None);
-    };
-    let mut bytes = Vec::new();
-    reader.seek(SeekFrom::Start(data))?;
-    reader.take(size).read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
+    let mut contents = [const { None }; N];
+    for (content, place) in contents.iter_mut().zip(found) {
+        let Some((data, size)) = place else { continue };
+        let mut bytes = Vec::new();
+        reader.seek(SeekFrom::Start(data))?;
+        reader.by_ref().take(size).read_to_end(&mut bytes)?;
+        *content = Some(bytes);
+    }
+    Ok(contents)
 }
 
 /// One entry of an archive.
@@ -144,7 +147,8 @@ mod tests {
     }
 
     fn find(bytes: &[u8], name: &str) -> Option<Vec<u8>> {
-        find_in_initrd(&mut Cursor::new(bytes), name, 1 << 20).unwrap()
+        let [found] = find_in_initrd(&mut Cursor::new(bytes), [name], 1 << 20).unwrap();
+        found
     }
 
     #[test]
@@ -157,6 +161,11 @@ mod tests {
         assert_eq!(find(&initrd, "a").unwrap(), b"3");
         assert_eq!(find(&initrd, "d/b").unwrap(), b"2");
         assert_eq!(find(&initrd, "z"), None);
+        let several = find_in_initrd(&mut Cursor::new(&initrd), ["d/b", "z", "a"], 1 << 20);
+        assert_eq!(
+            several.unwrap(),
+            [Some(b"2".to_vec()), None, Some(b"3".to_vec())]
+        );
     }
 
     #[test]
@@ -175,8 +184,8 @@ mod tests {
     fn limits_hold() {
         let bytes = archive(&[("a", &[1; 100])]);
         assert_eq!(
-            find_in_initrd(&mut Cursor::new(&bytes), "a", 99).unwrap(),
-            None
+            find_in_initrd(&mut Cursor::new(&bytes), ["a"], 99).unwrap(),
+            [None]
         );
     }
 }

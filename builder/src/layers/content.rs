@@ -70,6 +70,7 @@ pub fn open_unhashed(content: &Content, store: &Store) -> Result<ContentReader, 
             let file = open_host(path, content.size)?;
             (Box::new(file), path.display().to_string())
         }
+        Source::Inode(number) => return Err(elsewhere(*number)),
     };
     Ok(ContentReader {
         inner,
@@ -111,8 +112,18 @@ pub fn read_range(
             let file = open_host(path, content.size)?;
             file.read_exact_at(&mut bytes, offset).at("read", path)?;
         }
+        Source::Inode(number) => return Err(elsewhere(*number)),
     }
     Ok(bytes)
+}
+
+/// No content of a layer that is gathered is an inode of one that was read back.
+fn elsewhere(number: u32) -> LayersError {
+    LayersError::Archive {
+        operation: "open",
+        archive: format!("inode {number}"),
+        source: io::Error::other("only the reader of its file system can"),
+    }
 }
 
 /// Opens a regular file of the host, not through a link in its place.

@@ -90,4 +90,6 @@ pub enum Source {
     },
     /// A file of the user's; an error if it changes while it is read.
     Host(PathBuf),
+    /// An inode of a file system that was read back; its reader alone opens it.
+    Inode(u32),
 }

@@ -75,6 +75,9 @@ pub enum PipelineError {
     /// One disk was asked for, and the digest names those of several boards.
     #[error("{digest} is a release for {} boards; name one of its images: {}", .images.len(), .images.join(", "))]
     SeveralBoards { digest: Digest, images: Vec<String> },
+    /// What was named as an image cannot be read as one.
+    #[error("{what}: {why}")]
+    NoImage { what: String, why: String },
     /// A cargo rule failed.
     #[error("layer '{layer}': cargo cannot build {package}: {why}", package = package.display())]
     Cargo {
@@ -104,7 +107,8 @@ impl PipelineError {
             | Self::Stale { .. }
             | Self::Machine { .. }
             | Self::Layer { .. }
-            | Self::SeveralBoards { .. } => true,
+            | Self::SeveralBoards { .. }
+            | Self::NoImage { .. } => true,
             Self::Tree(TreeError::Layers(error)) => layers_are_input(error),
             Self::Tree(_) => true,
             Self::Lock(error) => lock_is_input(error),

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use slipform_init::contract::machine::MACHINE_PATH;
 
 use super::kernel::{self, BootParts};
@@ -26,7 +26,7 @@ const IMAGE_TYPE: &str = "application/vnd.slipform.image.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.slipform.config.v1+json";
 const MAP_TYPE: &str = "application/vnd.slipform.disk-map.v1+json";
 const MACHINE_TYPE: &str = "application/vnd.slipform.machine.v1+json";
-const LOCK_TYPE: &str = "application/vnd.slipform.lock.v1+json";
+pub(super) const LOCK_TYPE: &str = "application/vnd.slipform.lock.v1+json";
 const EXTENT_TYPE: &str = "application/vnd.slipform.extent.v1";
 
 /// An image for one board, cast: all of it is in the store.
@@ -74,6 +74,13 @@ struct ImageLock<'a> {
     suites: &'a [LockedSuite],
     board: &'a LockedBoard,
     layers: &'a [LockedLayer],
+}
+
+/// The same, read back.
+#[derive(Debug, Deserialize)]
+pub(super) struct RecordedLock {
+    pub(super) board: LockedBoard,
+    pub(super) layers: Vec<LockedLayer>,
 }
 
 impl Settings {

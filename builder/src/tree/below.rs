@@ -102,6 +102,14 @@ impl<'a> Below<'a> {
         self.names.is_empty()
     }
 
+    /// All that is seen: paths in byte order, nodes, and the index of the layer
+    /// that each comes from. For comparing finished stacks; not a fact.
+    pub fn nodes(&self) -> impl Iterator<Item = (&'a str, &'a Node, usize)> + '_ {
+        self.view
+            .iter()
+            .map(|(path, (node, layer))| (*path, *node, *layer))
+    }
+
     /// The name of the layer that a path's node comes from, for messages. Not a fact.
     #[must_use]
     pub fn layer_of(&self, path: &str) -> Option<&str> {

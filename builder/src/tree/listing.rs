@@ -123,7 +123,7 @@ fn identity(content: &Content) -> String {
         (None, Source::Bytes(bytes)) => Digest::of(bytes).to_string(),
         (None, Source::Blob { digest, .. }) => digest.to_string(),
         // Collected host files always have a digest; this cannot name one, so that it never equals another.
-        (None, Source::Host(_)) => "unknown".to_owned(),
+        (None, Source::Host(_) | Source::Inode(_)) => "unknown".to_owned(),
     }
 }
 

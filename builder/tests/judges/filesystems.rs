@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::path::Path as HostPath;
 
 use ext4_view::{Ext4, FileType, Path};
 use slipform::base::Digest;
-use slipform::filesystem::{Ext4Options, FilesystemError, ext4};
+use slipform::filesystem::{Budget, Ext4Options, Ext4Reader, FilesystemError, ext4};
 use slipform::layers::{Kind, Source};
 use slipform::tree::Tree;
 use slipform::verity::{format, seal};
@@ -20,7 +21,7 @@ const SIZES: [u64; 12] = [
 ];
 
 /// A tree with everything that a file system can get wrong.
-fn nasty(seed: u64) -> Tree {
+pub(crate) fn nasty(seed: u64) -> Tree {
     let mut random = Random(seed);
     let mut tree = empty();
     let mut folders = vec![String::new()];
@@ -188,6 +189,38 @@ fn compare(tree: &Tree, path: &HostPath) {
     }
 }
 
+/// What our own reader, by which images are compared, finds: the very tree.
+fn read_back(tree: &Tree, path: &HostPath) {
+    let mut reader = Ext4Reader::open(std::fs::File::open(path).unwrap()).unwrap();
+    let mut budget = Budget::default();
+    let mut read = reader.tree("", &mut budget).unwrap();
+    read.nodes.remove("lost+found");
+    assert!(read.nodes.keys().eq(tree.nodes.keys()));
+    for (path, found) in &read.nodes {
+        let mut node = &tree.nodes[path];
+        if let Kind::Hardlink(target) = &node.kind {
+            node = &tree.nodes[target];
+        }
+        assert_eq!(found.meta, node.meta, "{path}");
+        let (Kind::File(content), Kind::File(expected)) = (&found.kind, &node.kind) else {
+            assert_eq!(found.kind, node.kind, "{path}");
+            continue;
+        };
+        let (Source::Inode(inode), Source::Bytes(bytes)) = (&content.source, &expected.source)
+        else {
+            unreachable!()
+        };
+        let mut read = Vec::new();
+        let mut content = reader.content(*inode, &mut budget).unwrap();
+        content.read_to_end(&mut read).unwrap();
+        assert!(
+            read.len() as u64 == expected.size && read.starts_with(bytes),
+            "{path}"
+        );
+        assert!(read[bytes.len()..].iter().all(|byte| *byte == 0), "{path}");
+    }
+}
+
 #[test]
 fn an_independent_reader_finds_every_entry_of_nasty_trees() {
     let scene = scene();
@@ -195,6 +228,7 @@ fn an_independent_reader_finds_every_entry_of_nasty_trees() {
         let tree = nasty(seed);
         let image = image(&scene, &tree, "");
         compare(&tree, image.file.path());
+        read_back(&tree, image.file.path());
         if let Some(mut e2fsck) = judge("e2fsck") {
             content(e2fsck.arg("-fn").arg(image.file.path()));
         }

@@ -3,16 +3,23 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use slipform::base::progress::Quiet;
 use slipform::base::{Digest, MIB};
 use slipform::disk::map::MAP_SCHEMA;
 use slipform::disk::{DiskFacts, DiskMap, Extent, ExtentContent, gpt, inspect};
-use slipform::filesystem::{Initrd, find_in_initrd};
+use slipform::filesystem::{Budget, Ext4Reader, Initrd, find_in_initrd};
+use slipform::layers::{Kind, Source};
 use slipform::output::{self, OutputFormat, Qcow2Reader};
+use slipform::pipeline::Settings;
+use slipform::pipeline::diff::Side;
 use slipform::uki::{self, pe::Pe};
 
-use crate::scene::{Random, disk, machine, scene, stub};
+use crate::filesystems::nasty;
+use crate::scene::{Random, disk, image, machine, scene, small, stacked_disk, stub};
 
 /// Calls `target` with ever new randomness until the time is up.
 fn fuzz(seed: u64, mut target: impl FnMut(&mut Random)) {
@@ -84,21 +91,14 @@ fn initrds() {
     let mut packed = zstd::bulk::compress(&archive, 3).unwrap();
     packed.resize(packed.len().next_multiple_of(4), 0);
     let good = [archive.clone(), packed, archive].concat();
-    assert!(
-        find_in_initrd(&mut Cursor::new(&good), "machine.json", 4096)
-            .unwrap()
-            .is_some()
-    );
+    let [found] = find_in_initrd(&mut Cursor::new(&good), ["machine.json"], 4096).unwrap();
+    assert!(found.is_some());
     fuzz(2, |random| {
         let mut bytes = good.clone();
         mutate(random, &mut bytes);
-        let found = find_in_initrd(&mut Cursor::new(bytes), "machine.json", 4096);
-        assert!(
-            found
-                .ok()
-                .flatten()
-                .is_none_or(|content| content.len() <= 4096)
-        );
+        let found = find_in_initrd(&mut Cursor::new(bytes), ["machine.json", "a/b"], 4096);
+        let contents = found.into_iter().flatten().flatten();
+        assert!(contents.into_iter().all(|content| content.len() <= 4096));
     });
 }
 
@@ -274,4 +274,118 @@ fn disks() {
             patches: patches.collect(),
         });
     });
+}
+
+/// Reads all that there is, in bounds.
+fn read_files<R: Read + Seek>(source: R) -> io::Result<()> {
+    let mut budget = Budget {
+        nodes: 20_000,
+        bytes: 4 << 20,
+        blocks: 20_000,
+    };
+    let mut reader = Ext4Reader::open(source)?;
+    let tree = reader.tree("", &mut budget)?;
+    assert!(tree.nodes.len() <= 20_000);
+    assert_eq!(tree.fault(), None);
+    for node in tree.nodes.values() {
+        let Kind::File(content) = &node.kind else {
+            continue;
+        };
+        let Source::Inode(inode) = content.source else {
+            unreachable!()
+        };
+        let mut content = reader.content(inode, &mut budget)?.take(1 << 20);
+        let _ = io::copy(&mut content, &mut io::sink());
+    }
+    Ok(())
+}
+
+#[test]
+fn file_systems() {
+    let scene = scene();
+    for (seed, tree) in [(8, small()), (9, nasty(3))] {
+        let image = image(&scene, &tree, "");
+        let file = std::fs::File::open(image.file.path()).unwrap();
+        let mut whole = Vec::new();
+        (&file).read_to_end(&mut whole).unwrap();
+        read_files(Cursor::new(&whole)).unwrap();
+        // Blocks with anything in them: metadata is among the first.
+        let blocks: Vec<u64> = (0..whole.len() as u64 / 4096)
+            .filter(|at| {
+                let start = *at as usize * 4096;
+                whole[start..start + 4096].iter().any(|byte| *byte != 0)
+            })
+            .collect();
+        let first = &blocks[..blocks.len().min(120)];
+        fuzz(seed, |random| {
+            let mut patches = BTreeMap::new();
+            for _ in 0..=random.below(6) {
+                let at = match random.below(4) {
+                    0 => 1024 + random.below(512),
+                    _ => {
+                        let block = first[random.below(first.len() as u64) as usize];
+                        block * 4096 + random.below(4096)
+                    }
+                };
+                for byte in 0..[1, 2, 4, 8][random.below(4) as usize] {
+                    let value = [0, 0xff, random.next() as u8][random.below(3) as usize];
+                    patches.insert(at + byte, value);
+                }
+            }
+            let _ = read_files(Patched {
+                file: &file,
+                patches,
+            });
+        });
+    }
+}
+
+#[test]
+fn differences() {
+    let scene = scene();
+    let path = |name: &str| scene.folder.path().join(name);
+    let write = |name: &str, app: &[u8]| {
+        let disk = stacked_disk(&scene, app);
+        output::write(OutputFormat::Raw, &disk.map, &scene.store, &path(name)).unwrap();
+        disk
+    };
+    write("old.raw", b"one");
+    let disk = write("new.raw", b"two");
+    let store = Some(scene.store.root().to_owned());
+    let settings = Settings::new(store, None, true, Arc::new(Quiet)).unwrap();
+    let [old, new] = ["old.raw", "new.raw"].map(|name| Side::File(path(name)));
+    let diff = settings.diff(&old, &new).unwrap();
+    let files = diff.images[0].files.as_ref().unwrap();
+    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(names, ["/usr/app"]);
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path("new.raw"))
+        .unwrap();
+    // Tables, the boot entry, and the metadata of both layers.
+    let mut interesting = vec![0..17_408, MIB..MIB + 4096 + 64];
+    for layer in &disk.layers {
+        interesting.push(layer.offset + 1024..layer.offset + 2048);
+        interesting.push(layer.offset + 4096..layer.offset + 64 * 4096);
+    }
+    fuzz(10, |random| {
+        let mut undo = Vec::new();
+        for _ in 0..=random.below(6) {
+            let range = &interesting[random.below(interesting.len() as u64) as usize];
+            let at = range.start + random.below(range.end - range.start);
+            let mut before = vec![0; [1, 2, 4, 8][random.below(4) as usize]];
+            file.read_exact_at(&mut before, at).unwrap();
+            let byte = [0, 0xff, random.next() as u8][random.below(3) as usize];
+            file.write_all_at(&vec![byte; before.len()], at).unwrap();
+            undo.push((at, before));
+        }
+        let told = settings.diff(&old, &new);
+        let error = told.err().map(|error| error.to_string());
+        assert!(error.is_none_or(|error| error.contains("new.raw")));
+        for (at, before) in undo.into_iter().rev() {
+            file.write_all_at(&before, at).unwrap();
+        }
+    });
+    assert_eq!(settings.diff(&old, &new).unwrap(), diff);
 }

@@ -157,11 +157,15 @@ pub(crate) fn stub() -> Vec<u8> {
 
 /// A unified kernel image with a kernel of `size` bytes that is none.
 pub(crate) fn boot_entry(scene: &Scene, size: usize) -> UkiBlob {
+    boot_entry_with(scene, size, &machine())
+}
+
+fn boot_entry_with(scene: &Scene, size: usize, machine: &str) -> UkiBlob {
     let mut kernel = b"MZ".to_vec();
     kernel.extend(Random(5).bytes(size as u64 - 2));
     let mut initrd = Initrd::new(Vec::new());
     initrd
-        .file("/machine.json", 0o644, machine().as_bytes())
+        .file("/machine.json", 0o644, machine.as_bytes())
         .unwrap();
     let initrd = initrd.finish().unwrap();
     let input = UkiInput {
@@ -204,4 +208,29 @@ pub(crate) fn disk(scene: &Scene, facts: &DiskFacts, app: &[u8]) -> Disk {
         },
     )
     .unwrap()
+}
+
+/// A small disk as a machine stacks it: layers in `rootfs`, the upper one with
+/// whiteouts. Its machine.json is none, so that the partitions are the stack.
+pub(crate) fn stacked_disk(scene: &Scene, app: &[u8]) -> Disk {
+    let mut top = empty();
+    add(&mut top, "usr", meta(0o755), Kind::Directory);
+    add(&mut top, "usr/big", meta(0), Kind::CharDevice(0, 0));
+    let app = file(app.to_vec(), app.len() as u64);
+    add(&mut top, "usr/app", meta(0o755), app);
+    let layer = |tree: &Tree| {
+        let image = image(scene, tree, "rootfs");
+        seal(&scene.store, image, &Digest::of("judges")).unwrap()
+    };
+    let layers = [
+        ("base".to_owned(), layer(&small())),
+        ("app".to_owned(), layer(&top)),
+    ];
+    let input = CastInput {
+        facts: &DiskFacts::default(),
+        layers: &layers,
+        uki: boot_entry_with(scene, 100_000, "none"),
+        seed: Digest::of("none"),
+    };
+    cast(&scene.store, &input).unwrap()
 }
