@@ -18,6 +18,8 @@ pub mod folder;
 mod http;
 pub mod registry;
 pub mod s3;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod transfer;
 
 use std::fmt::Debug;

@@ -59,6 +59,9 @@ impl Registry {
             .trim()
             .to_owned();
         let what = format!("document {reference}");
+        if media_type.is_empty() {
+            return Err(self.malformed(what, "it came without a media type").into());
+        }
         let bytes = read_all(answer, DOCUMENT_LIMIT, &what)?;
         let document = Document::new(media_type, bytes);
         if let Some(said) = said.filter(|said| said.starts_with("sha256:"))

@@ -40,20 +40,20 @@ struct Parts {
 
 impl Registry {
     pub(super) fn upload(&self, upload: &Upload<'_>) -> Result<(), RemoteError> {
+        let most = AtomicU64::new(0);
         let whole = upload.size <= self.http().options.whole;
         if whole || self.no_parts.load(Ordering::Relaxed) {
-            return self.upload_whole(upload);
+            return self.upload_whole(upload, &most);
         }
-        if self.upload_parts(upload)? {
+        if self.upload_parts(upload, &most)? {
             return Ok(());
         }
         self.no_parts.store(true, Ordering::Relaxed);
-        self.upload_whole(upload)
+        self.upload_whole(upload, &most)
     }
 
-    fn upload_whole(&self, upload: &Upload<'_>) -> Result<(), RemoteError> {
+    fn upload_whole(&self, upload: &Upload<'_>, most: &AtomicU64) -> Result<(), RemoteError> {
         let operation = format!("send blob {}", upload.digest);
-        let most = AtomicU64::new(0);
         let (mut tried, mut doubts) = (false, 0);
         self.http().retry(&operation, &self.uri, || {
             // The last attempt may have got there, and only its answer was lost.
@@ -65,7 +65,7 @@ impl Registry {
                 upload,
                 start: 0,
                 length: upload.size,
-                most: &most,
+                most,
             };
             let call = Call::new(Method::PUT, with_digest(place, upload))
                 .with(CONTENT_TYPE, BYTES)
@@ -76,9 +76,9 @@ impl Registry {
     }
 
     /// Sends a large blob; `false` when the registry takes none in parts.
-    fn upload_parts(&self, upload: &Upload<'_>) -> Result<bool, RemoteError> {
+    fn upload_parts(&self, upload: &Upload<'_>, most: &AtomicU64) -> Result<bool, RemoteError> {
         let operation = format!("send blob {}", upload.digest);
-        let (most, confirmed) = (AtomicU64::new(0), AtomicU64::new(0));
+        let confirmed = AtomicU64::new(0);
         let mut parts = Parts {
             place: None,
             at: 0,
@@ -97,7 +97,7 @@ impl Registry {
                 {
                     return Ok(true);
                 }
-                let done = self.attempt_parts(upload, &mut parts, &most, &confirmed, &operation);
+                let done = self.attempt_parts(upload, &mut parts, most, &confirmed, &operation);
                 match done {
                     Ok(Some(place)) => {
                         parts.unsure = true;

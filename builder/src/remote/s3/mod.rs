@@ -17,7 +17,7 @@
 
 mod objects;
 mod profile;
-mod sign;
+pub(super) mod sign;
 mod upload;
 mod xml;
 

@@ -103,13 +103,25 @@ impl S3 {
         }
     }
 
+    /// Whoever stores an object gives it an ETag: an answer without one is that
+    /// of somebody else on the way, who stored nothing.
+    pub(super) fn check_answer(&self, answer: &Answer) -> Result<(), Trouble> {
+        match header(answer, &ETAG) {
+            Some(tag) if !tag.is_empty() => Ok(()),
+            _ => Err(again("the answer is not an object store's: it has no ETag")),
+        }
+    }
+
     pub(super) fn has(&self, key: &str) -> Result<bool, RemoteError> {
         let operation = format!("look for {key}");
         self.http.retry(&operation, &self.uri, || {
             let call = Call::new(Method::HEAD, self.at(key, &[]));
             let answer = self.ask(&call, &Digest::of(""))?;
             match answer.status().as_u16() {
-                200 => Ok(true),
+                200 => {
+                    self.check_answer(&answer)?;
+                    Ok(true)
+                }
                 404 => Ok(false),
                 _ => Err(self.refused(&operation, answer)),
             }
@@ -128,6 +140,7 @@ impl S3 {
             let answer = self.ask(&call, &Digest::of(""))?;
             match answer.status().as_u16() {
                 200 => {
+                    self.check_answer(&answer)?;
                     let get = |name| header(&answer, name).unwrap_or_default().to_owned();
                     let (media_type, etag) = (get(&CONTENT_TYPE), get(&ETAG));
                     let media_type = media_type.split(';').next().unwrap_or_default().trim();
@@ -177,7 +190,10 @@ impl S3 {
         let answer = self.ask(&call, &Digest::of(bytes))?;
         let conditional = *condition != Condition::None;
         match answer.status().as_u16() {
-            200 | 201 | 204 => Ok(Put::Done),
+            200 => {
+                self.check_answer(&answer)?;
+                Ok(Put::Done)
+            }
             412 if conditional => Ok(Put::Refused),
             501 if conditional => Ok(Put::Unsupported),
             404 if matches!(condition, Condition::Is(_)) => {
@@ -243,8 +259,11 @@ impl S3 {
             let bytes = read_all(answer, DOCUMENT_LIMIT, what)?;
             String::from_utf8(bytes)
                 .ok()
-                .filter(|page| page.contains('<'))
-                .ok_or_else(|| self.malformed(what, "it is no XML").into())
+                .filter(|page| {
+                    page.contains("<ListBucketResult")
+                        || page.contains("<ListMultipartUploadsResult")
+                })
+                .ok_or_else(|| self.malformed(what, "it is no list").into())
         })
     }
 }

@@ -87,7 +87,7 @@ fn squeeze(value: &str) -> String {
 }
 
 /// HMAC-SHA256 (RFC 2104).
-pub(super) fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
+pub(in crate::remote) fn hmac(key: &[u8], message: &[u8]) -> [u8; 32] {
     let mut block = [0; BLOCK];
     if key.len() > BLOCK {
         block[..32].copy_from_slice(&Sha256::digest(key));

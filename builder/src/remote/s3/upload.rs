@@ -61,6 +61,10 @@ impl S3 {
         let operation = format!("send blob {}", upload.digest);
         let most = AtomicU64::new(0);
         let mut doubted = false;
+        if self.profile.keys.is_none() {
+            // Without a signature the store does not know what should arrive.
+            check_source(upload, &self.uri)?;
+        }
         self.http.retry(&operation, &self.uri, || {
             let call = Call::new(Method::PUT, self.at(&blob(&upload.digest), &[]))
                 .with(CONTENT_TYPE, BYTES)
@@ -72,7 +76,7 @@ impl S3 {
                 });
             let answer = self.ask(&call, &upload.digest)?;
             match answer.status().as_u16() {
-                200 | 201 | 204 => Ok(()),
+                200 => self.check_answer(&answer),
                 400 if !doubted => {
                     // Either the bytes are wrong, or they arrived so.
                     check_source(upload, &self.uri)?;
@@ -237,7 +241,13 @@ impl S3 {
                 let call = Call::new(Method::GET, self.at(key, &query));
                 let answer = self.ask(&call, &Digest::of(""))?;
                 match answer.status().as_u16() {
-                    200 => read_all(answer, ANSWER_LIMIT, "the parts").map(Some),
+                    200 => {
+                        let page = read_all(answer, ANSWER_LIMIT, "the parts")?;
+                        if !String::from_utf8_lossy(&page).contains("<ListPartsResult") {
+                            return Err(again("the answer is no list of parts"));
+                        }
+                        Ok(Some(page))
+                    }
                     404 => self
                         .forgotten(&operation, Refusal::of(answer))
                         .map(|()| None),
