@@ -11,7 +11,8 @@
 //! ```
 //!
 //! `base` (digests, atomic files, progress) and `board` (targets) stand below
-//! all of them.
+//! all of them; `remote` is the store further away: a folder, a registry, an
+//! object store.
 
 pub mod base;
 pub mod board;
@@ -22,6 +23,7 @@ pub mod layers;
 pub mod lock;
 pub mod output;
 pub mod pipeline;
+pub mod remote;
 pub mod sources;
 pub mod spec;
 pub mod store;

@@ -14,6 +14,7 @@ const ROOMS: &[&str] = &[
     "lock",
     "store",
     "sources",
+    "remote",
     "layers",
     "tree",
     "filesystem",

@@ -1,5 +1,6 @@
 //! What every room stands on: digests, derived ids, files written whole, progress.
 
+pub mod base64;
 pub mod bytes;
 pub mod digest;
 pub mod fs;

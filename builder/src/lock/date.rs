@@ -42,6 +42,15 @@ pub fn format(seconds: i64) -> String {
     format!("{weekday}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
+/// `20260912T075541Z`, as signatures of cloud requests have it (ISO 8601, basic format).
+#[must_use]
+pub fn compact(seconds: i64) -> String {
+    let (days, rest) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+}
+
 fn number(text: &str, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let number = digits.then(|| text.parse().ok()).flatten()?;
@@ -105,6 +114,7 @@ mod tests {
             assert_eq!(parse(text), Some(seconds), "{text}");
             assert_eq!(format(seconds), text);
         }
+        assert_eq!(compact(1_789_199_741), "20260912T075541Z");
         assert_eq!(parse("12 Sep 2026 09:55:41 +0200"), Some(1_789_199_741));
         assert_eq!(parse("Sat, 12 sep 2026 7:55 Z"), Some(1_789_199_700));
     }

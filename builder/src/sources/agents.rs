@@ -91,7 +91,8 @@ impl Agents {
             .timeout_resolve(Some(self.connect))
             .timeout_connect(Some(self.connect))
             .timeout_recv_response(Some(self.read))
-            .timeout_per_read(Some(self.read));
+            .timeout_per_read(Some(self.read))
+            .timeout_per_write(Some(self.read));
         if let Way::Tunnel(proxy) = way {
             let proxy = ureq::Proxy::new(proxy)
                 .map_err(|_| "the proxy's URI is broken; check the proxy settings".to_owned())?;

@@ -4,17 +4,14 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use ureq::http::Response;
 use ureq::http::header::{
-    ACCEPT_RANGES, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HOST,
-    HeaderName, IF_RANGE, LAST_MODIFIED, LOCATION, PROXY_AUTHORIZATION, RANGE, RETRY_AFTER,
+    ACCEPT_RANGES, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName,
+    IF_RANGE, LAST_MODIFIED, LOCATION, RANGE, RETRY_AFTER,
 };
 
-use super::agents::{Agents, Way};
-use super::apt_conf::AptConf;
 use super::credentials::Credentials;
-use super::proxy::Proxies;
 use super::uri::{Scheme, Uri};
+use super::wire::{Answer, Wire, WireError, header};
 use super::{Host, SourceError};
 use crate::base::fs::At;
 use crate::base::progress::{Quiet, Task};
@@ -59,8 +56,7 @@ impl Default for ClientOptions {
 /// Fetches files over HTTP, HTTPS and from folders.
 #[derive(Debug)]
 pub struct Client {
-    agents: Agents,
-    proxies: Proxies,
+    wire: Wire,
     credentials: Credentials,
     options: ClientOptions,
 }
@@ -107,10 +103,8 @@ impl Client {
     /// A client with the host's proxies, certificates and logins.
     #[must_use]
     pub fn new(host: &Host, options: ClientOptions) -> Self {
-        let apt = AptConf::load(host);
         Self {
-            agents: Agents::new(host, &apt, options.connect, options.read),
-            proxies: Proxies::load(host, &apt),
+            wire: Wire::new(host, options.connect, options.read),
             credentials: Credentials::load(host),
             options,
         }
@@ -232,30 +226,7 @@ impl Client {
         fresh: bool,
         start: Option<(u64, &str)>,
     ) -> Result<Answer, Trouble> {
-        let broken = |why: String| final_error(uri, why);
         let mut headers: Vec<(HeaderName, String)> = Vec::new();
-        let mut target = uri.public();
-        let (mut way, mut tls) = (Way::Direct, uri.scheme == Scheme::Https);
-        if let Some(proxy) = self.proxies.find(uri) {
-            let forwarding = uri.scheme == Scheme::Http
-                && (proxy.starts_with("http://") || proxy.starts_with("https://"));
-            if forwarding {
-                let proxy = Uri::parse(&proxy)?;
-                let root = format!("{}://{}", proxy.scheme.name(), proxy.authority());
-                target = format!("{root}/{target}");
-                headers.push((HOST, uri.authority()));
-                headers.extend(
-                    proxy
-                        .login
-                        .map(|login| (PROXY_AUTHORIZATION, login.basic())),
-                );
-                tls = proxy.scheme == Scheme::Https;
-                way = Way::Forward;
-            } else {
-                tls |= proxy.starts_with("https://");
-                way = Way::Tunnel(proxy);
-            }
-        }
         if let Some(login) = self.credentials.find(uri) {
             headers.push((AUTHORIZATION, login.basic()));
         }
@@ -266,16 +237,17 @@ impl Client {
         if fresh {
             headers.push((CACHE_CONTROL, "no-cache".to_owned()));
         }
-        let agent = self.agents.get(way, tls).map_err(broken)?;
-        let mut request = agent.get(&target);
-        for (name, value) in headers {
-            request = request.header(name, value);
-        }
-        request.call().map_err(|error| explain(uri, &error))
+        self.wire
+            .get(uri, &headers)
+            .map_err(|WireError { again, why }| {
+                if again {
+                    Trouble::Again { why, wait: None }
+                } else {
+                    final_error(uri, why)
+                }
+            })
     }
 }
-
-type Answer = Response<ureq::Body>;
 
 enum Outcome {
     Done,
@@ -430,10 +402,6 @@ fn fetch_file<W: Write>(
     Ok(Fetched::Done(sink))
 }
 
-fn header<'a>(answer: &'a Answer, name: &HeaderName) -> Option<&'a str> {
-    answer.headers().get(name)?.to_str().ok()
-}
-
 fn again(why: impl Into<String>) -> Trouble {
     Trouble::Again {
         why: why.into(),
@@ -475,31 +443,6 @@ fn refused(uri: &Uri, status: u16, answer: &Answer) -> Trouble {
         return Trouble::Again { why, wait };
     }
     final_error(uri, why)
-}
-
-/// What kept an answer from coming.
-fn explain(uri: &Uri, error: &ureq::Error) -> Trouble {
-    use ureq::Error as E;
-    let text = error.to_string();
-    if matches!(error, E::Rustls(_) | E::Tls(_) | E::Pem(_)) || text.contains("certificate") {
-        return final_error(
-            uri,
-            format!("{text}; if its certificate is a private one, name the CA in SSL_CERT_FILE"),
-        );
-    }
-    match error {
-        E::HostNotFound => again(format!(
-            "host {} is unknown; check the name and the network",
-            uri.host
-        )),
-        E::ConnectProxyFailed(why) if why.contains("407") => final_error(
-            uri,
-            "407: the proxy wants a login; write http://user:password@proxy:port",
-        ),
-        E::Io(_) | E::Timeout(_) | E::Protocol(_) | E::ConnectionFailed => again(text),
-        E::ConnectProxyFailed(why) => again(format!("the proxy failed: {why}")),
-        _ => final_error(uri, text),
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //! archives' indexes for who resolves.
 //!
 //! ```text
-//! Host (environment, /etc, HOME) ─┬─> Client      proxies, certificates, credentials, retries
+//! Host (environment, /etc, HOME) ─┬─> Wire        proxies, certificates: one request, one answer
+//!                                 ├─> Client      credentials, redirects, retries, resuming
 //!                                 └─> Mirrors     which archive is where   (lock::Archive)
 //! Fetcher: store? -> shared cache? -> mirror? -> snapshot mirror? -> one clear line
 //! ```
@@ -24,6 +25,7 @@ pub mod proxy;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod uri;
+pub mod wire;
 
 mod agents;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! URIs as archives and proxies have them (RFC 3986), no more than is needed.
 
 use super::SourceError;
+use crate::base::base64;
 
 /// Longest URI that is taken, in bytes.
 const LIMIT: usize = 16 * 1024;
@@ -58,7 +59,7 @@ impl Login {
     #[must_use]
     pub fn basic(&self) -> String {
         let both = format!("{}:{}", self.user, self.password);
-        format!("Basic {}", base64(both.as_bytes()))
+        format!("Basic {}", base64::encode(both.as_bytes()))
     }
 }
 
@@ -166,6 +167,16 @@ impl Uri {
             Scheme::File => format!("file:{}", self.path),
             scheme => format!("{}://{}{}", scheme.name(), self.authority(), self.path),
         }
+    }
+
+    /// Whether the host is this one: `localhost`, `127.0.0.0/8` or `[::1]`.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost"
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
     }
 
     /// Whether both name the same server, asked in the same way.
@@ -323,26 +334,6 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Base64 with padding (RFC 4648, section 4).
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let mut group = [0; 4];
-        group[1..=chunk.len()].copy_from_slice(chunk);
-        let group = u32::from_be_bytes(group);
-        for i in 0..4 {
-            if i <= chunk.len() {
-                let digit = (group >> (18 - 6 * i)) & 63;
-                text.push(char::from(DIGITS[digit as usize]));
-            } else {
-                text.push('=');
-            }
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -428,19 +419,6 @@ mod tests {
             let next = from.resolve(location).unwrap();
             assert_eq!(next.public(), public);
             assert_eq!(next.login.is_some(), login, "{location}");
-        }
-    }
-
-    #[test]
-    fn base64_of_rfc_4648() {
-        for (text, encoded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(text.as_bytes()), encoded);
         }
     }
 

@@ -79,12 +79,52 @@ impl Store {
             fs::create_dir_all(&folder).at("create", &folder)?;
         }
         store.clear_temp();
-        store.check_layout()?;
+        if !store.check_layout()? {
+            store.write_layout()?;
+        }
         store.ensure_index()?;
         Ok(store)
     }
 
-    fn check_layout(&self) -> Result<(), StoreError> {
+    /// A plain OCI image layout at `root`, for readers: nothing is made there,
+    /// and it may not exist yet. Before anything is written, [`Store::prepare`].
+    ///
+    /// # Errors
+    /// [`StoreError::Malformed`] when a layout of another version is there;
+    /// [`StoreError::Fs`].
+    pub fn layout(root: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let layout = Self {
+            root: root.into(),
+            verified: Arc::default(),
+            damaged: Arc::default(),
+        };
+        layout.check_layout()?;
+        Ok(layout)
+    }
+
+    /// Makes what a layout needs to be written to, and clears what killed
+    /// processes left in `tmp`.
+    ///
+    /// # Errors
+    /// [`StoreError::Fs`], [`StoreError::Full`].
+    pub fn prepare(&self) -> Result<(), StoreError> {
+        for folder in ["blobs/sha256", "tmp"] {
+            let folder = self.root.join(folder);
+            fs::create_dir_all(&folder).at("create", &folder)?;
+        }
+        self.clear_temp();
+        if !self.check_layout()? {
+            self.write_layout()?;
+        }
+        self.ensure_index()
+    }
+
+    fn write_layout(&self) -> Result<(), StoreError> {
+        self.replace(&self.root.join("oci-layout"), LAYOUT.as_bytes(), true)
+    }
+
+    /// Whether there is a layout; one of another version is an error.
+    fn check_layout(&self) -> Result<bool, StoreError> {
         let path = self.root.join("oci-layout");
         let mut text = String::new();
         match File::open(&path) {
@@ -93,17 +133,17 @@ impl Store {
                 .read_to_string(&mut text)
                 .at("read", &path)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return self.replace(&path, LAYOUT.as_bytes(), true);
+                return Ok(false);
             }
             Err(error) => Err(error).at("open", &path)?,
         };
         let found: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         if found["imageLayoutVersion"] == "1.0.0" {
-            return Ok(());
+            return Ok(true);
         }
         Err(StoreError::Malformed {
             what: path.display().to_string(),
-            why: "imageLayoutVersion must be 1.0.0; point SLIPFORM_STORE at another folder"
+            why: "imageLayoutVersion must be 1.0.0; use another folder (SLIPFORM_STORE for the store)"
                 .to_owned(),
         })
     }

@@ -62,14 +62,48 @@ impl Store {
     /// [`StoreError::Name`], [`StoreError::Missing`] when the manifest's blob is
     /// not there, [`StoreError::Fs`], [`StoreError::Malformed`].
     pub fn tag(&self, name: &str, manifest: &Descriptor) -> Result<(), StoreError> {
+        self.tag_if(name, manifest, |_| true).map(|_| ())
+    }
+
+    /// As [`Store::tag`], if `fits` agrees with what has the name at that
+    /// moment: nobody else can change the index in between. Says whether it did.
+    ///
+    /// # Errors
+    /// As [`Store::tag`].
+    pub fn tag_if(
+        &self,
+        name: &str,
+        manifest: &Descriptor,
+        fits: impl FnOnce(Option<&Descriptor>) -> bool,
+    ) -> Result<bool, StoreError> {
         check_name(name)?;
         if !self.has(&manifest.digest) {
             return Err(StoreError::Missing(manifest.digest));
         }
         let entry = manifest.clone().with(REF_NAME, name);
+        let mut fitted = false;
         self.change_index(|manifests| {
-            manifests.retain(|old| !has_name(old, name));
-            manifests.push(entry);
+            fitted = fits(manifests.iter().find(|old| has_name(old, name)));
+            if fitted {
+                manifests.retain(|old| !has_name(old, name));
+                manifests.push(entry);
+            }
+        })?;
+        Ok(fitted)
+    }
+
+    /// Lists a manifest without a name, as referrers are: who reads the layout finds it then.
+    ///
+    /// # Errors
+    /// As [`Store::tag`].
+    pub fn list(&self, manifest: &Descriptor) -> Result<(), StoreError> {
+        if !self.has(&manifest.digest) {
+            return Err(StoreError::Missing(manifest.digest));
+        }
+        self.change_index(|manifests| {
+            if !manifests.iter().any(|old| old.digest == manifest.digest) {
+                manifests.push(manifest.clone());
+            }
         })
     }
 

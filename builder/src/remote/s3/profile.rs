@@ -1,0 +1,183 @@
+//! Whose keys, which region, which endpoint: from AWS's environment variables,
+//! else its files in `~/.aws`.
+
+use std::path::PathBuf;
+
+use crate::remote::RemoteError;
+use crate::sources::Host;
+use crate::sources::uri::Uri;
+
+/// Access keys.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Keys {
+    pub(super) id: String,
+    pub(super) secret: String,
+    pub(super) token: Option<String>,
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the host says about object stores.
+#[derive(Debug)]
+pub(super) struct Profile {
+    /// Nothing: asked without a signature, which does for public buckets.
+    pub(super) keys: Option<Keys>,
+    pub(super) region: String,
+    /// Nothing: AWS's own.
+    pub(super) endpoint: Option<Uri>,
+}
+
+impl Profile {
+    pub(super) fn load(host: &Host) -> Result<Self, RemoteError> {
+        let file = |variable: &str, name: &str| {
+            let path = match host.var(variable) {
+                Some(path) => PathBuf::from(path),
+                None => host.home()?.join(".aws").join(name),
+            };
+            Some((Host::read(&path)?, path))
+        };
+        let name = host.first_var(&["AWS_PROFILE", "AWS_DEFAULT_PROFILE"]);
+        let credentials = file("AWS_SHARED_CREDENTIALS_FILE", "credentials");
+        let config = file("AWS_CONFIG_FILE", "config");
+        let name = name.unwrap_or("default");
+        let get = |key: &str| {
+            let secret = credentials
+                .as_ref()
+                .and_then(|(text, _)| value(text, name, key));
+            secret.or_else(|| {
+                let section = match name {
+                    "default" => name.to_owned(),
+                    name => format!("profile {name}"),
+                };
+                value(&config.as_ref()?.0, &section, key)
+            })
+        };
+        let keys = match (
+            host.var("AWS_ACCESS_KEY_ID"),
+            host.var("AWS_SECRET_ACCESS_KEY"),
+        ) {
+            (Some(id), Some(secret)) => Some(Keys {
+                id: id.to_owned(),
+                secret: secret.to_owned(),
+                token: host.var("AWS_SESSION_TOKEN").map(str::to_owned),
+            }),
+            _ => match (get("aws_access_key_id"), get("aws_secret_access_key")) {
+                (Some(id), Some(secret)) => Some(Keys {
+                    id,
+                    secret,
+                    token: get("aws_session_token"),
+                }),
+                _ => None,
+            },
+        };
+        if let Some(keys) = &keys {
+            let fine = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+            if !fine(&keys.id) || !fine(&keys.secret) || !keys.token.as_deref().is_none_or(fine) {
+                return Err(RemoteError::Login {
+                    path: credentials.map_or_else(|| "AWS_ACCESS_KEY_ID".into(), |(_, path)| path),
+                    why: "the keys have characters that no keys have".to_owned(),
+                });
+            }
+        }
+        let region = host
+            .first_var(&["AWS_REGION", "AWS_DEFAULT_REGION"])
+            .map(str::to_owned)
+            .or_else(|| get("region"))
+            .unwrap_or_else(|| "us-east-1".to_owned());
+        if !region
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        {
+            return Err(RemoteError::Login {
+                path: "AWS_REGION".into(),
+                why: format!("'{}' is no region", region.escape_debug()),
+            });
+        }
+        let endpoint = host
+            .first_var(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+            .map(str::to_owned)
+            .or_else(|| get("endpoint_url"));
+        let endpoint = endpoint.map(|text| Uri::parse(&text)).transpose()?;
+        Ok(Self {
+            keys,
+            region,
+            endpoint,
+        })
+    }
+}
+
+/// A key's value in a section of an ini file.
+fn value(text: &str, section: &str, key: &str) -> Option<String> {
+    let mut inside = false;
+    let mut found = None;
+    for line in text.lines() {
+        let line = line.trim();
+        if let Some(name) = line.strip_prefix('[').and_then(|l| l.split(']').next()) {
+            inside = name.trim() == section;
+        } else if inside
+            && !line.starts_with(['#', ';'])
+            && let Some((name, value)) = line.split_once('=')
+            && name.trim() == key
+        {
+            found = Some(value.trim().to_owned()).filter(|value| !value.is_empty());
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn environment_before_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = folder.path().to_str().unwrap();
+        std::fs::create_dir(folder.path().join(".aws")).unwrap();
+        std::fs::write(
+            folder.path().join(".aws/credentials"),
+            "[default]\naws_access_key_id = A\naws_secret_access_key=S\n# aws_session_token = no\n\
+             [ci]\naws_access_key_id=CI\naws_secret_access_key=SCI\naws_session_token=T\n",
+        )
+        .unwrap();
+        std::fs::write(
+            folder.path().join(".aws/config"),
+            "[default]\nregion = eu-1\n[profile ci]\nregion = eu-2\nendpoint_url = http://localhost:9\n",
+        )
+        .unwrap();
+        let load = |env: &[(&str, &str)]| {
+            let mut all = vec![("HOME", home)];
+            all.extend(env);
+            Profile::load(&Host::fake(home, &all)).unwrap()
+        };
+        let found = load(&[]);
+        let keys = found.keys.unwrap();
+        assert_eq!((&*keys.id, &*keys.secret, &keys.token), ("A", "S", &None));
+        assert_eq!((&*found.region, found.endpoint), ("eu-1", None));
+        assert!(!format!("{:?}", load(&[])).contains("\"S\""));
+
+        let found = load(&[("AWS_PROFILE", "ci")]);
+        assert_eq!(found.keys.unwrap().token.as_deref(), Some("T"));
+        assert_eq!(found.region, "eu-2");
+        assert_eq!(found.endpoint.unwrap().public(), "http://localhost:9/");
+
+        let found = load(&[
+            ("AWS_ACCESS_KEY_ID", "E"),
+            ("AWS_SECRET_ACCESS_KEY", "SE"),
+            ("AWS_REGION", "us-9"),
+            ("AWS_ENDPOINT_URL", "https://e"),
+            ("AWS_ENDPOINT_URL_S3", "https://s"),
+        ]);
+        assert_eq!(found.keys.unwrap().id, "E");
+        assert_eq!(found.region, "us-9");
+        assert_eq!(found.endpoint.unwrap().host, "s");
+        let bare = Profile::load(&Host::fake("/nowhere", &[])).unwrap();
+        assert!(bare.keys.is_none());
+    }
+}
