@@ -6,13 +6,14 @@
 //! [`cli`] turns it into the command.
 //!
 //! ```text
-//! spec -> lock -> store/sources -> layers -> tree -> filesystem -> verity -> uki -> disk -> output
-//! Image   LockFile  blobs          Vec<Entry> Tree   FsImage       Sealed    Uki    DiskMap Artifact
+//! spec -> lock -> store/sources -> layers -> tree -> filesystem -> verity -> uki -> disk -> output -> attest
+//! Image   LockFile  blobs          Vec<Entry> Tree   FsImage       Sealed    Uki    DiskMap Artifact  Attested
 //! ```
 //!
 //! `base` (digests, atomic files, progress) and `board` (targets) stand below
 //! all of them.
 
+pub mod attest;
 pub mod base;
 pub mod board;
 pub mod cli;

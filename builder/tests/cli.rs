@@ -21,6 +21,7 @@ const VERBS: &[&str] = &[
     "run",
     "test",
     "inspect",
+    "key",
     "gc",
     "schema",
     "completions",

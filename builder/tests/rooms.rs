@@ -21,6 +21,7 @@ const ROOMS: &[&str] = &[
     "uki",
     "disk",
     "output",
+    "attest",
     "pipeline",
     "cli",
 ];

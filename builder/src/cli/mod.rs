@@ -6,6 +6,7 @@
 mod args;
 mod build;
 mod inspect;
+mod key;
 mod lock;
 mod new;
 mod progress;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 
+use crate::attest::AttestError;
 use crate::pipeline::{PipelineError, Settings};
 
 pub use args::Cli;
@@ -64,6 +66,7 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
         Verb::Run(verb) => test::interactive(cli, verb),
         Verb::Test(verb) => test::run(cli, verb),
         Verb::Inspect(verb) => inspect::run(cli, verb),
+        Verb::Key(verb) => key::run(cli, verb),
         Verb::Gc(verb) => store::gc(cli, verb),
         Verb::Schema(verb) => inspect::schema(verb),
         Verb::Completions(verb) => {
@@ -114,6 +117,8 @@ pub(crate) struct BadInput(pub(crate) String);
 fn is_bad_input(error: &anyhow::Error) -> bool {
     error.chain().any(|e| {
         e.is::<BadInput>()
+            || e.downcast_ref::<AttestError>()
+                .is_some_and(AttestError::is_bad_input)
             || e.downcast_ref::<PipelineError>()
                 .is_some_and(PipelineError::is_bad_input)
     })
