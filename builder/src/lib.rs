@@ -6,14 +6,15 @@
 //! [`cli`] turns it into the command.
 //!
 //! ```text
-//! spec -> lock -> store/sources -> layers -> tree -> filesystem -> verity -> uki -> disk -> output
-//! Image   LockFile  blobs          Vec<Entry> Tree   FsImage       Sealed    Uki    DiskMap Artifact
+//! spec -> lock -> store/sources -> layers -> tree -> filesystem -> verity -> uki -> disk -> output -> attest
+//! Image   LockFile  blobs          Vec<Entry> Tree   FsImage       Sealed    Uki    DiskMap Artifact  Attested
 //! ```
 //!
 //! `base` (digests, atomic files, progress) and `board` (targets) stand below
 //! all of them; `remote` is the store further away: a folder, a registry, an
 //! object store.
 
+pub mod attest;
 pub mod base;
 pub mod board;
 pub mod cli;

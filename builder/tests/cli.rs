@@ -22,6 +22,7 @@ const VERBS: &[&str] = &[
     "test",
     "inspect",
     "diff",
+    "key",
     "gc",
     "schema",
     "completions",

@@ -22,6 +22,7 @@ const ROOMS: &[&str] = &[
     "uki",
     "disk",
     "output",
+    "attest",
     "pipeline",
     "cli",
 ];

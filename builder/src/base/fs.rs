@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// An operation on a path that failed.
@@ -55,6 +56,32 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
     file.persist(path)
         .map_err(|error| error.error)
         .at("rename to", path)?;
+    sync_folder(folder)
+}
+
+/// Writes a new file with `mode`, whole or not at all; one that is there stays as it is.
+///
+/// # Errors
+/// [`FsError`] with the step that failed; `AlreadyExists` when `path` is taken.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(folder).at("create", folder)?;
+    // Made for its owner only, and opened to others when it is whole.
+    let mut file = tempfile::Builder::new()
+        .prefix(".slipform-")
+        .tempfile_in(folder)
+        .at("create a file in", folder)?;
+    file.write_all(bytes).at("write", path)?;
+    file.as_file()
+        .set_permissions(fs::Permissions::from_mode(mode))
+        .at("set the mode of", path)?;
+    file.as_file().sync_all().at("sync", path)?;
+    file.persist_noclobber(path)
+        .map_err(|error| error.error)
+        .at("create", path)?;
     sync_folder(folder)
 }
 

@@ -68,6 +68,11 @@ pub enum Verb {
         after_help = "Examples:\n  slipform diff out/myapp-0.1.0-qemu-x86_64.raw out/myapp-0.2.0-qemu-x86_64.raw\n  slipform diff sha256:… sha256:… --all\n\nExit codes: 0 the same, 1 different, 2 one of them cannot be read."
     )]
     Diff(Diff),
+    /// Make or show the key that attestations are signed with.
+    #[command(
+        after_help = "Examples:\n  slipform key new                     ask for a passphrase, write key.pem and key.pub\n  slipform key new --out release.pem --no-passphrase\n  slipform key show > release.pub"
+    )]
+    Key(Key),
     /// Remove from the store what no project's last build or lock needs.
     #[command(after_help = "Example: slipform gc --dry-run")]
     Gc(Gc),
@@ -253,6 +258,66 @@ pub struct Diff {
     /// Print every file, not the first 200 of each image only.
     #[arg(long)]
     pub all: bool,
+}
+
+/// `slipform key`.
+#[derive(Debug, Args)]
+pub struct Key {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: KeyVerb,
+}
+
+/// What can be done with keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyVerb {
+    /// Make a new ECDSA P-256 key, encrypted by a passphrase.
+    #[command(after_help = "Example: slipform key new --out release.pem")]
+    New(KeyNew),
+    /// Print a key's public half and its id.
+    #[command(
+        after_help = "Examples:\n  slipform key show release.pem\n  slipform key show --signer 'kms-sign my-key' --key kms.pub    does the signer work?"
+    )]
+    Show(KeyShow),
+}
+
+/// `slipform key new`.
+#[derive(Debug, Args)]
+pub struct KeyNew {
+    /// File to write, its public half beside it as .pub; never over one that is there. Default: $XDG_CONFIG_HOME/slipform/key.pem, or ~/.config/slipform/key.pem.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Write the key in the clear: whoever can read the file can sign.
+    #[arg(long, conflicts_with = "passphrase_fd")]
+    pub no_passphrase: bool,
+    /// Read the passphrase from this file descriptor, not from SLIPFORM_PASSPHRASE or the terminal.
+    #[arg(long, value_name = "N")]
+    pub passphrase_fd: Option<u32>,
+}
+
+/// `slipform key show`.
+#[derive(Debug, Args)]
+pub struct KeyShow {
+    /// Key file, private or public; your own by default.
+    #[arg(conflicts_with = "key")]
+    pub file: Option<PathBuf>,
+    /// A signer, which is then asked for a signature: what comes must verify.
+    #[command(flatten)]
+    pub signing: Signing,
+}
+
+/// Who signs.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Signing {
+    /// Key file to sign with; with --signer, the public key of the signer. Your own key by default.
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// Shell command that signs, in front of a KMS or an HSM: bytes on its standard input, an ECDSA P-256 signature (DER, or base64 of it) on its standard output.
+    #[arg(long, value_name = "COMMAND", requires = "key")]
+    pub signer: Option<String>,
+    /// Read the key's passphrase from this file descriptor, not from SLIPFORM_PASSPHRASE or the terminal.
+    #[arg(long, value_name = "N")]
+    pub passphrase_fd: Option<u32>,
 }
 
 /// `slipform gc`.

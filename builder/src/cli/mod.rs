@@ -7,6 +7,7 @@ mod args;
 mod build;
 mod diff;
 mod inspect;
+mod key;
 mod lock;
 mod new;
 mod progress;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 
+use crate::attest::AttestError;
 use crate::pipeline::{PipelineError, Settings};
 
 pub use args::Cli;
@@ -68,6 +70,7 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
         Verb::Report(verb) => report::run(cli, verb),
         Verb::Inspect(verb) => inspect::run(cli, verb),
         Verb::Diff(verb) => diff::run(cli, verb),
+        Verb::Key(verb) => key::run(cli, verb),
         Verb::Gc(verb) => store::gc(cli, verb),
         Verb::Schema(verb) => inspect::schema(verb),
         Verb::Completions(verb) => {
@@ -118,6 +121,8 @@ pub(crate) struct BadInput(pub(crate) String);
 fn is_bad_input(error: &anyhow::Error) -> bool {
     error.chain().any(|e| {
         e.is::<BadInput>()
+            || e.downcast_ref::<AttestError>()
+                .is_some_and(AttestError::is_bad_input)
             || e.downcast_ref::<PipelineError>()
                 .is_some_and(PipelineError::is_bad_input)
     })

@@ -42,13 +42,19 @@ pub fn format(seconds: i64) -> String {
     format!("{weekday}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
-/// `20260912T075541Z`, as signatures of cloud requests have it (ISO 8601, basic format).
+/// `2026-09-12T07:55:41Z` (RFC 3339, section 5.6).
 #[must_use]
-pub fn compact(seconds: i64) -> String {
+pub fn rfc3339(seconds: i64) -> String {
     let (days, rest) = (seconds.div_euclid(DAY), seconds.rem_euclid(DAY));
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
-    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// `20260912T075541Z`, as signatures of cloud requests have it (ISO 8601, basic format).
+#[must_use]
+pub fn compact(seconds: i64) -> String {
+    rfc3339(seconds).replace([':', '-'], "")
 }
 
 fn number(text: &str, range: std::ops::RangeInclusive<i64>) -> Option<i64> {

@@ -67,11 +67,17 @@ impl Host {
     /// The user's configuration file, whether it is there or not.
     #[must_use]
     pub fn config_file(&self) -> Option<PathBuf> {
+        Some(self.config_folder()?.join("config.toml"))
+    }
+
+    /// The folder of the user's configuration and keys, whether it is there or not.
+    #[must_use]
+    pub fn config_folder(&self) -> Option<PathBuf> {
         let folder = match self.var("XDG_CONFIG_HOME") {
             Some(folder) if Path::new(folder).is_absolute() => PathBuf::from(folder),
             _ => self.home()?.join(".config"),
         };
-        Some(folder.join("slipform/config.toml"))
+        Some(folder.join("slipform"))
     }
 
     /// A path below the host's root.

@@ -5,8 +5,10 @@ use std::path::Path;
 
 use crate::base::{bytes, toml as toml_text};
 
-use super::image::{AptSource, Image, KernelSpec, LayerSpec, ScratchSpec, ServiceSpec};
-use super::raw::{RawApt, RawImage, RawKernel, RawScalar, RawScratch};
+use super::image::{
+    AptSource, GateSpec, Image, KernelSpec, LayerSpec, ScratchSpec, ServiceSpec,
+};
+use super::raw::{RawApt, RawGate, RawImage, RawKernel, RawScalar, RawScratch};
 use super::{SpecError, layer, service, test, values};
 
 /// More layers than this cannot be stacked (each is a partition and a mount).
@@ -77,6 +79,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
             .into_iter()
             .map(|s| check_scratch(&s, source))
             .collect::<Result<_, _>>()?,
+        gate: check_gate(raw.gate, source, dir)?,
         services,
         name: raw.name,
         version: raw.version,
@@ -252,6 +255,26 @@ fn check_scratch(raw: &RawScratch, source: &Source<'_>) -> Result<ScratchSpec, S
             .transpose()
             .map_err(fail)?,
         path,
+    })
+}
+
+fn check_gate(raw: RawGate, source: &Source<'_>, dir: &Path) -> Result<GateSpec, SpecError> {
+    let fail = |m: String| source.near("[gate]", m);
+    let keys = raw.keys.into_iter().map(|key| {
+        if key.is_empty() || key.contains(char::is_control) {
+            return Err(fail(
+                "gate.keys: name files, such as [\"release.pub\"]".to_owned(),
+            ));
+        }
+        Ok(dir.join(key))
+    });
+    Ok(GateSpec {
+        keys: keys.collect::<Result<_, _>>()?,
+        max_age: match raw.max_age {
+            Some(text) => values::age(&text).map_err(|m| fail(format!("gate.max-age: {m}")))?,
+            None => GateSpec::default().max_age,
+        },
+        accept_debug: raw.accept_debug,
     })
 }
 

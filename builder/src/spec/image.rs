@@ -37,6 +37,29 @@ pub struct Image {
     pub sysctl: BTreeMap<String, String>,
     /// tmpfs mounts.
     pub scratch: Vec<ScratchSpec>,
+    /// What publishing insists on.
+    pub gate: GateSpec,
+}
+
+/// `[gate]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GateSpec {
+    /// Oldest boot test that counts.
+    pub max_age: Duration,
+    /// Images with a debug layer pass.
+    pub accept_debug: bool,
+    /// Files with the public keys whose signatures count.
+    pub keys: Vec<PathBuf>,
+}
+
+impl Default for GateSpec {
+    fn default() -> Self {
+        Self {
+            max_age: Duration::from_secs(30 * 86_400),
+            accept_debug: false,
+            keys: Vec::new(),
+        }
+    }
 }
 
 /// `[[apt]]`: a further package source, trusted by its own key.

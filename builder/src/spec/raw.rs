@@ -48,6 +48,23 @@ pub struct RawImage {
     /// Writable tmpfs folders, for apps that write where they were not told to.
     #[serde(default)]
     pub scratch: Vec<RawScratch>,
+    /// What `slipform publish` insists on.
+    #[serde(default)]
+    pub gate: RawGate,
+}
+
+/// What `slipform publish` insists on.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawGate {
+    /// Oldest boot test that counts, such as `"7d"` or `"12h"`. Default: `"30d"`.
+    pub max_age: Option<String>,
+    /// Let images with a debug layer pass. Default: `false`.
+    #[serde(default)]
+    pub accept_debug: bool,
+    /// Files beside this one with the public keys whose signatures count, such as `["release.pub"]`.
+    #[serde(default)]
+    pub keys: Vec<String>,
 }
 
 /// A further package source, trusted by its own key.

@@ -26,6 +26,26 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("'{text}' is longer than a week"))
 }
 
+/// `90min`, `12h`, `7d`: how old evidence may be.
+pub(crate) fn age(text: &str) -> Result<Duration, String> {
+    let error = || format!("'{text}' is no age; write a number and min, h or d, such as \"7d\"");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| error())?;
+    let unit: u64 = match &text[digits.len()..] {
+        "min" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(error()),
+    };
+    match number.checked_mul(unit) {
+        Some(0) => Err(format!(
+            "'{text}' is no time at all; write at least \"1min\""
+        )),
+        Some(seconds) if seconds <= 10 * 366 * 86_400 => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("'{text}' is longer than ten years")),
+    }
+}
+
 /// Permission bits in octal.
 pub(crate) fn mode(text: &str) -> Result<u32, String> {
     u32::from_str_radix(text, 8)
@@ -98,6 +118,21 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2min"), Ok(Duration::from_secs(120)));
         assert!(duration("10").is_err() && duration("s").is_err() && duration("9999999h").is_err());
+        assert_eq!(age("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert_eq!(age("90min"), Ok(Duration::from_secs(5400)));
+        for bad in [
+            "",
+            "d",
+            "7",
+            "7s",
+            "0d",
+            "99999d",
+            "18446744073709551615d",
+            "7dd",
+            "é",
+        ] {
+            assert!(age(bad).is_err(), "{bad}");
+        }
         assert_eq!(mode("0644"), Ok(0o644));
         assert!(mode("0888").is_err() && mode("17777").is_err() && mode("").is_err());
         assert_eq!(owner("0:5"), Ok(Owner::Ids(0, 5)));
