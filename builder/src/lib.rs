@@ -6,9 +6,14 @@
 //! [`cli`] turns it into the command.
 //!
 //! ```text
-//! spec -> lock -> store/sources -> layers -> tree -> filesystem -> verity -> uki -> disk -> output -> attest
-//! Image   LockFile  blobs          Vec<Entry> Tree   FsImage       Sealed    Uki    DiskMap Artifact  Attested
+//! spec -> lock -> store/sources -> layers -> tree -> filesystem -> verity -> uki -> disk -> output
+//! Image   LockFile  blobs          Vec<Entry> Tree   FsImage       Sealed    Uki    DiskMap Artifact
+//!
+//!   -> (boot test) -> attest -> channel -> publish
+//!      BootReport     Attested  Entry      Published
 //! ```
+//!
+//! `remote` is the store further away: what is published lies there.
 //!
 //! `base` (digests, atomic files, progress) and `board` (targets) stand below
 //! all of them; `remote` is the store further away: a folder, a registry, an
@@ -17,6 +22,7 @@
 pub mod attest;
 pub mod base;
 pub mod board;
+pub mod channel;
 pub mod cli;
 pub mod disk;
 pub mod filesystem;
@@ -24,6 +30,7 @@ pub mod layers;
 pub mod lock;
 pub mod output;
 pub mod pipeline;
+pub mod publish;
 pub mod remote;
 pub mod sources;
 pub mod spec;

@@ -7,11 +7,17 @@
 //! image.rs    UKI, disk, manifest, files                 tools.rs    emulator from locked packages
 //! harness.rs  boot test and interactive run             testing.rs   tools for tests
 //! diff.rs     two images -> what is different
+//! bundle.rs   what a release was built from             bom.rs       what is in it
+//! gate.rs     evidence, and who gets through    publishing.rs  to a remote and its channels
+//! pulling.rs  back from a remote, verified
 //! ```
 
+mod bom;
+mod bundle;
 mod cargo;
 pub mod diff;
 mod error;
+mod gate;
 mod harness;
 mod image;
 mod kernel;
@@ -19,6 +25,8 @@ mod layers;
 mod locking;
 mod machine;
 mod packages;
+mod publishing;
+mod pulling;
 mod sources;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -27,15 +35,19 @@ pub mod tools;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::base::{Digest, Progress};
 use crate::spec::{self, Image};
 use crate::store::{Output, Outputs, Step, StepLog, StepState, Store, StoreError};
 
 pub use error::PipelineError;
+pub use gate::{Door, ReadyToPublish};
 pub use image::Cast;
 pub use kernel::BootParts;
 pub use locking::{LOCK_FILE, Locking, changes, init_binary};
+pub use publishing::{Wanted, WouldMove};
+pub use pulling::{Checked, Finding, Pulled};
 pub use sources::Fetched;
 
 /// What all steps share: the store, where packages come from, who listens.
@@ -45,6 +57,8 @@ pub struct Settings {
     pub(crate) mirror: Option<String>,
     pub(crate) offline: bool,
     pub(crate) progress: Arc<dyn Progress>,
+    /// Nothing is made: what was not made before is an error.
+    only_known: bool,
     steps: StepLog,
 }
 
@@ -83,6 +97,38 @@ impl Settings {
             mirror,
             offline,
             progress,
+            only_known: false,
+            steps: StepLog::default(),
+        })
+    }
+
+    /// The same, but nothing is made any more: a step that was not done before is
+    /// [`PipelineError::NotBuilt`], which says what differs. Publishing looks at the
+    /// specification with these, so that what it publishes is what was tested.
+    #[must_use]
+    pub fn only_known(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            mirror: self.mirror.clone(),
+            offline: true,
+            progress: Arc::clone(&self.progress),
+            only_known: true,
+            steps: StepLog::default(),
+        }
+    }
+
+    /// The same with another store, in which nothing was built yet. Packages that are
+    /// here are there, too: they are inputs, known by their digests.
+    ///
+    /// # Errors
+    /// [`PipelineError::Store`].
+    fn with_fresh_store(&self, root: PathBuf) -> Result<Self, PipelineError> {
+        Ok(Self {
+            store: Store::open(root)?,
+            mirror: self.mirror.clone(),
+            offline: self.offline,
+            progress: Arc::clone(&self.progress),
+            only_known: false,
             steps: StepLog::default(),
         })
     }
@@ -143,12 +189,26 @@ impl Settings {
     ) -> Result<Outputs, PipelineError> {
         match self.store.step(step, &self.steps) {
             StepState::Hit(outputs) => Ok(outputs),
-            StepState::Miss { .. } => {
+            StepState::Miss { changed } => {
+                self.may_make(step, changed)?;
                 let outputs = make()?;
                 self.store.record(step, &outputs)?;
                 Ok(outputs)
             }
         }
+    }
+}
+
+impl Settings {
+    /// Whether a step that was not done before may be done now.
+    fn may_make(&self, step: &Step, changed: Vec<String>) -> Result<(), PipelineError> {
+        if self.only_known {
+            return Err(PipelineError::NotBuilt {
+                subject: step.subject().to_owned(),
+                changed,
+            });
+        }
+        Ok(())
     }
 }
 
@@ -185,4 +245,15 @@ fn output(value: &impl serde::Serialize) -> Result<Output, PipelineError> {
     serde_json::to_value(value)
         .map(Output::Value)
         .map_err(|error| PipelineError::Internal(error.to_string()))
+}
+
+/// Seconds since 1970: evidence carries real time.
+fn now() -> Result<i64, PipelineError> {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|since| i64::try_from(since.as_secs()).ok())
+        .ok_or_else(|| {
+            PipelineError::Internal("the host's clock is before 1970; set it".to_owned())
+        })
 }

@@ -23,6 +23,8 @@ const ROOMS: &[&str] = &[
     "disk",
     "output",
     "attest",
+    "channel",
+    "publish",
     "pipeline",
     "cli",
 ];

@@ -73,6 +73,10 @@ pub fn report(image: &Digest, plan: &Digest, started: i64, checks: &[&str]) -> B
             })
             .collect(),
         failure: None,
+        others: Vec::new(),
+        timeline: Vec::new(),
+        boots: 1,
+        screen: None,
         accelerator: "tcg".to_owned(),
         slowdown: 1.5,
         emulator: "qemu 10.0.13 (locked)".to_owned(),

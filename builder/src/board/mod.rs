@@ -103,14 +103,25 @@ pub enum BoardError {
     Parse(String),
 }
 
+/// Folder beside a specification with boards of its own.
+pub const BOARDS_DIR: &str = "boards";
+/// Folder beside a specification with the layers and boards that shipped with the
+/// slipform that a release was built by; they go before this one's own.
+pub const VENDOR_DIR: &str = ".slipform";
+
 impl Board {
-    /// Finds the board `name`: `boards/NAME.toml` in `dir` (an image's folder), or a shipped one.
+    /// Finds the board `name`: `boards/NAME.toml` in `dir` (an image's folder), one that was
+    /// kept with a release ([`VENDOR_DIR`]), or a shipped one.
     ///
     /// # Errors
     /// [`BoardError`] with what there is, or where the file is wrong.
     pub fn find(name: &str, dir: &Path) -> Result<Self, BoardError> {
-        let own = dir.join("boards").join(format!("{name}.toml"));
-        if !name.contains(['/', '\0']) && own.is_file() {
+        let file = Path::new(BOARDS_DIR).join(format!("{name}.toml"));
+        let own = [dir.join(&file), dir.join(VENDOR_DIR).join(&file)];
+        let own = own.into_iter().find(|own| own.is_file());
+        if !name.contains(['/', '\0'])
+            && let Some(own) = own
+        {
             let text = std::fs::read_to_string(&own).map_err(|error| BoardError::Bad {
                 file: own.clone(),
                 message: error.to_string(),

@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::release_args::{
+    Channels, Checkout, Log, Promote, Publish, Pull, Revoke, Rollback, Verify,
+};
+
 /// Casts bootable, minimal, immutable OS images, and boots them before anybody else does.
 #[derive(Debug, Parser)]
 #[command(
@@ -73,6 +77,41 @@ pub enum Verb {
         after_help = "Examples:\n  slipform key new                     ask for a passphrase, write key.pem and key.pub\n  slipform key new --out release.pem --no-passphrase\n  slipform key show > release.pub"
     )]
     Key(Key),
+    /// Publish an image that passed its boot test.
+    #[command(
+        after_help = "Examples:\n  slipform publish --to oci://registry.example.com/hello\n  slipform publish --to file:///srv/images --channel candidate --why 'new page'\n\nOnly what was tested as it is now is published; --force needs a --reason, which stays with it."
+    )]
+    Publish(Publish),
+    /// Print a channel's history, newest first.
+    #[command(after_help = "Example: slipform log stable --remote file:///srv/images")]
+    Log(Log),
+    /// List the channels of a remote and what they name.
+    #[command(after_help = "Example: slipform channels --remote file:///srv/images")]
+    Channels(Channels),
+    /// Let a channel name a release that was published before.
+    #[command(
+        after_help = "Example: slipform promote candidate stable --remote oci://registry.example.com/hello"
+    )]
+    Promote(Promote),
+    /// Let a channel name its earlier release again.
+    #[command(
+        after_help = "Examples:\n  slipform rollback stable --why 'login broken'\n  slipform rollback stable --to 3"
+    )]
+    Rollback(Rollback),
+    /// Say that a release must not be used any more.
+    #[command(after_help = "Example: slipform revoke stable@3 --reason 'leaks its key'")]
+    Revoke(Revoke),
+    /// Bring a release here: verify all of it and cast its disk, bit for bit.
+    #[command(
+        after_help = "Example: slipform pull stable --remote file:///srv/images --format qcow2"
+    )]
+    Pull(Pull),
+    /// Check a release: signatures, digests, attestations; with --rebuild, build it again and compare.
+    #[command(after_help = "Example: slipform verify stable --rebuild --key release.pub")]
+    Verify(Verify),
+    /// Lay out what a release was built from, to branch from it.
+    #[command(after_help = "Example: slipform checkout stable@3 hotfix")]
+    Checkout(Checkout),
     /// Remove from the store what no project's last build or lock needs.
     #[command(after_help = "Example: slipform gc --dry-run")]
     Gc(Gc),
@@ -210,6 +249,9 @@ pub struct Test {
     /// Test this raw or qcow2 file with the plan of the specification, instead of a disk written now.
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
+    /// Sign at once what a green run shows; otherwise `slipform publish` signs it.
+    #[command(flatten)]
+    pub signing: Signing,
     /// Make only part K of N of the user's checks, for `slipform report merge`.
     #[arg(long, value_name = "K/N", value_parser = shard, conflicts_with = "repeat")]
     pub shard: Option<(u32, u32)>,
@@ -251,10 +293,16 @@ pub struct Inspect {
 /// `slipform diff`.
 #[derive(Debug, Args)]
 pub struct Diff {
-    /// The first image: a raw or qcow2 file, or `sha256:…` of the store (an image, or a release over several boards).
+    /// The first image: a raw or qcow2 file, `sha256:…` of the store (an image, or a release over several boards), or with --remote a channel, `channel@number` or digest.
     pub old: String,
     /// The second image.
     pub new: String,
+    /// Where channels are looked up, for sides such as `stable` and `stable@3`.
+    #[arg(long, value_name = "URI", env = "SLIPFORM_REMOTE")]
+    pub remote: Option<String>,
+    /// Public keys that are trusted for what a channel names.
+    #[arg(long, value_name = "PUB")]
+    pub key: Vec<PathBuf>,
     /// Print every file, not the first 200 of each image only.
     #[arg(long)]
     pub all: bool,

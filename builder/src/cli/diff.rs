@@ -7,7 +7,9 @@ use serde_json::Value;
 use super::args::{Cli, Diff as Verb};
 use super::{BadInput, Done, print, print_json, settings};
 use crate::base::bytes::human;
+use crate::pipeline::Settings;
 use crate::pipeline::diff::{Change, Diff, Field, ImageDiff, Mark, Side, Size};
+use crate::publish::Reference;
 
 /// Files that are told without `--all`.
 const SHOWN: usize = 200;
@@ -16,9 +18,12 @@ const DIGITS: usize = 12;
 
 /// Compares two images. As with diff(1), 1 means different: whatever goes wrong is 2.
 pub(crate) fn run(cli: &Cli, verb: &Verb) -> anyhow::Result<Done> {
-    let side = |text: &str| Side::parse(text).map_err(BadInput);
-    let (old, new) = (side(&verb.old)?, side(&verb.new)?);
-    let diff = settings(cli)?
+    let settings = settings(cli)?;
+    let (old, new) = (
+        side(&settings, verb, &verb.old)?,
+        side(&settings, verb, &verb.new)?,
+    );
+    let diff = settings
         .diff(&old, &new)
         .map_err(|error| BadInput(error.to_string()))?;
     if cli.json {
@@ -27,6 +32,24 @@ pub(crate) fn run(cli: &Cli, verb: &Verb) -> anyhow::Result<Done> {
         print(&describe(&diff, if verb.all { usize::MAX } else { SHOWN }))?;
     }
     Ok(if diff.same { Done::Good } else { Done::Found })
+}
+
+/// A file or digest that is here, else what a channel names, brought here.
+fn side(settings: &Settings, verb: &Verb, text: &str) -> anyhow::Result<Side> {
+    let here = Side::parse(text);
+    let is_here = match &here {
+        Ok(Side::File(path)) => path.exists(),
+        Ok(Side::Digest(digest)) => settings.store().has(digest),
+        Err(_) => false,
+    };
+    match (&verb.remote, text.parse::<Reference>()) {
+        (Some(uri), Ok(reference)) if !is_here => {
+            let remote = settings.remote(uri)?;
+            let trust = settings.trust(&verb.key, None, None)?;
+            Ok(Side::Digest(settings.bring(&*remote, &reference, &trust)?))
+        }
+        _ => Ok(here.map_err(BadInput)?),
+    }
 }
 
 /// The difference for people; of each image's files at most `shown` are told.

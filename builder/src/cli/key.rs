@@ -63,6 +63,25 @@ pub(crate) fn signer(signing: &Signing) -> anyhow::Result<Option<Box<dyn Signer>
     Ok(Some(Box::new(key)))
 }
 
+/// The signer that the flags name; the user's own key must be asked for by name here.
+pub(crate) fn named_signer(signing: &Signing) -> anyhow::Result<Option<Box<dyn Signer>>> {
+    if signing.key.is_none() && signing.signer.is_none() {
+        return Ok(None);
+    }
+    signer(signing)
+}
+
+/// As [`signer`], for verbs that cannot do without.
+pub(crate) fn must_sign(signing: &Signing) -> anyhow::Result<Box<dyn Signer>> {
+    signer(signing)?.ok_or_else(|| {
+        BadInput(
+            "there is no key to sign with; make one with `slipform key new`, or name one with --key"
+                .to_owned(),
+        )
+        .into()
+    })
+}
+
 fn make(cli: &Cli, verb: &KeyNew) -> anyhow::Result<Done> {
     let host = Host::real();
     let path = match &verb.out {

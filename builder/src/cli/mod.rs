@@ -5,12 +5,16 @@
 
 mod args;
 mod build;
+mod channels;
 mod diff;
 mod inspect;
 mod key;
 mod lock;
 mod new;
 mod progress;
+mod publish;
+mod pull;
+mod release_args;
 mod report;
 mod store;
 mod test;
@@ -69,8 +73,17 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
         Verb::Test(verb) => test::run(cli, verb),
         Verb::Report(verb) => report::run(cli, verb),
         Verb::Inspect(verb) => inspect::run(cli, verb),
+        Verb::Channels(verb) => channels::list(cli, verb),
+        Verb::Checkout(verb) => pull::checkout(cli, verb),
         Verb::Diff(verb) => diff::run(cli, verb),
         Verb::Key(verb) => key::run(cli, verb),
+        Verb::Log(verb) => channels::log(cli, verb),
+        Verb::Promote(verb) => publish::promote(cli, verb),
+        Verb::Publish(verb) => publish::run(cli, verb),
+        Verb::Pull(verb) => pull::run(cli, verb),
+        Verb::Revoke(verb) => publish::revoke(cli, verb),
+        Verb::Rollback(verb) => publish::rollback(cli, verb),
+        Verb::Verify(verb) => pull::verify(cli, verb),
         Verb::Gc(verb) => store::gc(cli, verb),
         Verb::Schema(verb) => inspect::schema(verb),
         Verb::Completions(verb) => {

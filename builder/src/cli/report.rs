@@ -8,7 +8,7 @@ use anyhow::Context;
 use slipform_qemu_tests::{BootReport, Failure, Outcome, merge, write_report};
 
 use super::args::{Cli, Merge, Report, ReportVerb};
-use super::{BadInput, Done, print, print_json};
+use super::{BadInput, Done, print, print_json, settings};
 
 /// No report is longer, in bytes: its events are bounded, and its console.
 const LONGEST: u64 = 256 << 20;
@@ -22,6 +22,19 @@ pub(crate) fn run(cli: &Cli, verb: &Report) -> anyhow::Result<Done> {
     match &verb.verb {
         ReportVerb::Merge(verb) => merged(cli, verb),
     }
+}
+
+/// What the parts show together can be published from where the image was built.
+fn keep_known<'a>(cli: &Cli, wholes: impl Iterator<Item = &'a BootReport>) -> anyhow::Result<()> {
+    let settings = settings(cli)?;
+    for whole in wholes.filter(|whole| whole.passed) {
+        if let Ok(image) = whole.image.parse()
+            && settings.store().has(&image)
+        {
+            settings.keep_report(&image, whole)?;
+        }
+    }
+    Ok(())
 }
 
 fn merged(cli: &Cli, verb: &Merge) -> anyhow::Result<Done> {
@@ -48,6 +61,7 @@ fn merged(cli: &Cli, verb: &Merge) -> anyhow::Result<Done> {
             print(&verdicts(whole, folder))?;
         }
     }
+    keep_known(cli, wholes.iter().map(|(_, whole)| whole))?;
     let reports: Vec<&BootReport> = wholes.iter().map(|(_, whole)| whole).collect();
     let passed = reports.iter().all(|report| report.passed);
     if cli.json {

@@ -10,8 +10,10 @@ use slipform_qemu_tests::{BootReport, Emulator, ExitKind, Plan, junit, repeated,
 
 use super::args::{Cli, Run, Test};
 use super::build::{cast_all, write};
+use super::key::named_signer;
 use super::report::verdicts;
 use super::{BadInput, Done, print, print_json, settings};
+use crate::attest::Signer;
 use crate::output::{Artifact, OutputFormat};
 use crate::pipeline::{Cast, Settings, load};
 use crate::spec::Image;
@@ -57,8 +59,41 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
             several,
         )?);
     }
-    let reports = all_runs(&settings, &tested, &emulator, verb)?;
-    tell(cli, verb, &tested, &reports)
+    // Asked for its passphrase before the machine boots, not when everybody has gone for coffee.
+    let key = named_signer(&verb.signing)?;
+    let runs = all_runs(&settings, &tested, &emulator, verb)?;
+    let mut reports = Vec::new();
+    for runs in &runs {
+        reports.push(repeated(runs).context("no run was made")?);
+    }
+    for ((cast, _), report) in made.iter().zip(&reports) {
+        keep(&settings, &image, cast, report, key.as_deref())?;
+    }
+    tell(cli, verb, &tested, &runs, &reports)
+}
+
+/// Keeps what a green run shows, for `publish`; signed at once if a key was named.
+fn keep(
+    settings: &Settings,
+    image: &Image,
+    cast: &Cast,
+    report: &BootReport,
+    key: Option<&dyn Signer>,
+) -> anyhow::Result<()> {
+    if !report.passed || report.image != cast.manifest.to_string() {
+        return Ok(());
+    }
+    settings.keep_report(&cast.manifest, report)?;
+    if let Some(key) = key {
+        let lock = settings.read_lock(image)?.context("there is no lock")?;
+        let att = settings.attest(image, &lock, cast, report, key)?;
+        settings.progress.note(&format!(
+            "attested {} by {}: {att}",
+            cast.manifest,
+            key.public().id()
+        ));
+    }
+    Ok(())
 }
 
 /// One image to test, and where its report goes.
@@ -191,23 +226,21 @@ fn tell(
     verb: &Test,
     tested: &[Tested],
     runs: &[Vec<BootReport>],
+    reports: &[BootReport],
 ) -> anyhow::Result<Done> {
-    let mut reports = Vec::new();
-    for (one, runs) in tested.iter().zip(runs) {
-        let report = repeated(runs).context("no run was made")?;
+    for ((one, runs), report) in tested.iter().zip(runs).zip(reports) {
         if runs.len() > 1 {
-            write_report(&report, &one.folder)?;
+            write_report(report, &one.folder)?;
         }
         if !cli.json {
             if tested.len() > 1 {
                 print(&format!("board {}\n", one.board))?;
             }
-            print(&verdicts(&report, &one.folder))?;
+            print(&verdicts(report, &one.folder))?;
         }
-        reports.push(report);
     }
     if let Some(path) = &verb.junit {
-        std::fs::write(path, junit(&reports))
+        std::fs::write(path, junit(reports))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let passed = reports.iter().all(|report| report.passed);

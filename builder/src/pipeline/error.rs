@@ -10,6 +10,7 @@ use crate::filesystem::FilesystemError;
 use crate::layers::LayersError;
 use crate::lock::LockError;
 use crate::output::OutputError;
+use crate::publish::PublishError;
 use crate::sources::SourceError;
 use crate::spec::SpecError;
 use crate::store::{StatError, StoreError};
@@ -79,6 +80,15 @@ pub enum PipelineError {
     #[error("{what}: {why}")]
     NoImage { what: String, why: String },
     /// A cargo rule failed.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error("{subject} is not built as it would be now: {} changed since; run `slipform test` on it, then publish what passed", .changed.join(", "))]
+    NotBuilt {
+        subject: String,
+        changed: Vec<String>,
+    },
+    #[error("{folder} is not empty; name a folder that is empty or not there yet", folder = .0.display())]
+    NotEmpty(PathBuf),
     #[error("layer '{layer}': cargo cannot build {package}: {why}", package = package.display())]
     Cargo {
         layer: String,
@@ -107,8 +117,11 @@ impl PipelineError {
             | Self::Stale { .. }
             | Self::Machine { .. }
             | Self::Layer { .. }
+            | Self::NotBuilt { .. }
+            | Self::NotEmpty(_)
             | Self::SeveralBoards { .. }
             | Self::NoImage { .. } => true,
+            Self::Publish(error) => error.is_bad_input(),
             Self::Tree(TreeError::Layers(error)) => layers_are_input(error),
             Self::Tree(_) => true,
             Self::Lock(error) => lock_is_input(error),

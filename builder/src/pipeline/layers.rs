@@ -28,6 +28,8 @@ use crate::verity::{self, Sealed};
 const FORMAT: &str = "layer 1";
 /// The folder of a layer's file system that is stacked, so that `lost+found` is not.
 const ROOT: &str = slipform_init::contract::machine::LAYER_ROOT;
+/// Name of the input that stands for the user's own files.
+const FILES: &str = "files";
 /// Name of the topmost layer.
 const GENERATED: &str = "generated";
 
@@ -79,6 +81,45 @@ pub(super) fn stack(
     Ok(Stack {
         layers,
         accounts: work.accounts,
+    })
+}
+
+/// What is in an image's layers, and where it came from.
+#[derive(Debug)]
+pub(super) struct Anatomy {
+    /// Name and tree of each layer, bottom to top, the generated one last.
+    pub(super) trees: Vec<(String, Tree)>,
+    /// The packages of each layer, unpacked.
+    pub(super) packages: Vec<(String, Vec<UnpackedDeb>)>,
+    /// Digests of the user's own files, by layer.
+    pub(super) files: Vec<(String, Digest)>,
+}
+
+/// Takes the layers of `image` apart again; nothing is sealed or stored.
+pub(super) fn anatomy(
+    settings: &Settings,
+    image: &Image,
+    lock: &LockFile,
+) -> Result<Anatomy, PipelineError> {
+    let work = Work::new(settings, image, lock)?;
+    let trees = work.trees()?;
+    let top = work.generated_tree(&trees)?;
+    let names = image.layers.iter().map(|layer| layer.name.clone());
+    let files = work.inputs.iter().filter_map(|inputs| {
+        let (_, digest) = inputs.own.iter().find(|(name, _)| name == FILES)?;
+        Some((inputs.spec.name.clone(), *digest))
+    });
+    Ok(Anatomy {
+        files: files.collect(),
+        trees: names
+            .chain([GENERATED.to_owned()])
+            .zip(trees.into_iter().chain([top]))
+            .collect(),
+        packages: work
+            .inputs
+            .iter()
+            .map(|inputs| (inputs.spec.name.clone(), inputs.packages.clone()))
+            .collect(),
     })
 }
 
@@ -210,6 +251,8 @@ impl<'a> Work<'a> {
             )?;
             return made(&outputs);
         }
+        self.settings
+            .may_make(&step(FORMAT), vec!["its inputs".to_owned()])?;
         let trees = if trees.is_empty() && !below.is_empty() {
             self.listings(below)?
         } else {
@@ -267,25 +310,35 @@ impl<'a> Work<'a> {
             )
             .value("scratch", format!("{:?}", self.image.scratch));
         let outputs = self.settings.step(&step, || {
-            // Their content is needed, which listings do not have.
-            let mut trees: Vec<Tree> = Vec::new();
-            for inputs in &self.inputs {
-                let tree = self.tree(inputs, &Below::new(&self.named(&trees)))?;
-                trees.push(tree);
-            }
-            let view = Below::new(&self.named(&trees));
-            let store = &self.settings.store;
-            let built = generated::generate(&GenerateInput {
-                below: &view,
-                accounts: &self.accounts,
-                read: &|what, offset, length| content::read_range(what, store, offset, length),
-                name: &self.image.name,
-                version: &self.image.version,
-                scratch: &self.image.scratch,
-            })?;
-            self.seal(GENERATED, &built.tree)
+            let tree = self.generated_tree(&self.trees()?)?;
+            self.seal(GENERATED, &tree)
         })?;
         made(&outputs)
+    }
+
+    /// The trees of all layers but the generated one, with where their files' bytes
+    /// are, which listings do not have.
+    fn trees(&self) -> Result<Vec<Tree>, PipelineError> {
+        let mut trees: Vec<Tree> = Vec::new();
+        for inputs in &self.inputs {
+            let tree = self.tree(inputs, &Below::new(&self.named(&trees)))?;
+            trees.push(tree);
+        }
+        Ok(trees)
+    }
+
+    fn generated_tree(&self, trees: &[Tree]) -> Result<Tree, PipelineError> {
+        let view = Below::new(&self.named(trees));
+        let store = &self.settings.store;
+        let built = generated::generate(&GenerateInput {
+            below: &view,
+            accounts: &self.accounts,
+            read: &|what, offset, length| content::read_range(what, store, offset, length),
+            name: &self.image.name,
+            version: &self.image.version,
+            scratch: &self.image.scratch,
+        })?;
+        Ok(built.tree)
     }
 
     /// Writes, hashes and stores a tree.
@@ -384,7 +437,7 @@ fn own_inputs(inputs: &Inputs<'_>, user: &[layers::Entry]) -> Vec<(String, Diges
     vec![
         ("rules".to_owned(), Digest::of(format!("{rules:?}"))),
         ("packages".to_owned(), Digest::of(packages.join("\n"))),
-        ("files".to_owned(), Digest::of(files)),
+        (FILES.to_owned(), Digest::of(files)),
     ]
 }
 

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{PipelineError, Settings, packages, tools};
+use super::{PipelineError, Settings, now, packages, tools};
 use crate::base::Digest;
 use crate::base::fs::{At, write_atomic};
 use crate::board::Board;
@@ -299,16 +298,9 @@ pub(super) fn options(
     keep: Option<&LockFile>,
     update: Update,
 ) -> Result<ResolveOptions<'_>, PipelineError> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|since| i64::try_from(since.as_secs()).ok())
-        .ok_or_else(|| {
-            PipelineError::Internal("the host's clock is before 1970; set it".to_owned())
-        })?;
     Ok(ResolveOptions {
         init: this_init(),
-        now,
+        now: now()?,
         allow_expired: false,
         keep,
         update,

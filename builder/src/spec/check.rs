@@ -5,9 +5,7 @@ use std::path::Path;
 
 use crate::base::{bytes, toml as toml_text};
 
-use super::image::{
-    AptSource, GateSpec, Image, KernelSpec, LayerSpec, ScratchSpec, ServiceSpec,
-};
+use super::image::{AptSource, GateSpec, Image, KernelSpec, LayerSpec, ScratchSpec, ServiceSpec};
 use super::raw::{RawApt, RawGate, RawImage, RawKernel, RawScalar, RawScratch};
 use super::{SpecError, layer, service, test, values};
 

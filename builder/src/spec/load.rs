@@ -7,16 +7,17 @@ use super::check::{Source, check};
 use super::{Image, SpecError, raw};
 use crate::base::fs::At;
 use crate::base::toml as toml_text;
+use crate::board::VENDOR_DIR;
 
 /// File name of an image's specification.
 pub const SPEC_FILE: &str = "slipform.toml";
 /// File name of a layer's specification.
-pub(super) const LAYER_FILE: &str = "layer.toml";
+pub const LAYER_FILE: &str = "layer.toml";
 /// No specification is longer, in bytes.
 const LONGEST: u64 = 1 << 20;
 
 /// Layers that ship with Slipform, by name, found wherever the command runs from.
-pub(super) const SHIPPED_LAYERS: &[(&str, &str)] = &[
+pub const SHIPPED_LAYERS: &[(&str, &str)] = &[
     ("base", include_str!("../../../layers/base/layer.toml")),
     (
         "busybox",
@@ -86,8 +87,15 @@ pub(super) struct Used {
 /// Looks up `use = "…"`: a shipped layer, or a folder relative to `base`.
 pub(super) fn used(wanted: &str, base: &Path) -> Result<Used, String> {
     if let Some((name, text)) = SHIPPED_LAYERS.iter().find(|(name, _)| *name == wanted) {
+        let vendored = base.join(VENDOR_DIR).join("layers").join(name);
+        let vendored = vendored.join(LAYER_FILE);
+        let text = if vendored.is_file() {
+            read(&vendored).map_err(|error| error.to_string())?
+        } else {
+            (*text).to_owned()
+        };
         return Ok(Used {
-            text: (*text).to_owned(),
+            text,
             file: PathBuf::from(format!("layers/{name}/{LAYER_FILE} (shipped)")),
             folder: base.to_owned(),
             name: (*name).to_owned(),

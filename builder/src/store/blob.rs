@@ -252,6 +252,29 @@ impl Store {
         self.adopt(file, &digest)?;
         Ok(digest)
     }
+
+    /// Takes blobs over from another store where it has them, without copying their
+    /// bytes where the file system allows that. They are verified when they are read.
+    ///
+    /// # Errors
+    /// [`StoreError::Fs`].
+    pub fn share(
+        &self,
+        from: &Self,
+        digests: impl Iterator<Item = Digest>,
+    ) -> Result<(), StoreError> {
+        for digest in digests.filter(|digest| from.has(digest) && !self.has(digest)) {
+            let (source, target) = (from.path(&digest), self.path(&digest));
+            if fs::hard_link(&source, &target).is_err() {
+                let mut file = self.temp()?;
+                let mut blob = from.open_blob(&digest)?;
+                io::copy(&mut blob, file.as_file_mut()).at("copy", &source)?;
+                self.adopt(file, &digest)?;
+            }
+        }
+        sync_folder(&self.blobs())?;
+        Ok(())
+    }
 }
 
 impl Write for BlobWriter<'_> {

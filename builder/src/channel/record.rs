@@ -1,0 +1,210 @@
+//! One release record: the payload that is signed.
+
+use serde::{Deserialize, Serialize};
+
+use super::ChannelError;
+use crate::base::Digest;
+
+/// Version of the record's format; a newer one is refused by name.
+pub const RECORD_SCHEMA: u32 = 1;
+/// DSSE payload type of a record, and artifact type of the manifest that carries it.
+pub const RECORD_TYPE: &str = "application/vnd.slipform.release.v1+json";
+/// Most images that a release can have: one a board.
+const MOST_IMAGES: usize = 64;
+/// Longest text of a person in a record, in bytes.
+const LONGEST_TEXT: usize = 4096;
+
+/// What was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A new image came through the gate.
+    Publish,
+    /// An image of another channel, through the gate again.
+    Promote,
+    /// An earlier image of this channel, through the gate again.
+    Rollback,
+    /// Published around the gate, with a reason.
+    Forced,
+    /// Must not be used any more; only in the channel of revocations.
+    Revoke,
+}
+
+impl Kind {
+    /// As records and `log` show it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Promote => "promote",
+            Self::Rollback => "rollback",
+            Self::Forced => "forced",
+            Self::Revoke => "revoke",
+        }
+    }
+}
+
+/// An image of a release, for one board.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordImage {
+    /// The board.
+    pub board: String,
+    /// Digest of the image's manifest.
+    pub image: Digest,
+    /// Digest of the test plan that it had to pass.
+    pub plan: Digest,
+    /// Digest of the manifest with its attestations; none for a forced image without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attestations: Option<Digest>,
+}
+
+/// One entry of a channel's history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// [`RECORD_SCHEMA`].
+    pub schema: u32,
+    /// The channel that it belongs to.
+    pub channel: String,
+    /// 1 for the first record, then one more each time.
+    pub sequence: u64,
+    /// Digest of the manifest of the record before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predecessor: Option<Digest>,
+    /// What was done.
+    pub kind: Kind,
+    /// Name of the image.
+    pub name: String,
+    /// The user's version of it.
+    pub version: String,
+    /// The release: the manifest of its only image, or an index over its boards.
+    pub release: Digest,
+    /// Its images, sorted by board.
+    pub images: Vec<RecordImage>,
+    /// Manifest of the specification, lock and files that it was built from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<Digest>,
+    /// Digest of `slipform.lock`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Digest>,
+    /// Why the gate was passed by, for as long as this image is around.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<String>,
+    /// The record that this one repeats: where it was promoted from, or rolled back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Digest>,
+    /// When the release came through the gate first; seconds since 1970.
+    pub published: i64,
+    /// When this record was made; seconds since 1970.
+    pub when: i64,
+    /// Who made it.
+    pub who: String,
+    /// Why.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+impl Record {
+    /// The bytes that are signed.
+    ///
+    /// # Errors
+    /// [`ChannelError::Malformed`] if it breaks a rule of its own.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, ChannelError> {
+        self.check()?;
+        serde_json::to_vec(self).map_err(|error| malformed(error.to_string()))
+    }
+
+    /// Reads a record and checks its rules.
+    ///
+    /// # Errors
+    /// [`ChannelError::Malformed`]: what is wrong.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ChannelError> {
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u32,
+        }
+        // The version first: a newer record may look different in every other field.
+        let version: Version =
+            serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+        if version.schema != RECORD_SCHEMA {
+            return Err(malformed(format!(
+                "its schema is {}, this slipform reads {RECORD_SCHEMA}; take a newer slipform",
+                version.schema
+            )));
+        }
+        let record: Self =
+            serde_json::from_slice(bytes).map_err(|error| malformed(error.to_string()))?;
+        record.check()?;
+        Ok(record)
+    }
+
+    fn check(&self) -> Result<(), ChannelError> {
+        let rule = |good: bool, what: &str| {
+            if good {
+                Ok(())
+            } else {
+                Err(malformed(what.to_owned()))
+            }
+        };
+        check_name(&self.channel)?;
+        let first = self.sequence == 1;
+        rule(self.sequence >= 1, "its sequence is 0")?;
+        rule(
+            first == self.predecessor.is_none(),
+            "only the first record has no predecessor",
+        )?;
+        rule(
+            (1..=MOST_IMAGES).contains(&self.images.len()),
+            "it must name 1 to 64 images",
+        )?;
+        rule(
+            self.images.windows(2).all(|w| w[0].board < w[1].board),
+            "its images must be sorted by board, each board once",
+        )?;
+        rule(
+            self.forced.is_some() || self.images.iter().all(|i| i.attestations.is_some()),
+            "an image without attestations can only be forced",
+        )?;
+        rule(
+            self.kind != Kind::Forced || self.forced.as_ref().is_some_and(|why| !why.is_empty()),
+            "a forced release needs its reason",
+        )?;
+        let texts = [&self.name, &self.version, &self.who, &self.why];
+        rule(
+            texts.iter().all(|text| text.len() <= LONGEST_TEXT),
+            "a text in it is longer than 4096 bytes",
+        )
+    }
+
+    /// All digests that name this release: its own and its images'.
+    pub fn names(&self) -> impl Iterator<Item = Digest> {
+        [self.release]
+            .into_iter()
+            .chain(self.images.iter().map(|image| image.image))
+    }
+}
+
+fn malformed(why: String) -> ChannelError {
+    ChannelError::Malformed(why)
+}
+
+/// Checks a channel's name: it must be a tag with room for a record's suffix
+/// (OCI distribution-spec, "Pulling manifests": `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}`),
+/// and must not look like a digest's tag.
+///
+/// # Errors
+/// [`ChannelError::Name`].
+pub fn check_name(name: &str) -> Result<(), ChannelError> {
+    let good = name.len() <= 64
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.starts_with("sha256-");
+    if good {
+        Ok(())
+    } else {
+        Err(ChannelError::Name(name.to_owned()))
+    }
+}

@@ -1,0 +1,234 @@
+//! The grammar of the verbs that publish, and of those that bring releases back.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::args::Signing;
+
+/// Where releases are.
+#[derive(Debug, Args)]
+pub struct Remoting {
+    /// `oci://host/repository`, `s3://bucket/prefix` or `file:///folder`.
+    #[arg(
+        long,
+        visible_alias = "to",
+        value_name = "URI",
+        env = "SLIPFORM_REMOTE"
+    )]
+    pub remote: String,
+}
+
+/// As [`Remoting`], for a verb whose `--to` means something else.
+#[derive(Debug, Args)]
+pub struct PlainRemoting {
+    /// `oci://host/repository`, `s3://bucket/prefix` or `file:///folder`.
+    #[arg(long, value_name = "URI", env = "SLIPFORM_REMOTE")]
+    pub remote: String,
+}
+
+/// Whose signatures count.
+#[derive(Debug, Args)]
+pub struct Trusting {
+    /// Public keys that are trusted; otherwise those of SLIPFORM_TRUSTED_KEYS, else your own.
+    #[arg(long, value_name = "PUB")]
+    pub key: Vec<PathBuf>,
+}
+
+/// Whose signatures count, for verbs whose `--key` is the key that they sign with.
+#[derive(Debug, Args)]
+pub struct Believing {
+    /// Public keys that are trusted; otherwise those of SLIPFORM_TRUSTED_KEYS, else the one that signs.
+    #[arg(long, value_name = "PUB")]
+    pub trusted_key: Vec<PathBuf>,
+}
+
+/// What a record says of who made it.
+#[derive(Debug, Args)]
+pub struct Saying {
+    /// Who does this; your login and this host's name by default.
+    #[arg(long, value_name = "NAME", env = "SLIPFORM_BY")]
+    pub by: Option<String>,
+    /// Why, for `slipform log`.
+    #[arg(long, short = 'm', value_name = "TEXT", default_value = "")]
+    pub why: String,
+}
+
+/// `slipform publish`.
+#[derive(Debug, Args)]
+pub struct Publish {
+    /// Folder with slipform.toml.
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Where to.
+    #[command(flatten)]
+    pub remoting: Remoting,
+    /// The channel.
+    #[arg(long, default_value = "candidate")]
+    pub channel: String,
+    /// Publish although the gate says no.
+    #[arg(long, requires = "reason")]
+    pub force: bool,
+    /// Why it is forced; `log` and `pull` show it for ever.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Say what would move, and move nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Who and why.
+    #[command(flatten)]
+    pub saying: Saying,
+    /// The key.
+    #[command(flatten)]
+    pub signing: Signing,
+    /// Trusted keys.
+    #[command(flatten)]
+    pub believing: Believing,
+}
+
+/// `slipform log`.
+#[derive(Debug, Args)]
+pub struct Log {
+    /// The channel.
+    pub channel: String,
+    /// Where it is.
+    #[command(flatten)]
+    pub remoting: Remoting,
+    /// Trusted keys; without any, signatures are not checked, and the log says so.
+    #[command(flatten)]
+    pub trusting: Trusting,
+}
+
+/// `slipform channels`.
+#[derive(Debug, Args)]
+pub struct Channels {
+    /// Where they are.
+    #[command(flatten)]
+    pub remoting: Remoting,
+    /// Trusted keys; without any, signatures are not checked.
+    #[command(flatten)]
+    pub trusting: Trusting,
+}
+
+/// `slipform promote`.
+#[derive(Debug, Args)]
+pub struct Promote {
+    /// The release: a channel, `channel@number`, or a digest.
+    pub image: String,
+    /// The channel that is to name it.
+    pub channel: String,
+    /// Where both are.
+    #[command(flatten)]
+    pub remoting: Remoting,
+    /// Who and why.
+    #[command(flatten)]
+    pub saying: Saying,
+    /// The key.
+    #[command(flatten)]
+    pub signing: Signing,
+    /// Trusted keys.
+    #[command(flatten)]
+    pub believing: Believing,
+}
+
+/// `slipform rollback`.
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// The channel.
+    pub channel: String,
+    /// The earlier release: its number in the channel or a digest; the one before by default.
+    #[arg(long, value_name = "RELEASE")]
+    pub to: Option<String>,
+    /// Where it is.
+    #[command(flatten)]
+    pub remoting: PlainRemoting,
+    /// Who and why.
+    #[command(flatten)]
+    pub saying: Saying,
+    /// The key.
+    #[command(flatten)]
+    pub signing: Signing,
+    /// Trusted keys.
+    #[command(flatten)]
+    pub believing: Believing,
+}
+
+/// `slipform revoke`.
+#[derive(Debug, Args)]
+pub struct Revoke {
+    /// The release: a channel, `channel@number`, or a digest.
+    pub image: String,
+    /// Why; whoever pulls it is told.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Where it is.
+    #[command(flatten)]
+    pub remoting: Remoting,
+    /// Who does this; your login and this host's name by default.
+    #[arg(long, value_name = "NAME", env = "SLIPFORM_BY")]
+    pub by: Option<String>,
+    /// The key.
+    #[command(flatten)]
+    pub signing: Signing,
+    /// Trusted keys.
+    #[command(flatten)]
+    pub believing: Believing,
+}
+
+/// `slipform pull`.
+#[derive(Debug, Args)]
+pub struct Pull {
+    /// The release: a channel, `channel@number`, or a digest.
+    pub image: String,
+    /// Where it is.
+    #[command(flatten)]
+    pub remoting: Remoting,
+    /// The board, if the release is for several.
+    #[arg(long)]
+    pub board: Option<String>,
+    /// Formats to write.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "raw",
+        value_name = "FORMAT"
+    )]
+    pub format: Vec<crate::output::OutputFormat>,
+    /// Folder for the images.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub out: PathBuf,
+    /// Trusted keys.
+    #[command(flatten)]
+    pub trusting: Trusting,
+}
+
+/// `slipform verify`.
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The release: a channel, `channel@number`, or a digest.
+    pub image: String,
+    /// Where it is.
+    #[command(flatten)]
+    pub remoting: Remoting,
+    /// Build it again from its sources and lock, and compare.
+    #[arg(long)]
+    pub rebuild: bool,
+    /// Trusted keys.
+    #[command(flatten)]
+    pub trusting: Trusting,
+}
+
+/// `slipform checkout`.
+#[derive(Debug, Args)]
+pub struct Checkout {
+    /// The release: a channel, `channel@number`, or a digest.
+    pub image: String,
+    /// Folder to make.
+    pub dir: PathBuf,
+    /// Where it is.
+    #[command(flatten)]
+    pub remoting: Remoting,
+    /// Trusted keys.
+    #[command(flatten)]
+    pub trusting: Trusting,
+}

@@ -1,0 +1,287 @@
+//! Releases go to a remote and its channels, and from channel to channel.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use slipform_qemu_tests::built_in_checks;
+
+use super::{PipelineError, ReadyToPublish, Settings, gate, now};
+use crate::attest::{
+    Attested, Candidate, Policy, PublicKey, Signer, TRUSTED_KEYS, Trust, TrustSources,
+};
+use crate::base::Digest;
+use crate::channel::{self, Entry, History, Kind, Revocations};
+use crate::publish::{self, Ends, PublishError, Published, Reference, Request};
+use crate::remote::{self, Remote};
+use crate::sources::Host;
+use crate::spec::Image;
+
+/// What a new record says.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The channel.
+    pub channel: &'a str,
+    /// What is done.
+    pub kind: Kind,
+    /// By whom.
+    pub who: &'a str,
+    /// Why.
+    pub why: &'a str,
+}
+
+/// What publishing would move.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct WouldMove {
+    /// Bytes of the release.
+    pub bytes: u64,
+    /// Bytes that are not there yet.
+    pub missing: u64,
+}
+
+impl Settings {
+    /// Opens a remote by its URI.
+    ///
+    /// # Errors
+    /// [`PipelineError::Publish`].
+    pub fn remote(&self, uri: &str) -> Result<Box<dyn Remote>, PipelineError> {
+        Ok(remote::open(uri, &Host::real()).map_err(PublishError::from)?)
+    }
+
+    /// Whose signatures count: `given`, the environment's, the specification's; where none
+    /// of these says anything the user's own key, or that of who signs now.
+    ///
+    /// # Errors
+    /// [`PipelineError::Publish`] for a file that is no key.
+    pub fn trust(
+        &self,
+        given: &[PathBuf],
+        image: Option<&Image>,
+        signer: Option<&PublicKey>,
+    ) -> Result<Trust, PipelineError> {
+        let environment = std::env::var(TRUSTED_KEYS).ok();
+        let own = Host::real().config_folder().map(|dir| dir.join("key.pub"));
+        let trust = Trust::load(&TrustSources {
+            spec: image.map_or(&[], |image| &image.gate.keys),
+            given,
+            environment: environment.as_deref(),
+            configured: &[],
+            own: own.as_deref().filter(|_| signer.is_none()),
+        })
+        .map_err(PublishError::from)?;
+        Ok(match signer {
+            Some(signer) if trust.keys().is_empty() => Trust::new(vec![signer.clone()]),
+            _ => trust,
+        })
+    }
+
+    /// How much publishing would move.
+    ///
+    /// # Errors
+    /// [`PipelineError::Publish`].
+    pub fn would_move(
+        &self,
+        remote: &dyn Remote,
+        ready: &ReadyToPublish,
+    ) -> Result<WouldMove, PipelineError> {
+        let _guard = self.store.shared(&*self.progress)?;
+        let shipment =
+            publish::shipment(&self.store, &ready.attested, &ready.release, &ready.sources)?;
+        let plan = remote::plan_upload(remote, &shipment.pieces()).map_err(PublishError::from)?;
+        Ok(WouldMove {
+            bytes: shipment.bytes(),
+            missing: plan.bytes(),
+        })
+    }
+
+    /// Publishes what came through the gate, with the sources that it was built from.
+    ///
+    /// # Errors
+    /// [`PipelineError::Publish`].
+    pub fn publish(
+        &self,
+        remote: &dyn Remote,
+        ready: &ReadyToPublish,
+        wanted: &Wanted<'_>,
+        trust: &Trust,
+        signer: &dyn Signer,
+    ) -> Result<Published, PipelineError> {
+        let _guard = self.store.shared(&*self.progress)?;
+        let names = ready.attested.images().iter().map(|image| *image.image());
+        Revocations::read(remote, trusted(trust, "revocations")?)
+            .and_then(|revoked| revoked.check(names.chain([ready.release.digest])))
+            .map_err(PublishError::from)?;
+        let ends = Ends {
+            store: &self.store,
+            remote,
+            signer,
+            progress: &*self.progress,
+        };
+        Ok(publish::publish(
+            &ends,
+            &ready.attested,
+            &ready.release,
+            &ready.sources,
+            &request(wanted, None)?,
+        )?)
+    }
+
+    /// A channel's history.
+    ///
+    /// # Errors
+    /// [`PipelineError::Publish`].
+    pub fn history(
+        &self,
+        remote: &dyn Remote,
+        channel: &str,
+        trust: &Trust,
+    ) -> Result<History, PipelineError> {
+        Ok(History::read(remote, channel, trust.keys()).map_err(PublishError::from)?)
+    }
+
+    /// The newest record of every channel.
+    ///
+    /// # Errors
+    /// [`PipelineError::Publish`].
+    pub fn channels(
+        &self,
+        remote: &dyn Remote,
+        trust: &Trust,
+    ) -> Result<Vec<Entry>, PipelineError> {
+        let mut heads = Vec::new();
+        for name in channel::channels(remote).map_err(PublishError::from)? {
+            heads.extend(channel::head(remote, &name, trust.keys()).map_err(PublishError::from)?);
+        }
+        Ok(heads)
+    }
+
+    /// Lets a channel name a release that is on the remote, through the gate again.
+    ///
+    /// # Errors
+    /// [`PipelineError::Publish`].
+    pub fn promote(
+        &self,
+        remote: &dyn Remote,
+        reference: &Reference,
+        wanted: &Wanted<'_>,
+        trust: &Trust,
+        signer: &dyn Signer,
+    ) -> Result<Published, PipelineError> {
+        let entry = publish::resolve(remote, reference, trusted(trust, "the release")?)?;
+        self.repeat(remote, &entry, wanted, trust, signer, None)
+    }
+
+    /// Lets a channel name an earlier release of its own again, through the gate again.
+    ///
+    /// # Errors
+    /// [`PipelineError::Publish`].
+    pub fn rollback(
+        &self,
+        remote: &dyn Remote,
+        to: Option<&str>,
+        wanted: &Wanted<'_>,
+        trust: &Trust,
+        signer: &dyn Signer,
+    ) -> Result<Published, PipelineError> {
+        let keys = trusted(trust, "the channel")?;
+        let history = History::read(remote, wanted.channel, keys).map_err(PublishError::from)?;
+        let entry = match to {
+            Some(to) => history.find(to).map_err(PublishError::from)?,
+            None => history
+                .previous()
+                .ok_or_else(|| PublishError::NoEarlier(wanted.channel.to_owned()))?,
+        };
+        let after = history.head().map(|head| head.digest);
+        self.repeat(remote, entry, wanted, trust, signer, after)
+    }
+
+    fn repeat(
+        &self,
+        remote: &dyn Remote,
+        entry: &Entry,
+        wanted: &Wanted<'_>,
+        trust: &Trust,
+        signer: &dyn Signer,
+        after: Option<Digest>,
+    ) -> Result<Published, PipelineError> {
+        let attested = self.again(remote, entry, trust)?;
+        let request = request(wanted, after)?;
+        Ok(publish::repeat(remote, &attested, entry, &request, signer)?)
+    }
+
+    /// A release of the remote through the gate once more, as of the day on which it
+    /// came through first: age is a question for publishing, not for going back.
+    pub(super) fn again(
+        &self,
+        remote: &dyn Remote,
+        entry: &Entry,
+        trust: &Trust,
+    ) -> Result<Attested, PipelineError> {
+        let record = &entry.record;
+        let keys = trusted(trust, "the attestations")?;
+        Revocations::read(remote, keys)
+            .and_then(|revoked| revoked.check(record.names()))
+            .map_err(PublishError::from)?;
+        let mut images = Vec::new();
+        for image in &record.images {
+            images.push(Candidate {
+                board: image.board.clone(),
+                image: image.image,
+                plan: image.plan,
+                // The plan's digest says which of the user's there were.
+                checks: built_in_checks().map(str::to_owned).collect(),
+                attestations: publish::attestations(remote, image, keys)?,
+            });
+        }
+        let as_then = Policy {
+            max_age: i64::MAX,
+            accept_debug: true,
+        };
+        gate::through(
+            images,
+            trust,
+            &as_then,
+            record.published,
+            record.forced.as_deref(),
+        )
+    }
+
+    /// Records that a release must not be used any more.
+    ///
+    /// # Errors
+    /// [`PipelineError::Publish`].
+    pub fn revoke(
+        &self,
+        remote: &dyn Remote,
+        reference: &Reference,
+        wanted: &Wanted<'_>,
+        trust: &Trust,
+        signer: &dyn Signer,
+    ) -> Result<Published, PipelineError> {
+        let entry = publish::resolve(remote, reference, trusted(trust, "the release")?)?;
+        Ok(publish::revoke(
+            remote,
+            &entry,
+            &request(wanted, None)?,
+            signer,
+        )?)
+    }
+}
+
+/// Keys to check with; none is an error for what must be proven.
+pub(super) fn trusted<'a>(trust: &'a Trust, what: &str) -> Result<&'a [PublicKey], PublishError> {
+    if trust.keys().is_empty() {
+        return Err(PublishError::NoKey(what.to_owned()));
+    }
+    Ok(trust.keys())
+}
+
+fn request<'a>(wanted: &Wanted<'a>, after: Option<Digest>) -> Result<Request<'a>, PipelineError> {
+    Ok(Request {
+        channel: wanted.channel,
+        kind: wanted.kind,
+        who: wanted.who,
+        why: wanted.why,
+        now: now()?,
+        after,
+    })
+}

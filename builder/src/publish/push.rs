@@ -1,0 +1,198 @@
+//! Sending a release, and repeating one that is there already.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::{PublishError, Release, Sources, shipment};
+use crate::attest::{Attested, AttestedImage, Signer};
+use crate::base::{Digest, Progress};
+use crate::channel::{self, Entry, Kind, RECORD_SCHEMA, Record};
+use crate::remote::{Expect, Remote, upload_all};
+use crate::store::{Descriptor, Manifest, Store};
+
+/// Between what a release moves, who signs, who listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Ends<'a> {
+    /// Where it is.
+    pub store: &'a Store,
+    /// Where it goes.
+    pub remote: &'a dyn Remote,
+    /// Who signs the record.
+    pub signer: &'a dyn Signer,
+    /// Who is told how far it is.
+    pub progress: &'a dyn Progress,
+}
+
+/// What is published where, by whom, and why.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// The channel.
+    pub channel: &'a str,
+    /// What is done.
+    pub kind: Kind,
+    /// Who does it.
+    pub who: &'a str,
+    /// Why, for people; may be empty.
+    pub why: &'a str,
+    /// Now, seconds since 1970.
+    pub now: i64,
+    /// The channel's newest record must still be this one.
+    pub after: Option<Digest>,
+}
+
+/// What was done.
+#[derive(Debug, Clone, Serialize)]
+pub struct Published {
+    /// Where.
+    pub remote: String,
+    /// The channel.
+    pub channel: String,
+    /// The record's place in it.
+    pub sequence: u64,
+    /// Digest of the record's manifest.
+    pub record: Digest,
+    /// Digest of the release.
+    pub release: Digest,
+    /// Bytes that had to move.
+    pub moved: u64,
+    /// Bytes of the whole release.
+    pub bytes: u64,
+    /// The record was one that an interrupted run had left behind.
+    pub taken_up: bool,
+}
+
+/// Publishes what came through the gate: sends what is missing, then appends the record.
+///
+/// # Errors
+/// [`PublishError`]. The channel names the old release then, or (when the cut came
+/// after the last step) the new one; running it again completes it.
+pub fn publish(
+    ends: &Ends<'_>,
+    attested: &Attested,
+    release: &Release,
+    sources: &Sources,
+    request: &Request<'_>,
+) -> Result<Published, PublishError> {
+    let Ends {
+        store,
+        remote,
+        signer,
+        progress,
+    } = *ends;
+    channel::check_name(request.channel)?;
+    let shipment = shipment(store, attested, release, sources)?;
+    let moved = upload_all(store, remote, &shipment.pieces(), progress)?;
+    for document in &shipment.documents {
+        remote.put_manifest(&document.bytes, &document.media_type)?;
+    }
+    for (subject, referrer) in &shipment.referrers {
+        remote.refer(subject, referrer)?;
+    }
+    for (tag, document) in &shipment.tags {
+        if remote.tagged(tag)?.map(|d| d.digest) != Some(document.digest) {
+            remote.set_tag(tag, document, Expect::Any)?;
+        }
+    }
+    let record = Record {
+        schema: RECORD_SCHEMA,
+        channel: request.channel.to_owned(),
+        sequence: 0,
+        predecessor: None,
+        kind: request.kind,
+        name: release.name.clone(),
+        version: release.version.clone(),
+        release: release.digest,
+        images: shipment.images.clone(),
+        sources: shipment.carried.first().map(|list| list.digest),
+        lock: Some(release.lock),
+        forced: attested.forced().map(str::to_owned),
+        origin: None,
+        published: request.now,
+        when: request.now,
+        who: request.who.to_owned(),
+        why: request.why.to_owned(),
+    };
+    let bytes = shipment.bytes();
+    let appended = channel::append(remote, record, shipment.carried, request.after, signer)?;
+    Ok(Published {
+        moved: moved.bytes(),
+        bytes,
+        ..published(remote, appended)
+    })
+}
+
+/// Publishes a release of the same remote once more, in this channel or another:
+/// nothing moves but the record. `attested` is that it came through the gate again.
+///
+/// # Errors
+/// As [`publish`].
+pub fn repeat(
+    remote: &dyn Remote,
+    attested: &Attested,
+    origin: &Entry,
+    request: &Request<'_>,
+    signer: &dyn Signer,
+) -> Result<Published, PublishError> {
+    let through: BTreeSet<&Digest> = attested.images().iter().map(AttestedImage::image).collect();
+    let named = origin.record.images.iter().map(|image| &image.image);
+    if through != named.collect() {
+        return Err(PublishError::OtherRelease(origin.record.release));
+    }
+    let manifest = Manifest::parse(&origin.document.bytes)?;
+    // The first is the origin's own envelope; what it carried belongs to this one, too.
+    let carried: Vec<Descriptor> = manifest.layers.into_iter().skip(1).collect();
+    let appended = channel::append(
+        remote,
+        again(origin, request),
+        carried,
+        request.after,
+        signer,
+    )?;
+    Ok(published(remote, appended))
+}
+
+/// A record that says the same of the same release, in another place.
+fn again(origin: &Entry, request: &Request<'_>) -> Record {
+    Record {
+        channel: request.channel.to_owned(),
+        kind: request.kind,
+        origin: Some(origin.digest),
+        when: request.now,
+        who: request.who.to_owned(),
+        why: request.why.to_owned(),
+        ..origin.record.clone()
+    }
+}
+
+/// Records that a release must not be used any more.
+///
+/// # Errors
+/// As [`publish`].
+pub fn revoke(
+    remote: &dyn Remote,
+    entry: &Entry,
+    request: &Request<'_>,
+    signer: &dyn Signer,
+) -> Result<Published, PublishError> {
+    let record = Record {
+        kind: Kind::Revoke,
+        ..again(entry, request)
+    };
+    let appended = channel::append(remote, record, Vec::new(), request.after, signer)?;
+    Ok(published(remote, appended))
+}
+
+fn published(remote: &dyn Remote, appended: channel::Appended) -> Published {
+    let channel::Appended { entry, taken_up } = appended;
+    Published {
+        remote: remote.uri().to_owned(),
+        channel: entry.record.channel,
+        sequence: entry.record.sequence,
+        record: entry.digest,
+        release: entry.record.release,
+        moved: 0,
+        bytes: 0,
+        taken_up,
+    }
+}

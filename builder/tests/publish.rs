@@ -1,0 +1,310 @@
+//! The gate, channels and remotes from the outside: only what was tested is published,
+//! what is published comes back bit for bit, and nothing that happens on the way
+//! leaves a channel broken.
+
+#![allow(missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{Outcome, World, digest, edit, now};
+use slipform::attest::{KeyFile, Passphrase, Signer, Trust, testing};
+use slipform::base::Digest;
+use slipform::base::progress::Quiet;
+use slipform::channel::{History, Kind};
+use slipform::output::{Artifact, OutputFormat};
+use slipform::pipeline::{Door, Locking, Settings, Wanted, load};
+use slipform::remote::testing::faults::{Fault, FaultProxy};
+use slipform::remote::testing::registry::{RegistryRules, TestRegistry};
+use slipform::remote::testing::quick;
+use slipform::remote::{Remote, open_with};
+use slipform::sources::Host;
+
+/// A world with a small project that was built, a key, and a place to publish to.
+struct Scene {
+    world: World,
+    dir: PathBuf,
+    remote: String,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let world = World::new();
+        let dir = world.small_project("small");
+        let remote = format!("file://{}", world.path("published").display());
+        let scene = Self { world, dir, remote };
+        scene.run(&["key", "new", "--no-passphrase"]).good();
+        scene
+    }
+
+    /// Runs the command in the project, quietly, with the place to publish to set.
+    fn run(&self, args: &[&str]) -> Outcome {
+        let mut all = vec!["--quiet"];
+        all.extend(args);
+        let mut command = self.world.command(&self.dir, &all);
+        command.env("SLIPFORM_REMOTE", &self.remote);
+        command.env("SLIPFORM_BY", "ann");
+        common::outcome(&mut command)
+    }
+
+    fn settings(&self) -> Settings {
+        Settings::new(Some(self.world.store()), None, true, Arc::new(Quiet)).unwrap()
+    }
+
+    /// Builds, and keeps a report as a green boot test would.
+    fn tested(&self) -> Digest {
+        self.world.build(&self.dir, &[]);
+        let settings = self.settings();
+        let image = load(&self.dir).unwrap();
+        let lock = settings.lock(&image, &Locking::AsItIs).unwrap();
+        let cast = settings.cast(&image, &lock, "small").unwrap();
+        let nowhere = Artifact {
+            path: PathBuf::new(),
+            format: OutputFormat::Raw,
+            bytes: 0,
+        };
+        let plan = settings.plan(&image, &cast, &nowhere, Path::new(""));
+        let checks: Vec<&str> = slipform_qemu_tests::built_in_checks()
+            .chain(plan.checks.iter().map(|check| check.name.as_str()))
+            .collect();
+        let plan = plan.digest().parse().unwrap();
+        let report = testing::report(&cast.manifest, &plan, now(), &checks);
+        settings.keep_report(&cast.manifest, &report).unwrap();
+        cast.manifest
+    }
+
+    /// Another version of the page.
+    fn change(&self, text: &str) {
+        fs::write(self.dir.join("www/index.html"), text).unwrap();
+    }
+
+    fn publish(&self, more: &[&str]) -> serde_json::Value {
+        let mut all = vec!["publish", "--json"];
+        all.extend(more);
+        self.run(&all).good().json()
+    }
+
+    fn key(&self) -> KeyFile {
+        let path = self.world.path("home/.config/slipform/key.pem");
+        KeyFile::load(&path, || Passphrase::new("unused")).unwrap()
+    }
+}
+
+#[test]
+fn what_was_tested_is_published_and_comes_back_bit_for_bit() {
+    let scene = Scene::new();
+    let first = scene.tested();
+    let published = scene.publish(&["--why", "the first"]);
+    assert_eq!(published["release"], first.to_string());
+    assert_eq!(published["sequence"], 1);
+    assert!(published["moved"].as_u64().unwrap() > 0);
+    scene.change("<h1>second</h1>\n");
+    scene.tested();
+    let second = scene.publish(&["--why", "the second"]);
+    let (moved, whole) = (
+        second["moved"].as_u64().unwrap(),
+        second["bytes"].as_u64().unwrap(),
+    );
+    assert!(moved < whole, "{moved} of {whole}");
+
+    let log = scene.run(&["log", "candidate"]).good().stdout;
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(lines[0].starts_with("* 2 ") && lines[0].contains("ann: the second"), "{log}");
+
+    scene.run(&["promote", "candidate@1", "stable"]).good();
+    scene.run(&["promote", "candidate", "stable"]).good();
+    scene
+        .run(&["rollback", "stable", "--why", "second is ugly"])
+        .good();
+    let stable = scene.run(&["log", "stable", "--json"]).good().json();
+    assert_eq!(stable["entries"][0]["says"]["kind"], "rollback");
+    assert_eq!(stable["entries"][0]["says"]["release"], first.to_string());
+    let channels = scene.run(&["channels"]).good().stdout;
+    assert!(channels.contains("candidate") && channels.contains("stable"), "{channels}");
+
+    // Another machine: an empty store, nothing but the public key.
+    let key = scene.world.path("home/.config/slipform/key.pub");
+    let key = key.to_str().unwrap();
+    let store = scene.world.path("elsewhere");
+    let store = store.to_str().unwrap();
+    let out = scene.world.path("pulled");
+    let out = out.to_str().unwrap();
+    scene
+        .run(&[
+            "--store", store, "pull", "stable", "--key", key, "--out", out, "--format", "raw,qcow2",
+        ])
+        .good();
+    edit(&scene.dir.join("slipform.toml"), "version = \"1\"", "version = \"1\"");
+    scene.change("<h1>hello</h1>\n");
+    let built = scene.world.build(&scene.dir, &[]);
+    assert_eq!(built.image(), first.to_string());
+    let pulled = Path::new(out).join("small-1-small.raw");
+    assert_eq!(
+        digest(&pulled),
+        digest(Path::new(built.artifact(0, "path")))
+    );
+}
+
+#[test]
+fn what_was_not_tested_as_it_is_now_is_refused() {
+    let scene = Scene::new();
+    scene
+        .run(&["publish"])
+        .refused(2, &["there is no lock", "slipform lock"]);
+    scene.world.build(&scene.dir, &[]);
+    scene
+        .run(&["publish"])
+        .refused(1, &["is not to be published", "nothing is attested", "slipform test"]);
+    scene.tested();
+    scene.change("<h1>changed since</h1>\n");
+    scene
+        .run(&["publish"])
+        .refused(2, &["is not built as it would be now", "changed since", "slipform test"]);
+    assert!(!scene.world.path("published").exists());
+    scene.run(&["publish", "--force"]).code_is(2);
+    scene.world.build(&scene.dir, &[]);
+    let forced = scene.publish(&["--force", "--reason", "the tester burns"]);
+    assert_eq!(forced["sequence"], 1);
+    let log = scene.run(&["log", "candidate"]).good().stdout;
+    assert!(log.contains("FORCED: the tester burns"), "{log}");
+    scene.run(&["promote", "candidate", "stable"]).good();
+    let log = scene.run(&["log", "stable"]).good().stdout;
+    assert!(log.contains("FORCED: the tester burns"), "{log}");
+    let pulled = scene.run(&["pull", "stable", "--out", "pulled"]).good();
+    assert!(pulled.stdout.contains("FORCED"), "{}", pulled.stdout);
+    let verified = scene.run(&["verify", "stable"]);
+    assert_eq!(verified.code, Some(1), "{verified:?}");
+    assert!(verified.stdout.contains("WRONG  it was forced"), "{verified:?}");
+}
+
+#[test]
+fn strangers_and_what_was_revoked_are_refused() {
+    let scene = Scene::new();
+    let image = scene.tested();
+    scene.publish(&[]);
+    let stranger = scene.world.path("stranger.pem");
+    let stranger = stranger.to_str().unwrap();
+    scene
+        .run(&["key", "new", "--no-passphrase", "--out", stranger])
+        .good();
+    let public = stranger.replace(".pem", ".pub");
+    scene
+        .run(&["pull", "candidate", "--key", &public])
+        .refused(1, &["channel 'candidate' is broken at record"]);
+    // A record by a stranger's key is no record to those who trust the team's.
+    let own = scene.world.path("home/.config/slipform/key.pub");
+    scene
+        .run(&["publish", "--channel", "other", "--key", stranger])
+        .refused(1, &["is not to be published", "does not count"]);
+    scene
+        .run(&["revoke", "candidate", "--reason", "leaks its key"])
+        .good();
+    for verb in [
+        vec!["pull", "candidate"],
+        vec!["promote", "candidate", "stable"],
+        vec!["publish"],
+    ] {
+        scene.run(&verb).refused(1, &["was revoked on", "leaks its key"]);
+    }
+    let by_digest = image.to_string();
+    let key = own.to_str().unwrap();
+    scene
+        .run(&["pull", &by_digest, "--key", key])
+        .refused(1, &["leaks its key"]);
+}
+
+#[test]
+fn a_release_can_be_rebuilt_and_branched_from() {
+    let scene = Scene::new();
+    scene.tested();
+    scene.publish(&[]);
+    let verified = scene.run(&["verify", "candidate", "--rebuild"]).good();
+    assert!(
+        verified.stdout.contains("bit for bit"),
+        "{}",
+        verified.stdout
+    );
+    // What the lock names is there, but nothing that was built.
+    scene.change("<h1>the project goes on</h1>\n");
+    let dir = scene.world.path("hotfix");
+    scene
+        .run(&["checkout", "candidate", dir.to_str().unwrap()])
+        .good();
+    assert_eq!(
+        fs::read_to_string(dir.join("www/index.html")).unwrap(),
+        "<h1>hello</h1>\n"
+    );
+    let built = scene.world.build(&dir, &["--locked"]);
+    let log = scene.run(&["log", "candidate", "--json"]).good().json();
+    assert_eq!(log["entries"][0]["says"]["release"], built.image());
+    scene
+        .run(&["checkout", "candidate", dir.to_str().unwrap()])
+        .refused(2, &["is not empty"]);
+}
+
+/// Publishes in this process, with little patience, to `uri`.
+fn publish_to(scene: &Scene, uri: &str, why: &str) -> Result<(), String> {
+    let settings = scene.settings();
+    let image = load(&scene.dir).unwrap();
+    let key = scene.key();
+    let trust = Trust::new(vec![key.public().clone()]);
+    let ready = settings
+        .attested(&image, &trust, Door::Gate, &key)
+        .map_err(|e| e.to_string())?;
+    let remote = remote(uri);
+    let wanted = Wanted {
+        channel: "candidate",
+        kind: Kind::Publish,
+        who: "ann",
+        why,
+    };
+    settings
+        .publish(&*remote, &ready, &wanted, &trust, &key)
+        .map(drop)
+        .map_err(|e| e.to_string())
+}
+
+fn remote(uri: &str) -> Box<dyn Remote> {
+    open_with(uri, &Host::real(), quick()).unwrap()
+}
+
+#[test]
+fn whatever_the_network_does_the_channel_stays_whole() {
+    let scene = Scene::new();
+    scene.tested();
+    let registry = TestRegistry::new(RegistryRules::default());
+    let proxy = FaultProxy::new(registry.address());
+    let keys = [scene.key().public().clone()];
+    // How many requests one whole publish takes.
+    publish_to(&scene, &format!("oci://{}/all", proxy.address()), "all").unwrap();
+    let requests = proxy.requests().len();
+    let faults = Fault::all();
+    let mut failed = 0;
+    for n in 0..requests {
+        proxy.reset();
+        proxy.fault_from(n, faults[n % faults.len()].clone());
+        let repository = format!("r{n}");
+        let through = format!("oci://{}/{repository}", proxy.address());
+        let why = format!("round {n}");
+        let outcome = publish_to(&scene, &through, &why);
+        failed += usize::from(outcome.is_err());
+        let direct = registry.uri(&repository);
+        // Whatever happened: an old release (none), or the new one, never a half.
+        match History::read(&*remote(&direct), "candidate", &keys) {
+            Ok(history) => assert_eq!(history.entries.len(), 1, "{n}"),
+            Err(error) => {
+                assert!(error.to_string().contains("there is no channel"), "{n}: {error}");
+                assert!(outcome.is_err(), "{n}: it said that it was published");
+            }
+        }
+        publish_to(&scene, &direct, &why).unwrap_or_else(|error| panic!("{n}: {error}"));
+        let history = History::read(&*remote(&direct), "candidate", &keys).unwrap();
+        assert!(!history.entries.is_empty() && history.entries.len() <= 2, "{n}");
+    }
+    assert!(failed > requests / 2, "{failed} of {requests} were disturbed");
+    assert_eq!(registry.complaints(), Vec::<String>::new());
+}
