@@ -23,6 +23,16 @@ const VERBS: &[&str] = &[
     "inspect",
     "diff",
     "key",
+    "report",
+    "publish",
+    "log",
+    "channels",
+    "promote",
+    "rollback",
+    "revoke",
+    "pull",
+    "verify",
+    "checkout",
     "gc",
     "schema",
     "completions",
@@ -198,6 +208,23 @@ fn inspect_says_the_same_of_raw_qcow2_and_store() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+#[test]
+fn report_merge_refuses_what_is_no_report() {
+    let world = World::new();
+    let here = world.path(".");
+    let run = |what: &str| world.run(&here, &["report", "merge", what, "--out", "whole"]);
+    run("nothing").refused(2, &["nothing"]);
+    write(&world.path("empty/other"), "");
+    run("empty").refused(2, &["empty", "no report.json", "--report"]);
+    write(&world.path("old/report.json"), "{\"schema\":1}");
+    run("old").refused(2, &["old/report.json", "no report of this slipform"]);
+    assert!(!world.path("whole").exists());
+    let shard = world.run(&here, &["test", "--shard", "3/2"]);
+    assert_eq!(shard.code, Some(2));
+    let stderr = &shard.stderr;
+    assert!(stderr.contains("'3/2' is no part; write K/N"), "{stderr}");
 }
 
 #[test]

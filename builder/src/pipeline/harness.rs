@@ -110,8 +110,14 @@ impl Settings {
         let Some(at) = first_difference(&mut ours, &mut theirs).at("read", file)? else {
             return Ok((format, Vec::new()));
         };
-        let mut differences = vec![format!("the first byte that differs is at {at}")];
         let ours = disk::inspect(&mut ours).at("read", file)?;
+        let holds = |part: &&PartitionInfo| (part.offset..part.offset + part.size).contains(&at);
+        let place = ours.partitions.iter().find(holds);
+        let place = place.map_or_else(
+            || "outside all partitions".to_owned(),
+            |part| format!("in partition {}", part.name),
+        );
+        let mut differences = vec![format!("the first byte that differs is at {at}, {place}")];
         let theirs = disk::inspect(&mut theirs).at("read", file)?;
         if ours.size != theirs.size {
             differences.push(format!(

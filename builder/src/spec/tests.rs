@@ -48,7 +48,7 @@ fn every_shipped_layer_is_listed() {
         .map(|entry| entry.file_name().into_string().unwrap())
         .collect();
     names.sort();
-    let listed: Vec<&str> = load::SHIPPED_LAYERS.iter().map(|(name, _)| *name).collect();
+    let listed: Vec<&str> = SHIPPED_LAYERS.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, listed);
 }
 

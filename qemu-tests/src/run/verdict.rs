@@ -99,8 +99,12 @@ fn failures(whole: &Whole<'_>, verdicts: &[Verdict], late: &[Wrong]) -> Vec<Fail
     let Some(first) = first else {
         return Vec::new();
     };
-    let mut all = vec![first];
-    for wrong in found.iter().chain(late) {
+    // What could not be looked at because of the first says nothing of its own.
+    let follows = |wrong: &&Wrong| {
+        wrong.problem.cause != Cause::Unchecked || first.problem.cause == Cause::Unchecked
+    };
+    let mut all = vec![first.clone()];
+    for wrong in found.iter().chain(late).filter(follows) {
         if !all.iter().any(|other| other.check == wrong.check) {
             all.push(wrong.clone());
         }

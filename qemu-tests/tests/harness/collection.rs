@@ -60,8 +60,9 @@ fn a_guest_that_hangs_in_each_phase() {
 }
 
 #[test]
-fn an_error_of_init_in_each_phase() {
-    for phase in PHASES {
+fn an_error_of_init_in_early_and_late_phases() {
+    // Each waits for init to go on; three are enough.
+    for phase in ["start", "verity", "services"] {
         let error = format!(
             "event {{\"event\":\"error\",\"phase\":\"{phase}\",\"what\":\"do it\",\"why\":\"it cannot be\"}}\nhang"
         );

@@ -208,7 +208,10 @@ fn pass(client: &TcpStream, upstream: SocketAddr, plan: &Mutex<Plan>) -> io::Res
         plan.seen
             .push(line.trim_end_matches(" HTTP/1.1").to_owned());
         let from = plan.from.clone().filter(|(from, _)| n >= *from);
-        plan.at.get(&n).cloned().or_else(|| from.map(|(_, fault)| fault))
+        plan.at
+            .get(&n)
+            .cloned()
+            .or_else(|| from.map(|(_, fault)| fault))
     };
     if fault == Some(Fault::CutBefore) {
         return client.shutdown(Shutdown::Both);
