@@ -106,7 +106,7 @@ pub enum Verb {
         after_help = "Example: slipform pull stable --remote file:///srv/images --format qcow2"
     )]
     Pull(Pull),
-    /// Check a release: signatures, digests, attestations; with --rebuild, build it again and compare.
+    /// Check a release; with --rebuild, build it again and compare.
     #[command(after_help = "Example: slipform verify stable --rebuild --key release.pub")]
     Verify(Verify),
     /// Lay out what a release was built from, to branch from it.

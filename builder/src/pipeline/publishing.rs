@@ -105,6 +105,7 @@ impl Settings {
         trust: &Trust,
         signer: &dyn Signer,
     ) -> Result<Published, PipelineError> {
+        signs_for(trust, signer)?;
         let _guard = self.store.shared(&*self.progress)?;
         let names = ready.attested.images().iter().map(|image| *image.image());
         Revocations::read(remote, trusted(trust, "revocations")?)
@@ -203,6 +204,7 @@ impl Settings {
         signer: &dyn Signer,
         after: Option<Digest>,
     ) -> Result<Published, PipelineError> {
+        signs_for(trust, signer)?;
         let attested = self.again(remote, entry, trust)?;
         let request = request(wanted, after)?;
         Ok(publish::repeat(remote, &attested, entry, &request, signer)?)
@@ -257,6 +259,7 @@ impl Settings {
         trust: &Trust,
         signer: &dyn Signer,
     ) -> Result<Published, PipelineError> {
+        signs_for(trust, signer)?;
         let entry = publish::resolve(remote, reference, trusted(trust, "the release")?)?;
         Ok(publish::revoke(
             remote,
@@ -265,6 +268,14 @@ impl Settings {
             signer,
         )?)
     }
+}
+
+/// A record by a key that its readers do not trust breaks their channel.
+fn signs_for(trust: &Trust, signer: &dyn Signer) -> Result<(), PublishError> {
+    if trust.keys().contains(signer.public()) {
+        return Ok(());
+    }
+    Err(PublishError::Signer(signer.public().id()))
 }
 
 /// Keys to check with; none is an error for what must be proven.

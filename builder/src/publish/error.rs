@@ -64,6 +64,11 @@ pub enum PublishError {
         "no public key to check {0} with; name one with --key, SLIPFORM_TRUSTED_KEYS, or `keys` in [gate] of slipform.toml"
     )]
     NoKey(String),
+    /// Who signs is nobody to those who read.
+    #[error(
+        "the key {0} that signs is not among the trusted ones: whoever trusts only those would find the channel broken; sign with one of them, or trust it with --trusted-key"
+    )]
+    Signer(Digest),
     /// A release for several boards.
     #[error("the release is for {boards}; choose one with --board")]
     Board {
@@ -83,6 +88,7 @@ impl PublishError {
             Self::Reference(_)
             | Self::Unlisted { .. }
             | Self::NoKey(_)
+            | Self::Signer(_)
             | Self::Board { .. }
             | Self::NoEarlier(_) => true,
             Self::Channel(error) => error.is_bad_input(),
