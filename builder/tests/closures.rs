@@ -262,16 +262,21 @@ impl Apt {
         );
         let config = config(folder.path());
         std::fs::write(at("apt.conf"), config).unwrap();
-        Self { tools, folder }
+        let apt = Self { tools, folder };
+        // Made once here; else each run reads all indexes again, which is most of its time.
+        let made = apt.command("apt-cache").arg("gencaches").output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        apt
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut command: Command = self.tools.command(name).unwrap();
+        command.env("APT_CONFIG", self.folder.path().join("apt.conf"));
+        command
     }
 
     fn run(&self, arguments: &[&str]) -> Result<String, String> {
-        let mut apt: Command = self.tools.command("apt-get").unwrap();
-        let output = apt
-            .env("APT_CONFIG", self.folder.path().join("apt.conf"))
-            .args(arguments)
-            .output()
-            .unwrap();
+        let output = self.command("apt-get").args(arguments).output().unwrap();
         if output.status.success() {
             Ok(String::from_utf8(output.stdout).unwrap())
         } else {

@@ -6,6 +6,7 @@ mod common;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -92,7 +93,9 @@ fn what_cannot_be_made_is_told() {
         .filter(|code| *code == 2)
         .unwrap();
     assert!(!home.path().join(".config").exists());
-    write(&home.path().join("no.pem"), "nothing");
+    let no_key = home.path().join("no.pem");
+    write(&no_key, "nothing");
+    fs::set_permissions(&no_key, fs::Permissions::from_mode(0o600)).unwrap();
     key(home.path(), &["show", "no.pem"], None).refused(2, &["no.pem", "openssl pkcs8"]);
 }
 

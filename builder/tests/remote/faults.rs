@@ -56,13 +56,23 @@ fn read(remote: &dyn Remote) -> Result<Option<Digest>, RemoteError> {
     Ok(Some(document.digest))
 }
 
+/// Every seventh case, or all of them (minutes) where the nightly tests are asked for;
+/// seven shares nothing with the number of faults, so that each kind has its turn.
+fn is_chosen(case: usize) -> bool {
+    case.is_multiple_of(7) || std::env::var_os("SLIPFORM_TESTS_NIGHTLY").is_some()
+}
+
 /// Runs the sweep; `open` takes the address to go through, and a fresh place for each `n`.
 fn sweep(proxy: &FaultProxy, open: &dyn Fn(u32, bool) -> Box<dyn Remote>) -> usize {
     publish(&*open(0, true), 0).unwrap();
     let count = proxy.requests().len();
     let (mut n, mut failed) = (0u32, 0);
+    let faults = Fault::all();
     for at in 0..count {
-        for fault in Fault::all() {
+        for (kind, fault) in faults.iter().cloned().enumerate() {
+            if !is_chosen(at * faults.len() + kind) {
+                continue;
+            }
             n += 1;
             let case = format!("{fault:?} at request {at}");
             // An old release is there; the next one meets the fault.
@@ -110,7 +120,7 @@ fn a_registry_with_a_fault_at_every_request() {
             };
             open(&format!("oci://{at}/r{n}"), &[])
         });
-        assert!(cases > 100, "{cases}");
+        assert!(cases > 30, "{cases}");
         assert!(
             registry.complaints().is_empty(),
             "{:?}",
@@ -131,7 +141,7 @@ fn an_object_store_with_a_fault_at_every_request() {
         };
         open(&format!("s3://bucket/p{n}"), &store.variables(at))
     });
-    assert!(cases > 100, "{cases}");
+    assert!(cases > 30, "{cases}");
 }
 
 #[test]
