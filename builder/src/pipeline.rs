@@ -5,7 +5,8 @@
 //! layers.rs   packages, files -> sealed layers           machine.rs  machine.json
 //! kernel.rs   kernel package -> kernel, constant initrd  cargo.rs    a layer's cargo rule
 //! image.rs    UKI, disk, manifest, files                 tools.rs    emulator from locked packages
-//! harness.rs  boot test and interactive run             testing.rs   tools for tests
+//! harness.rs  boot test and interactive run             sweep.rs     many boots, each with one thing changed
+//! testing.rs  tools for tests
 //! ```
 
 mod cargo;
@@ -18,6 +19,7 @@ mod locking;
 mod machine;
 mod packages;
 mod sources;
+mod sweep;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod tools;
@@ -35,6 +37,7 @@ pub use image::Cast;
 pub use kernel::BootParts;
 pub use locking::{LOCK_FILE, Locking, changes, init_binary};
 pub use sources::Fetched;
+pub use sweep::{SweepRequest, Sweeps, tell_report};
 
 /// What all steps share: the store, where packages come from, who listens.
 #[derive(Debug)]

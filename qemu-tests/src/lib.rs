@@ -12,6 +12,8 @@
 //!                            run (stages: boot, checks, power-off) -> verdicts -> BootReport
 //! ```
 //!
+//! [`sweep`] boots one artifact many times, each time with one thing changed.
+//!
 //! [`boot_test`] judges, [`run_interactive`] serves a person; both start the same machine.
 
 pub mod accel;
@@ -28,6 +30,7 @@ pub mod plan;
 mod probes;
 pub mod report;
 mod run;
+pub mod sweep;
 mod watch;
 
 pub use accel::{Accel, AccelKind};

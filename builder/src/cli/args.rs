@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::sweep::Sweeping;
+
 /// Casts bootable, minimal, immutable OS images, and boots them before anybody else does.
 #[derive(Debug, Parser)]
 #[command(
@@ -53,7 +55,9 @@ pub enum Verb {
     #[command(after_help = "Example: slipform run --publish 8080:8080")]
     Run(Run),
     /// Cast the image, boot it and check it.
-    #[command(after_help = "Example: slipform test layers/images/hello")]
+    #[command(
+        after_help = "Examples:\n  slipform test layers/images/hello\n  slipform test --tamper --power-cut 10 --seed 7\n  slipform test --condition low-memory,512e"
+    )]
     Test(Test),
     /// Say what is in an image: a raw or qcow2 file, or a digest of the store.
     #[command(after_help = "Example: slipform inspect out/myapp-0.1.0-qemu-x86_64.raw")]
@@ -179,6 +183,9 @@ pub struct Test {
     /// Folder for console, events and report; `out/boot-BOARD` by default.
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
+    /// Further boots.
+    #[command(flatten)]
+    pub sweeping: Sweeping,
 }
 
 /// `slipform inspect`.

@@ -10,6 +10,7 @@ mod lock;
 mod new;
 mod progress;
 mod store;
+mod sweep;
 mod test;
 
 use std::io::Write;

@@ -5,13 +5,18 @@ use slipform_qemu_tests::{BootReport, ExitKind, Outcome};
 
 use super::args::{Cli, Run, Test};
 use super::build::{cast_all, write};
-use super::{Done, print, print_json, settings};
+use super::{BadInput, Done, print, print_json, settings};
 use crate::output::OutputFormat;
-use crate::pipeline::load;
+use crate::pipeline::{load, tell_report};
 
 /// Casts, boots, probes, prints the verdicts.
 pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
+    let request = verb.sweeping.request()?;
+    if verb.direct && !request.is_empty() {
+        let text = "a sweep boots by firmware; leave --direct out";
+        return Err(BadInput(text.to_owned()).into());
+    }
     let image = load(&verb.casting.dir)?;
     let (emulator, made) = settings.healed(|| {
         let (_, casts) = cast_all(&settings, &image, &verb.casting)?;
@@ -22,7 +27,7 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
         });
         anyhow::Ok((emulator, made.collect::<Result<Vec<_>, _>>()?))
     })?;
-    let mut reports = Vec::new();
+    let (mut reports, mut swept) = (Vec::new(), Vec::new());
     for (cast, artifact) in &made {
         let folder = match &verb.report {
             Some(folder) => folder.clone(),
@@ -34,22 +39,31 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
         if verb.direct {
             plan.boot = settings.direct(cast, &folder)?;
         }
-        let report = settings.boot(&plan, &emulator, &verb.emulating.accel)?;
+        let mut report = settings.boot(&plan, &emulator, &verb.emulating.accel)?;
         if !cli.json {
             print(&verdicts(&report, &folder))?;
         }
+        // What does not boot as it is teaches nothing when it is changed.
+        if report.passed && !request.is_empty() {
+            let sweeps = settings.sweep(&plan, &emulator, &verb.emulating.accel, &request)?;
+            tell_report(&mut report, &sweeps, request.seed, &folder)?;
+            if !cli.json {
+                print(&sweeps.text())?;
+            }
+            swept.push(sweeps);
+        }
         reports.push(report);
     }
+    let passed =
+        reports.iter().all(|report| report.passed) && swept.iter().all(|sweeps| sweeps.passed());
     if cli.json {
-        print_json(
-            &serde_json::json!({ "passed": reports.iter().all(|r| r.passed), "reports": reports }),
-        )?;
+        let mut json = serde_json::json!({ "passed": passed, "reports": reports });
+        if !swept.is_empty() {
+            json["sweeps"] = serde_json::to_value(&swept)?;
+        }
+        print_json(&json)?;
     }
-    Ok(if reports.iter().all(|report| report.passed) {
-        Done::Good
-    } else {
-        Done::Red
-    })
+    Ok(if passed { Done::Good } else { Done::Red })
 }
 
 /// The report for people.

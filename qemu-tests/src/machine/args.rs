@@ -11,9 +11,13 @@ use std::path::Path;
 use slipform_init::contract::event::{NONCE_FW_CFG, REPORT_PORT};
 
 use super::Mode;
+use super::hardware::Trace;
 use super::sockets::Channel;
 use crate::accel::{Accel, AccelKind};
 use crate::plan::{BootPath, DiskFormat, Emulator, Plan};
+
+/// QEMU's trace events of a read, by disk interface.
+const READS: [&str; 2] = ["virtio_blk_handle_read", "pci_nvme_read"];
 
 /// A guest's TCP port on 127.0.0.1 of the host; host port 0 lets the host choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,7 +89,8 @@ impl Words {
         }
         self.option("-smp", emulation.processors.to_string());
         self.option("-m", format!("{}M", emulation.memory_mib));
-        self.option("-rtc", "base=utc");
+        let clock = setup.mode.hardware.clock.as_deref().unwrap_or("utc");
+        self.option("-rtc", format!("base={clock}"));
         if setup.mode.reboot_ends {
             // A guest that reboots where it should not is a finding, not a loop.
             self.option("-action", "reboot=shutdown");
@@ -135,18 +140,32 @@ impl Words {
             DiskFormat::Raw => "raw",
             DiskFormat::Qcow2 => "qcow2",
         };
+        let hardware = &setup.mode.hardware;
         // `snapshot=on`: the artifact is opened read-only below a temporary overlay in TMPDIR.
-        let drive =
-            format!("if=none,id=disk0,format={format},snapshot=on,cache=unsafe,file.driver=file");
+        let (mut drive, file) = match &hardware.kept {
+            Some(kept) => ("if=none,id=disk0,format=qcow2".to_owned(), &kept.disk),
+            None => (
+                format!("if=none,id=disk0,format={format},snapshot=on"),
+                &plan.disk,
+            ),
+        };
+        drive.push_str(",cache=unsafe");
+        if let Some((bytes, operations)) = hardware.throttle {
+            drive.push_str(&format!(
+                ",throttling.bps-total={bytes},throttling.iops-total={operations}"
+            ));
+        }
+        drive.push_str(",file.driver=file");
         self.option(
             "-drive",
-            with_file(&drive, "file.filename", plan.disk.as_os_str()),
+            with_file(&drive, "file.filename", file.as_os_str()),
         );
         let device = match plan.emulation.disk.as_str() {
             "nvme" => "nvme,serial=slipform",
             _ => "virtio-blk-pci",
         };
         let sector = plan.sector_size;
+        let physical = hardware.physical_sector.unwrap_or(sector);
         // A direct boot's kernel takes the first place itself.
         let first = match plan.boot {
             BootPath::Firmware => "bootindex=0,",
@@ -154,8 +173,14 @@ impl Words {
         };
         self.option(
             "-device",
-            format!("{device},drive=disk0,{first}logical_block_size={sector},physical_block_size={sector}"),
+            format!("{device},drive=disk0,{first}logical_block_size={sector},physical_block_size={physical}"),
         );
+        if let Some(Trace(file)) = &hardware.trace {
+            for event in READS {
+                self.option("-trace", format!("enable={event}"));
+            }
+            self.option("-D", file.as_os_str());
+        }
     }
 
     fn channels(&mut self, setup: &Setup<'_>) {
@@ -180,6 +205,9 @@ impl Words {
     }
 
     fn network(&mut self, setup: &Setup<'_>) {
+        if setup.mode.hardware.no_network {
+            return;
+        }
         let mut netdev = "user,id=net0".to_owned();
         if setup.mode.isolated {
             netdev.push_str(",restrict=on");
@@ -211,6 +239,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::machine::hardware::{Hardware, Kept};
     use crate::plan::{Emulation, RunOptions};
 
     fn plan() -> Plan {
@@ -288,6 +317,7 @@ mod tests {
             isolated: true,
             reboot_ends: true,
             start_limit: Duration::from_secs(1),
+            hardware: Hardware::default(),
         }
     }
 
@@ -329,6 +359,32 @@ mod tests {
     }
 
     #[test]
+    fn a_sweeps_machine_differs_where_it_should() {
+        let mut mode = test_mode();
+        mode.hardware = Hardware {
+            kept: Some(Kept {
+                disk: "/e/disk.qcow2".into(),
+                vars: "/e/vars.fd".into(),
+            }),
+            trace: Some(Trace("/e/reads.log".into())),
+            clock: Some("1980-01-01T00:00:00".to_owned()),
+            physical_sector: Some(4096),
+            no_network: true,
+            throttle: Some((1000, 10)),
+        };
+        let text = line(&plan(), AccelKind::Tcg, &mode);
+        let disk = "-drive if=none,id=disk0,format=qcow2,cache=unsafe,throttling.bps-total=1000,throttling.iops-total=10,file.driver=file,file.filename=/e/disk.qcow2";
+        let reads =
+            "-trace enable=virtio_blk_handle_read\n-trace enable=pci_nvme_read\n-D /e/reads.log\n";
+        let want = GOLDEN
+            .replace("-rtc base=utc", "-rtc base=1980-01-01T00:00:00")
+            .replace("-drive if=none,id=disk0,format=raw,snapshot=on,cache=unsafe,file.driver=file,file.filename=/img/hello.raw", disk)
+            .replace("physical_block_size=512\n", &format!("physical_block_size=4096\n{reads}"));
+        let end = want.find("\n-netdev").expect("the network comes last");
+        assert_eq!(text, want[..end]);
+    }
+
+    #[test]
     fn kvm_takes_the_hosts_processor_and_nothing_else_changes() {
         let want = GOLDEN
             .replace("-accel tcg", "-accel kvm")
@@ -367,6 +423,7 @@ mod tests {
             isolated: false,
             reboot_ends: false,
             start_limit: Duration::from_secs(1),
+            hardware: Hardware::default(),
         };
         let text = line(&plan, AccelKind::Tcg, &mode);
         assert!(

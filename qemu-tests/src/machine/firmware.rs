@@ -1,8 +1,10 @@
 //! UEFI variables: a run gets its own copy, so that what one run's firmware
-//! writes (boot order, enrolled keys) never reaches the next.
+//! writes (boot order, enrolled keys) never reaches the next. Only a machine that
+//! is switched on again keeps them.
 
 use std::path::{Path, PathBuf};
 
+use super::hardware::Kept;
 use crate::error::HarnessError;
 use crate::plan::{BootPath, Emulator, Plan};
 
@@ -11,14 +13,18 @@ pub(crate) fn copy_vars(
     plan: &Plan,
     emulator: &Emulator,
     run: &Path,
+    kept: Option<&Kept>,
 ) -> Result<PathBuf, HarnessError> {
-    let copy = run.join("vars.fd");
+    let copy = kept.map_or_else(|| run.join("vars.fd"), |kept| kept.vars.clone());
     if matches!(plan.boot, BootPath::Direct { .. }) {
         return Ok(copy);
     }
     let code = &emulator.firmware_code;
     let remedy = "use the locked emulator, or install the package `ovmf` for `--qemu host`";
     std::fs::metadata(code).map_err(HarnessError::io("find the firmware", code, remedy))?;
+    if kept.is_some() && copy.exists() {
+        return Ok(copy);
+    }
     let template = &emulator.firmware_vars;
     // Read and write instead of copy: a read-only template must not give a read-only copy.
     let bytes = std::fs::read(template).map_err(HarnessError::io(

@@ -4,6 +4,7 @@
 
 pub(crate) mod args;
 pub(crate) mod firmware;
+pub(crate) mod hardware;
 pub(crate) mod process;
 pub(crate) mod qmp;
 pub(crate) mod sockets;
@@ -24,6 +25,7 @@ use crate::error::HarnessError;
 use crate::evidence::Evidence;
 use crate::plan::{Emulator, Plan};
 use args::{Forward, Setup};
+use hardware::Hardware;
 use process::Process;
 use qmp::{Monitor, MonitorEvent};
 use sockets::{Channel, Sockets};
@@ -59,6 +61,8 @@ pub(crate) struct Mode {
     pub(crate) reboot_ends: bool,
     /// How long the emulator may take until its monitor answers.
     pub(crate) start_limit: Duration,
+    /// What differs from the board's machine.
+    pub(crate) hardware: Hardware,
 }
 
 /// A machine that stands still until [`Machine::power_on`].
@@ -99,7 +103,7 @@ impl Machine {
                 evidence.dir(),
                 "check that it can be written and the disk is not full",
             ))?;
-        let vars = firmware::copy_vars(plan, emulator, run)?;
+        let vars = firmware::copy_vars(plan, emulator, run, mode.hardware.kept.as_ref())?;
         let nonce = nonce()?;
         let setup = Setup {
             plan,

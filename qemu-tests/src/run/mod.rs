@@ -13,14 +13,15 @@ use crate::error::HarnessError;
 use crate::evidence::Evidence;
 use crate::limits::Limits;
 use crate::machine::args::Forward;
+use crate::machine::hardware::Hardware;
 use crate::machine::{Machine, Mode};
 use crate::plan::{BootPath, Emulator, Plan};
 use crate::probes::console::ConsoleChecks;
 use crate::probes::guest_port;
 use crate::report::{BootReport, REPORT_SCHEMA};
 use crate::watch::Watch;
-use stages::Run;
-use verdict::Judgement;
+pub(crate) use stages::Run;
+pub(crate) use verdict::Judgement;
 
 /// Boots the plan's artifact, watches it, checks it, powers it off, and judges.
 ///
@@ -51,6 +52,7 @@ pub fn boot_test(
         isolated: true,
         reboot_ends: true,
         start_limit: limits.start,
+        hardware: Hardware::default(),
     };
     let machine = Machine::start(plan, emulator, &accel, &mode, &evidence)?;
     let watch = Watch::new(plan, &machine.nonce, console_checks);
@@ -109,7 +111,7 @@ fn now() -> i64 {
 }
 
 /// Every guest port that a check talks to, once.
-fn probed_ports(plan: &Plan) -> Vec<Forward> {
+pub(crate) fn probed_ports(plan: &Plan) -> Vec<Forward> {
     let ports: BTreeSet<u16> = plan
         .checks
         .iter()

@@ -23,7 +23,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub(crate) struct Run<'a> {
     plan: &'a Plan,
     limits: Limits,
-    machine: Machine,
+    pub(crate) machine: Machine,
     pub(crate) watch: Watch,
     pub(crate) evidence: Evidence,
     progress: &'a dyn Fn(&str),
@@ -111,7 +111,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn boot(&mut self) -> Result<(), HarnessError> {
+    pub(crate) fn boot(&mut self) -> Result<(), HarnessError> {
         self.machine.power_on()?;
         self.power_on = Instant::now();
         let until = self.power_on + self.limits.ready;
@@ -135,7 +135,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn checks(&mut self) -> Result<(), HarnessError> {
+    pub(crate) fn checks(&mut self) -> Result<(), HarnessError> {
         let runner = Runner::start(&self.plan.checks, &self.machine.ports, self.limits);
         let network = self
             .plan
@@ -211,7 +211,7 @@ impl<'a> Run<'a> {
     }
 
     /// A dead guest may still print why: until it is silent, or too long.
-    fn last_words(&mut self) -> Result<(), HarnessError> {
+    pub(crate) fn last_words(&mut self) -> Result<(), HarnessError> {
         let start = Instant::now();
         while self.watch.is_dead()
             && !self.machine.is_over()
@@ -226,7 +226,7 @@ impl<'a> Run<'a> {
     }
 
     /// Takes one observation; false if none came in time.
-    fn pump(&mut self, wait: Duration) -> Result<bool, HarnessError> {
+    pub(crate) fn pump(&mut self, wait: Duration) -> Result<bool, HarnessError> {
         let Some(observation) = self.machine.next(wait) else {
             return Ok(false);
         };

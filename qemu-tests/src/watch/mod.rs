@@ -210,7 +210,7 @@ impl Watch {
                 self.shutdown = Some(text);
             }
             Event::End { clean } => self.end = Some(*clean),
-            Event::Network { .. } | Event::Log { .. } => {}
+            Event::Network { .. } | Event::Log { .. } | Event::LayerRead { .. } => {}
         }
     }
 
