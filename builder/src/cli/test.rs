@@ -7,7 +7,7 @@ use super::args::{Cli, Run, Test};
 use super::build::{cast_all, write};
 use super::{BadInput, Done, print, print_json, settings};
 use crate::output::OutputFormat;
-use crate::pipeline::{load, tell_report};
+use crate::pipeline::{Sweeps, load, tell_report};
 
 /// Casts, boots, probes, prints the verdicts.
 pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
@@ -54,8 +54,7 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
         }
         reports.push(report);
     }
-    let passed =
-        reports.iter().all(|report| report.passed) && swept.iter().all(|sweeps| sweeps.passed());
+    let passed = reports.iter().all(|report| report.passed) && swept.iter().all(Sweeps::passed);
     if cli.json {
         let mut json = serde_json::json!({ "passed": passed, "reports": reports });
         if !swept.is_empty() {

@@ -92,7 +92,7 @@ fn copy(
     let (entries, used) = (header.entries * sector, used * header.size);
     let rest = (header.count * header.size).saturating_sub(used);
     for (part, offset, length) in [
-        ("header", header_at, HEADER),
+        ("header, of its checksum", header_at, HEADER),
         ("table", entries, used),
         ("table, unused entries", entries + used, rest),
     ] {

@@ -27,6 +27,8 @@ mod source;
 mod tamper;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod testing_disk;
 mod trial;
 
 use std::sync::Mutex;

@@ -85,8 +85,14 @@ pub(crate) fn create(
         if let Some(patch) = patch {
             let l1 = patch.start / L2_SPAN;
             let l2 = patch.start % L2_SPAN / CLUSTER;
-            file.write_all_at(&(4 * CLUSTER | COPIED).to_be_bytes(), 3 * CLUSTER + 8 * l1)?;
-            file.write_all_at(&(5 * CLUSTER | COPIED).to_be_bytes(), 4 * CLUSTER + 8 * l2)?;
+            file.write_all_at(
+                &((4 * CLUSTER) | COPIED).to_be_bytes(),
+                3 * CLUSTER + 8 * l1,
+            )?;
+            file.write_all_at(
+                &((5 * CLUSTER) | COPIED).to_be_bytes(),
+                4 * CLUSTER + 8 * l2,
+            )?;
             file.write_all_at(&patch.bytes, 5 * CLUSTER)?;
         }
         Ok(())

@@ -14,6 +14,8 @@
 //! | `qmp NAME JSON` | an event of the monitor with this data |
 //! | `wait-power`, `wait-report` | until the power button, or a line on the report channel |
 //! | `echo` | what is typed on the console comes back, until the power button |
+//! | `trace SECTOR COUNT` | a read of the disk, in the file of `-D` if there is one |
+//! | `lives PATH N` | goes on the first N times, then hangs; PATH keeps the count |
 //! | `touch PATH`, `pid PATH` | writes to a file that is there; writes its process id |
 //! | `sleep MS`, `hang`, `exit CODE`, `abort` | |
 //!
@@ -105,6 +107,15 @@ fn generic(step: &str) -> Result<()> {
         "touch" => {
             OpenOptions::new().write(true).open(rest)?.write_all(b"x")?;
         }
+        "lives" => {
+            let (path, limit) = rest.split_once(' ').ok_or("lives PATH N")?;
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let count = text.trim().parse::<u32>().unwrap_or(0) + 1;
+            std::fs::write(path, count.to_string())?;
+            if count > limit.parse()? {
+                return generic("hang");
+            }
+        }
         "pid" => std::fs::write(rest, std::process::id().to_string())?,
         _ => return Err(format!("no step: {step}").into()),
     }
@@ -124,6 +135,7 @@ struct Machine {
     power_button: Receiver<()>,
     nonce: String,
     answers: Answers,
+    trace: Option<String>,
     t: u64,
 }
 
@@ -156,6 +168,9 @@ impl Machine {
             power_button,
             nonce,
             answers,
+            trace: arguments
+                .windows(2)
+                .find_map(|pair| (pair[0] == "-D").then(|| pair[1].clone())),
             t: 0,
         })
     }
@@ -198,6 +213,17 @@ impl Machine {
                 self.monitor.write_all(
                     format!("{}\r\n", json!({"event": name, "data": data})).as_bytes(),
                 )?;
+            }
+            "trace" => {
+                let (sector, count) = rest.split_once(' ').ok_or("trace SECTOR COUNT")?;
+                if let Some(path) = &self.trace {
+                    let line = format!(
+                        "virtio_blk_handle_read vdev 0x1 req 0x2 sector {sector} nsectors {count}\n"
+                    );
+                    let mut options = OpenOptions::new();
+                    let mut file = options.create(true).append(true).open(path)?;
+                    file.write_all(line.as_bytes())?;
+                }
             }
             "wait-power" => self.power_button.recv()?,
             "wait-report" => {

@@ -4,6 +4,7 @@
 
 mod deaths;
 mod support;
+mod sweeps;
 mod verdicts;
 
 use std::fs;

@@ -108,13 +108,18 @@ impl Fixture {
     }
 
     pub(crate) fn run(&self, script: &[&str]) -> Result<BootReport, HarnessError> {
+        boot_test(&self.plan, &self.emulator(script), self.accel, &|_| {})
+    }
+
+    /// One that plays the script.
+    pub(crate) fn emulator(&self, script: &[&str]) -> Emulator {
         let path = self.dir.path().join("script");
         fs::write(&path, script.join("\n")).expect("a script");
         let vars = [
             ("FAKE_SCRIPT", path.display().to_string()),
             ("FAKE_BEFORE", self.before.clone()),
         ];
-        let emulator = Emulator {
+        Emulator {
             command: vec![env!("CARGO_BIN_EXE_fake-qemu").into()],
             env: vars
                 .into_iter()
@@ -123,8 +128,7 @@ impl Fixture {
             firmware_code: self.dir.path().join("code.fd"),
             firmware_vars: self.dir.path().join("vars.fd"),
             version: "fake 1".into(),
-        };
-        boot_test(&self.plan, &emulator, self.accel, &|_| {})
+        }
     }
 
     /// A verdict must come, and the guest's end must not be waited for.
