@@ -7,9 +7,11 @@ mod e2e_support;
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 
-use e2e_support::lab::{emulator, settings, slot};
+use e2e_support::lab::{boot, emulator, settings, slot};
 use e2e_support::project::Project;
+use e2e_support::red::assert_green;
 use slipform::pipeline::SweepRequest;
 use slipform_qemu_tests::sweep::Class;
 
@@ -57,4 +59,23 @@ fn telling_bytes_and_two_power_cuts() {
         assert_eq!(json["seed"], 3, "{name}");
         assert_eq!(json["passed"], true, "{name}");
     }
+}
+
+/// A firmware that mends the primary table hides what Linux would do without it. Here
+/// there is none: the MBR's signature and the primary header are both damaged.
+#[test]
+fn linux_and_init_take_the_backup_table_where_no_firmware_mends_the_first() {
+    let _slot = slot();
+    let subject = Project::shipped("hello").cast();
+    let plan = subject.direct("backup-table");
+    let disk = File::options().read(true).write(true).open(&plan.disk);
+    let disk = disk.expect("the disk opens");
+    for offset in [510, 512 + 60] {
+        let mut byte = [0];
+        disk.read_exact_at(&mut byte, offset).expect("a byte");
+        disk.write_all_at(&[byte[0] ^ 0x10], offset)
+            .expect("a changed byte");
+    }
+    let report = boot(&plan);
+    assert_green(&plan, &report);
 }

@@ -51,6 +51,7 @@ impl Sweeping {
             conditions,
             seed: self.seed.map_or_else(fresh, Ok)?,
             jobs: usize::from(self.jobs),
+            ready_seconds: None,
         })
     }
 }

@@ -12,7 +12,7 @@ use crate::pipeline::{Sweeps, load, tell_report};
 /// Casts, boots, probes, prints the verdicts.
 pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
-    let request = verb.sweeping.request()?;
+    let mut request = verb.sweeping.request()?;
     if verb.direct && !request.is_empty() {
         let text = "a sweep boots by firmware; leave --direct out";
         return Err(BadInput(text.to_owned()).into());
@@ -45,6 +45,7 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
         }
         // What does not boot as it is teaches nothing when it is changed.
         if report.passed && !request.is_empty() {
+            request.ready_seconds = report.ready_seconds;
             let sweeps = settings.sweep(&plan, &emulator, &verb.emulating.accel, &request)?;
             tell_report(&mut report, &sweeps, request.seed, &folder)?;
             if !cli.json {

@@ -24,6 +24,8 @@ pub struct SweepRequest {
     pub seed: u64,
     /// Machines at a time.
     pub jobs: usize,
+    /// Seconds that a healthy boot took until ready; measured if nobody knows them.
+    pub ready_seconds: Option<f64>,
 }
 
 impl SweepRequest {
@@ -99,7 +101,11 @@ impl Settings {
             sweeps.tamper = Some(report);
         }
         if request.power_cuts > 0 {
-            let report = sweep::power_cuts(&setup, size, request.power_cuts, &told)?;
+            let tampered = sweeps.tamper.as_ref();
+            let ready = request
+                .ready_seconds
+                .or_else(|| tampered.and_then(|report| report.ready_seconds));
+            let report = sweep::power_cuts(&setup, size, request.power_cuts, ready, &told)?;
             keep(&plan.evidence.join("powercut.json"), &report)?;
             sweeps.power_cut = Some(report);
         }

@@ -94,7 +94,8 @@ fn moments(seed: u64, count: usize, ready: f64) -> Vec<f64> {
         .collect()
 }
 
-/// Cuts the power `count` times. `size` is the disk's length in bytes.
+/// Cuts the power `count` times. `size` is the disk's length in bytes; `ready` are the
+/// seconds that a healthy boot took until ready, measured here if nobody knows them.
 ///
 /// # Errors
 /// [`SweepError`]: the undisturbed boot is not green, or the harness cannot work. A
@@ -103,24 +104,14 @@ pub fn power_cuts(
     sweep: &Sweep<'_>,
     size: u64,
     count: usize,
+    ready: Option<f64>,
     progress: &dyn Fn(&str),
 ) -> Result<PowerCutReport, SweepError> {
     let start = Instant::now();
-    progress(&format!(
-        "power cut: an undisturbed boot (seed {})",
-        sweep.seed
-    ));
-    let first = boot(sweep, "undisturbed", None, Until::Checks)?;
-    let ready = match (&first.failure, first.ready_seconds) {
-        (None, Some(ready)) => ready,
-        (failure, _) => {
-            return Err(SweepError::Baseline {
-                name: sweep.plan.name.clone(),
-                phase: failure.as_ref().map_or(String::new(), |f| f.phase.clone()),
-                line: failure.as_ref().map_or(String::new(), |f| f.line.clone()),
-                evidence: first.evidence,
-            });
-        }
+    progress(&format!("power cut: {count} times (seed {})", sweep.seed));
+    let ready = match ready {
+        Some(ready) => ready,
+        None => undisturbed(sweep)?,
     };
     let mut done = 0;
     let cuts = in_parallel(
@@ -147,6 +138,23 @@ pub fn power_cuts(
         cuts,
         total_seconds: start.elapsed().as_secs_f64(),
     })
+}
+
+/// Seconds until ready of a boot that nobody disturbs.
+fn undisturbed(sweep: &Sweep<'_>) -> Result<f64, SweepError> {
+    let first = boot(sweep, "undisturbed", None, Until::Checks)?;
+    match (first.failure, first.ready_seconds) {
+        (None, Some(ready)) => Ok(ready),
+        (failure, _) => {
+            let (phase, line) = failure.map(|f| (f.phase, f.line)).unwrap_or_default();
+            Err(SweepError::Baseline {
+                name: sweep.plan.name.clone(),
+                phase,
+                line,
+                evidence: first.evidence,
+            })
+        }
+    }
 }
 
 fn cut(sweep: &Sweep<'_>, number: usize, moment: f64, size: u64) -> Result<PowerCut, SweepError> {

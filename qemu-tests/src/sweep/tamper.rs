@@ -53,6 +53,8 @@ pub struct TamperReport {
     pub plan: String,
     /// What chose the bytes.
     pub seed: u64,
+    /// Seconds from power-on to ready, with nothing changed.
+    pub ready_seconds: Option<f64>,
     /// Only regions with these texts in their names were tried; all if empty.
     pub only: Vec<String>,
     /// Nothing was missed.
@@ -170,6 +172,7 @@ pub fn tamper(
         image: sweep.plan.image.clone(),
         plan: sweep.plan.digest(),
         seed: sweep.seed,
+        ready_seconds: first.ready_seconds,
         only: only.to_vec(),
         passed: !counts.contains_key(&Class::Missed),
         counts,
@@ -372,6 +375,7 @@ mod tests {
             image: String::new(),
             plan: String::new(),
             seed: 1,
+            ready_seconds: None,
             only: Vec::new(),
             passed: true,
             counts: BTreeMap::from([(Class::Unprotected, 3)]),
