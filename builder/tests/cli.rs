@@ -21,6 +21,7 @@ const VERBS: &[&str] = &[
     "run",
     "test",
     "inspect",
+    "report",
     "gc",
     "schema",
     "completions",
@@ -196,6 +197,38 @@ fn inspect_says_the_same_of_raw_qcow2_and_store() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+#[test]
+fn report_merge_refuses_what_is_no_report() {
+    let world = World::new();
+    let here = world.path(".");
+    let run = |what: &str| world.run(&here, &["report", "merge", what, "--out", "whole"]);
+    run("nothing").refused(2, &["nothing"]);
+    write(&world.path("empty/other"), "");
+    run("empty").refused(2, &["empty", "no report.json", "--report"]);
+    write(&world.path("old/report.json"), "{\"schema\":1}");
+    run("old").refused(2, &["old/report.json", "no report of this slipform"]);
+    assert!(!world.path("whole").exists());
+    let shard = world.run(&here, &["test", "--shard", "3/2"]);
+    assert_eq!(shard.code, Some(2));
+    let stderr = &shard.stderr;
+    assert!(stderr.contains("'3/2' is no part; write K/N"), "{stderr}");
+}
+
+#[test]
+fn a_sweep_refuses_what_makes_another_boot_of_it() {
+    let world = World::new();
+    let here = world.path(".");
+    let (sweep, direct) = (["--tamper"], ["--direct"]);
+    let run =
+        |sweep: &[&str], other: &[&str]| world.run(&here, &[&["test"], sweep, other].concat());
+    run(&sweep, &direct).refused(2, &["a sweep boots by firmware", "leave --direct out"]);
+    for other in [["--repeat", "2"], ["--shard", "1/2"], ["--image", "x.raw"]] {
+        run(&["--power-cut", "1"], &other)
+            .refused(2, &["a sweep", &format!("leave {} out", other[0])]);
+    }
+    run(&["--condition", "dry-sea"], &[]).refused(2, &["dry-sea", "low-memory"]);
 }
 
 #[test]

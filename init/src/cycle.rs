@@ -75,7 +75,7 @@ pub(crate) struct Cycle {
 impl Cycle {
     /// Network and services of a machine whose root is up.
     pub(crate) fn new(
-        machine: Machine,
+        mut machine: Machine,
         signals: Signals,
         kmsg: Kmsg,
         mut report: Reporter,
@@ -84,6 +84,10 @@ impl Cycle {
         report.phase(Phase::Network);
         let dhcp = network(&machine.name, &mut report);
         let stop_limit = stop_limit(&machine);
+        let slowdown = report.slowdown();
+        for service in &mut machine.services {
+            service.ready_timeout_ms = stretched(service.ready_timeout_ms, slowdown);
+        }
         let layers = machine.layers.into_iter().map(|layer| layer.name);
         let layers = LayerReader::new(layers.collect());
         let supervisor = Supervisor::new(machine.services);
@@ -278,6 +282,15 @@ fn network(name: &str, report: &mut Reporter) -> Dhcp {
     Dhcp::new(name, random ^ u64::from(time))
 }
 
+/// A time limit in milliseconds on a machine that is so much slower.
+fn stretched(limit_ms: u64, slowdown: f64) -> u64 {
+    Duration::from_millis(limit_ms)
+        .mul_f64(slowdown)
+        .as_millis()
+        .try_into()
+        .unwrap_or(limit_ms)
+}
+
 /// All services one after the other, and a margin.
 fn stop_limit(machine: &Machine) -> Duration {
     let sum = machine.services.iter().fold(0u64, |sum, service| {
@@ -315,5 +328,11 @@ mod tests {
         );
         assert_eq!(vm_rss(b"Name:\tinit\n"), None);
         assert!(resident_kib() > 100);
+    }
+
+    #[test]
+    fn limits_are_stretched() {
+        assert_eq!(stretched(30_000, 1.0), 30_000);
+        assert_eq!(stretched(30_000, 8.5), 255_000);
     }
 }

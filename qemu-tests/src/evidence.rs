@@ -6,7 +6,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::error::HarnessError;
+use crate::junit::junit;
 use crate::report::BootReport;
+use crate::run::timeline;
 
 /// Longest console.log and events.jsonl.
 const MAX_LOG: u64 = 64 << 20;
@@ -62,11 +64,13 @@ impl Evidence {
     pub(crate) fn create(dir: &Path) -> Result<Self, HarnessError> {
         fs::create_dir_all(dir).map_err(HarnessError::io("make folder", dir, REMEDY))?;
         let dir = fs::canonicalize(dir).map_err(HarnessError::io("resolve", dir, REMEDY))?;
-        match fs::remove_file(dir.join("report.json")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(HarnessError::io("remove", &dir.join("report.json"), REMEDY)(error));
+        for name in ["report.json", "junit.xml", "timeline.txt", "screen.png"] {
+            match fs::remove_file(dir.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(HarnessError::io("remove", &dir.join(name), REMEDY)(error));
+                }
+                _ => {}
             }
-            _ => {}
         }
         Ok(Self {
             console: Log::create(dir.join("console.log"))?,
@@ -118,15 +122,6 @@ impl Evidence {
         self.file("qemu.cmdline", text.as_bytes())
     }
 
-    /// The report, as JSON.
-    pub(crate) fn report(&self, report: &BootReport) -> Result<(), HarnessError> {
-        let path = self.dir.join("report.json");
-        let mut json = serde_json::to_vec_pretty(report)
-            .map_err(|error| HarnessError::io("write", &path, REMEDY)(error.into()))?;
-        json.push(b'\n');
-        self.file("report.json", &json)
-    }
-
     /// The last lines of QEMU's standard error, in one line of text.
     pub(crate) fn stderr(&self) -> String {
         let bytes = fs::read(self.dir.join("qemu.stderr")).unwrap_or_default();
@@ -146,6 +141,30 @@ impl Evidence {
         let path = self.dir.join(name);
         fs::write(&path, bytes).map_err(HarnessError::io("write", &path, REMEDY))
     }
+}
+
+/// Writes `report.json`, `junit.xml` and `timeline.txt` into `dir`.
+///
+/// # Errors
+/// The folder cannot be written to.
+pub fn write_report(report: &BootReport, dir: &Path) -> Result<(), HarnessError> {
+    let path = dir.join("report.json");
+    let mut json = serde_json::to_vec_pretty(report)
+        .map_err(|error| HarnessError::io("write", &path, REMEDY)(error.into()))?;
+    json.push(b'\n');
+    let files = [
+        ("report.json", json),
+        ("junit.xml", junit([report]).into_bytes()),
+        (
+            "timeline.txt",
+            timeline::text(&report.timeline).into_bytes(),
+        ),
+    ];
+    for (name, bytes) in files {
+        let path = dir.join(name);
+        fs::write(&path, bytes).map_err(HarnessError::io("write", &path, REMEDY))?;
+    }
+    Ok(())
 }
 
 /// A word as a POSIX shell takes it.

@@ -10,6 +10,9 @@
 //!                              | problems, state
 //!                              v
 //!                            run (stages: boot, checks, power-off) -> verdicts -> BootReport
+//!                              | several of them
+//!                              v
+//!                            combine (parts of one plan, or one plan several times), junit
 //! ```
 //!
 //! [`sweep`] boots one artifact many times, each time with one thing changed.
@@ -18,11 +21,13 @@
 
 pub mod accel;
 mod artifact;
+mod combine;
 mod console;
 mod error;
 mod events;
 mod evidence;
 mod interactive;
+mod junit;
 mod limits;
 mod machine;
 mod phase;
@@ -34,8 +39,12 @@ pub mod sweep;
 mod watch;
 
 pub use accel::{Accel, AccelKind};
+pub use combine::{MergeError, merge, repeated};
 pub use error::HarnessError;
+pub use evidence::write_report;
 pub use interactive::{ExitKind, run_interactive};
+pub use junit::junit;
 pub use plan::*;
 pub use report::*;
 pub use run::boot_test;
+pub use watch::{allowable_checks, built_in_checks};

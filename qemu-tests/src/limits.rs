@@ -15,8 +15,8 @@ pub(crate) struct Limits {
     pub(crate) start: Duration,
     /// Power-on to ready.
     pub(crate) ready: Duration,
-    /// One check without an answer.
-    pub(crate) check: Duration,
+    /// Factor on every limit that a plan names.
+    pub(crate) slowdown: f64,
     /// One check with a wrong answer: a service may still be filling a cache.
     pub(crate) settle: Duration,
     /// Silence of init after an error, until it counts as dead.
@@ -30,19 +30,27 @@ pub(crate) struct Limits {
 impl Limits {
     /// For this plan on this host.
     pub(crate) fn new(plan: &Plan, accel: &Accel) -> Self {
-        let scale = |limit: Duration| {
-            let scaled = limit.as_secs_f64() * accel.slowdown.max(1.0);
-            Duration::from_secs_f64(scaled.min(LONGEST.as_secs_f64()))
-        };
+        let slowdown = accel.slowdown.max(1.0);
+        let scale = |limit: Duration| scaled(limit, slowdown);
         Self {
+            slowdown,
             // Loading QEMU is the host's work: only the host's own slowness counts, but generously.
             start: Duration::from_secs(60),
             ready: scale(plan.ready_limit),
-            check: scale(Duration::from_secs(10)),
             settle: scale(Duration::from_secs(2)),
             silence: scale(Duration::from_secs(2)),
             power_off: scale(Duration::from_secs(20)),
             last_words: Duration::from_secs(2),
         }
     }
+
+    /// A limit of the plan on this host.
+    pub(crate) fn scaled(&self, limit: Duration) -> Duration {
+        scaled(limit, self.slowdown)
+    }
+}
+
+fn scaled(limit: Duration, slowdown: f64) -> Duration {
+    let scaled = limit.as_secs_f64() * slowdown;
+    Duration::from_secs_f64(scaled.min(LONGEST.as_secs_f64()))
 }

@@ -32,14 +32,27 @@ pub struct Verdict {
 /// Why a run ended red: where it died, of what, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
+    /// The check that failed.
+    pub check: String,
     /// `firmware`, `boot stub`, `kernel`, `init: verity`, `service web`, `probe`, `power-off`.
     pub phase: String,
     /// The line, event or answer that decided.
     pub line: String,
     /// The last lines of the console, 30 at most.
     pub console: Vec<String>,
+    /// What it most likely comes from.
+    pub cause: String,
     /// What to try.
     pub next: String,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Seconds from the first power-on.
+    pub seconds: f64,
+    /// A stage, a state, a finding, a verdict.
+    pub what: String,
 }
 
 /// How the kernel was started.
@@ -69,8 +82,16 @@ pub struct BootReport {
     pub passed: bool,
     /// Verdicts: the built-in ones, then the user's.
     pub verdicts: Vec<Verdict>,
-    /// There if it did not pass.
+    /// There if it did not pass: what decided.
     pub failure: Option<Failure>,
+    /// What else is wrong, each as explained as that.
+    pub others: Vec<Failure>,
+    /// What happened when.
+    pub timeline: Vec<Moment>,
+    /// How often the machine was started: more than once where a check has it so.
+    pub boots: u32,
+    /// The screen's picture in the report's folder, taken of a red machine, or why there is none.
+    pub screen: Option<String>,
     /// `tcg` or `kvm`.
     pub accelerator: String,
     /// How much slower than the reference the host was measured.
@@ -98,7 +119,7 @@ pub struct BootReport {
     pub disk_before: String,
     /// See `disk_before`.
     pub disk_after: String,
-    /// Seconds from power-on to ready.
+    /// Seconds from power-on to ready, of the first boot.
     pub ready_seconds: Option<f64>,
     /// Seconds of the whole run.
     pub total_seconds: f64,

@@ -11,8 +11,8 @@ use e2e_support::project::Project;
 use e2e_support::red::{assert_green, tell};
 use e2e_support::wire::{Machine, Way};
 use slipform::output::OutputFormat;
-use slipform_init::contract::event::{Event, ServiceState};
-use slipform_qemu_tests::{DiskFormat, Outcome};
+use slipform_init::contract::event::{Event, Record, ServiceState};
+use slipform_qemu_tests::{Check, DiskFormat, Outcome, Probe, Step};
 
 /// The shipped board, with another disk.
 const NVME: (&str, &str) = ("disk = \"virtio-blk\"", "disk = \"nvme\"");
@@ -49,6 +49,36 @@ fn hello_boots_by_firmware_from_a_raw_disk() {
         .collect();
     assert_eq!(layers, plan.layers);
     assert_eq!(layers.len(), 3, "base, app, generated");
+}
+
+#[test]
+fn hello_comes_back_from_a_reboot_and_a_power_cut() {
+    let _slot = slot();
+    let subject = Project::shipped("hello").cast();
+    let mut plan = subject.by_firmware("hello-steps");
+    let page = plan.checks[0].steps[0].clone();
+    let ready = Step::Probe(Probe::Service {
+        name: "web".to_owned(),
+        state: ServiceState::Ready,
+    });
+    let steps = vec![
+        page.clone(),
+        Step::Reboot,
+        page.clone(),
+        Step::PowerCut,
+        ready,
+        page,
+    ];
+    plan.checks
+        .push(Check::of_steps("serves the page after each start", steps));
+    let report = boot(&plan);
+    assert_green(&plan, &report);
+    assert_eq!(report.boots, 3);
+    // Each boot was watched from its beginning: init spoke first in each.
+    let boots = |record: &&Record| matches!(record.event, Event::Boot { .. });
+    assert_eq!(report.events.iter().filter(boots).count(), 3);
+    let ends = |record: &&Record| matches!(record.event, Event::End { clean: true });
+    assert_eq!(report.events.iter().filter(ends).count(), 2);
 }
 
 #[test]
@@ -136,7 +166,7 @@ fn services_get_what_they_ask_for_and_nothing_else() {
 }
 
 /// What init says of a machine's end.
-fn ending(records: &[slipform_init::contract::event::Record]) -> Vec<String> {
+fn ending(records: &[Record]) -> Vec<String> {
     let events = records.iter().filter_map(|record| match &record.event {
         Event::Shutdown { kind, reason } => Some(format!("{kind}, {reason}")),
         Event::End { clean } => Some(format!("clean: {clean}")),

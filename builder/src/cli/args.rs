@@ -56,9 +56,12 @@ pub enum Verb {
     Run(Run),
     /// Cast the image, boot it and check it.
     #[command(
-        after_help = "Examples:\n  slipform test layers/images/hello\n  slipform test --tamper --power-cut 10 --seed 7\n  slipform test --condition low-memory,512e"
+        after_help = "Examples:\n  slipform test layers/images/hello\n  slipform test --repeat 5 --jobs 2 --junit junit.xml\n  slipform test --shard 1/3 --report part-1       one runner of three\n  slipform test --image out/hello-0.1.0-qemu-x86_64.qcow2\n  slipform test --tamper --power-cut 10 --seed 7 --jobs 2\n  slipform test --condition low-memory,512e"
     )]
     Test(Test),
+    /// Work with reports of boot tests.
+    #[command(after_help = "Example: slipform report merge part-1 part-2 part-3 --out whole")]
+    Report(Report),
     /// Say what is in an image: a raw or qcow2 file, or a digest of the store.
     #[command(after_help = "Example: slipform inspect out/myapp-0.1.0-qemu-x86_64.raw")]
     Inspect(Inspect),
@@ -180,12 +183,57 @@ pub struct Test {
     /// Start the kernel directly, without firmware: quicker, and no proof that the image boots.
     #[arg(long)]
     pub direct: bool,
-    /// Folder for console, events and report; `out/boot-BOARD` by default.
+    /// Folder for console, events and report, with a folder for each board if there are
+    /// several; `out/boot-BOARD` by default.
     #[arg(long, value_name = "DIR")]
     pub report: Option<PathBuf>,
-    /// Further boots.
+    /// Also write all verdicts as JUnit XML to this file.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Boot so many machines at once (boards, repeats and sweeps).
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub jobs: u16,
+    /// Test each image so many times; what does not always pass is red, and called FLAKY if it passed once.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub repeat: u16,
+    /// For whatever is chosen by chance; kept in the report. Sweeps make one of their own if none is given.
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Test this raw or qcow2 file with the plan of the specification, instead of a disk written now.
+    #[arg(long, value_name = "FILE")]
+    pub image: Option<PathBuf>,
+    /// Make only part K of N of the user's checks, for `slipform report merge`.
+    #[arg(long, value_name = "K/N", value_parser = shard, conflicts_with = "repeat")]
+    pub shard: Option<(u32, u32)>,
+    /// Further boots, once this one is green.
     #[command(flatten)]
     pub sweeping: Sweeping,
+}
+
+/// `slipform report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: ReportVerb,
+}
+
+/// What to do with reports.
+#[derive(Debug, Subcommand)]
+pub enum ReportVerb {
+    /// Make one report of the parts that `slipform test --shard` left; refuses a missing or foreign part.
+    Merge(Merge),
+}
+
+/// `slipform report merge`.
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// The `--report` folders of all shards.
+    #[arg(required = true, value_name = "DIR")]
+    pub dirs: Vec<PathBuf>,
+    /// Folder for the whole report.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
 }
 
 /// `slipform inspect`.
@@ -216,6 +264,15 @@ pub struct Schema {
 pub struct Completions {
     /// The shell.
     pub shell: clap_complete::Shell,
+}
+
+/// Reads `K/N`.
+fn shard(text: &str) -> Result<(u32, u32), String> {
+    let pair = text
+        .split_once('/')
+        .and_then(|(part, of)| Some((part.parse().ok()?, of.parse().ok()?)));
+    pair.filter(|(part, of)| (1..=*of).contains(part) && *of <= 1000)
+        .ok_or_else(|| format!("'{text}' is no part; write K/N with K from 1 to N, such as 1/3"))
 }
 
 fn port_pair(text: &str) -> Result<(u16, u16), String> {

@@ -9,6 +9,7 @@ mod inspect;
 mod lock;
 mod new;
 mod progress;
+mod report;
 mod store;
 mod sweep;
 mod test;
@@ -64,6 +65,7 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
         Verb::Build(verb) => build::run(cli, verb),
         Verb::Run(verb) => test::interactive(cli, verb),
         Verb::Test(verb) => test::run(cli, verb),
+        Verb::Report(verb) => report::run(cli, verb),
         Verb::Inspect(verb) => inspect::run(cli, verb),
         Verb::Gc(verb) => store::gc(cli, verb),
         Verb::Schema(verb) => inspect::schema(verb),

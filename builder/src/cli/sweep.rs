@@ -22,20 +22,18 @@ pub struct Sweeping {
     /// Boot other machines: low-memory, no-network, slow-disk, wrong-clock, larger-disk, 512e, cpus=1, cpus=4, no-rdrand, or all.
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     pub condition: Vec<String>,
-    /// What chooses bytes and moments; the one that is printed if none is given.
-    #[arg(long, value_name = "S")]
-    pub seed: Option<u64>,
-    /// Machines at a time.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
-    pub jobs: u8,
 }
 
 /// More boots than anybody waits for.
 const MAX_CUTS: usize = 10_000;
 
 impl Sweeping {
-    /// What is asked for, with a seed of its own if none was given.
-    pub(crate) fn request(&self) -> anyhow::Result<SweepRequest> {
+    /// What is asked for, with a seed of its own if none was given; none if it is nothing.
+    pub(crate) fn request(
+        &self,
+        seed: Option<u64>,
+        jobs: u16,
+    ) -> anyhow::Result<Option<SweepRequest>> {
         if self.power_cut > MAX_CUTS {
             let text = format!(
                 "--power-cut {} is too much: at most {MAX_CUTS}; run it again with another --seed",
@@ -45,14 +43,19 @@ impl Sweeping {
         }
         let conditions =
             Condition::parse_all(&self.condition).map_err(|error| BadInput(error.to_string()))?;
-        Ok(SweepRequest {
+        let mut request = SweepRequest {
             tamper: self.tamper.then(|| self.region.clone()),
             power_cuts: self.power_cut,
             conditions,
-            seed: self.seed.map_or_else(fresh, Ok)?,
-            jobs: usize::from(self.jobs),
+            seed: 0,
+            jobs: usize::from(jobs),
             ready_seconds: None,
-        })
+        };
+        if request.is_empty() {
+            return Ok(None);
+        }
+        request.seed = seed.map_or_else(fresh, Ok)?;
+        Ok(Some(request))
     }
 }
 
@@ -74,26 +77,24 @@ mod tests {
             region: vec!["GPT".to_owned()],
             power_cut: 3,
             condition: vec!["512e".to_owned()],
-            seed: Some(7),
-            jobs: 2,
         }
     }
 
     #[test]
     fn the_request_is_what_was_asked_for() {
-        let request = sweeping().request().unwrap();
+        let request = sweeping().request(Some(7), 3).unwrap().unwrap();
         assert_eq!(request.tamper, Some(vec!["GPT".to_owned()]));
-        assert_eq!((request.power_cuts, request.seed, request.jobs), (3, 7, 2));
+        assert_eq!((request.power_cuts, request.seed, request.jobs), (3, 7, 3));
         assert_eq!(request.conditions, [Condition::Emulated512]);
+        let fresh = sweeping().request(None, 1).unwrap().unwrap();
+        assert_ne!(fresh.seed, 0);
         let none = Sweeping {
             tamper: false,
             power_cut: 0,
             condition: Vec::new(),
-            seed: None,
             ..sweeping()
         };
-        let request = none.request().unwrap();
-        assert!(request.is_empty() && request.seed != 0);
+        assert!(none.request(Some(7), 1).unwrap().is_none());
     }
 
     #[test]
@@ -102,12 +103,12 @@ mod tests {
             condition: vec!["dry-sea".to_owned()],
             ..sweeping()
         };
-        let error = wrong.request().unwrap_err();
+        let error = wrong.request(None, 1).unwrap_err();
         assert!(error.is::<BadInput>(), "{error}");
         let many = Sweeping {
             power_cut: 10_001,
             ..sweeping()
         };
-        assert!(many.request().unwrap_err().is::<BadInput>());
+        assert!(many.request(None, 1).unwrap_err().is::<BadInput>());
     }
 }

@@ -1,114 +1,288 @@
 //! `slipform test` and `slipform run`.
 
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use anyhow::Context;
-use slipform_qemu_tests::{BootReport, ExitKind, Outcome};
+use slipform_qemu_tests::{BootReport, Emulator, ExitKind, Plan, junit, repeated, write_report};
 
 use super::args::{Cli, Run, Test};
 use super::build::{cast_all, write};
+use super::report::verdicts;
 use super::{BadInput, Done, print, print_json, settings};
-use crate::output::OutputFormat;
-use crate::pipeline::{Sweeps, load, tell_report};
+use crate::output::{Artifact, OutputFormat};
+use crate::pipeline::{Cast, Settings, SweepRequest, Sweeps, load, tell_report};
+use crate::spec::Image;
 
 /// Casts, boots, probes, prints the verdicts.
 pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
-    let mut request = verb.sweeping.request()?;
-    if verb.direct && !request.is_empty() {
-        let text = "a sweep boots by firmware; leave --direct out";
-        return Err(BadInput(text.to_owned()).into());
+    let request = verb.sweeping.request(verb.seed, verb.jobs)?;
+    if request.is_some() {
+        sweepable(verb)?;
     }
     let image = load(&verb.casting.dir)?;
     let (emulator, made) = settings.healed(|| {
         let (_, casts) = cast_all(&settings, &image, &verb.casting)?;
         let emulator = settings.emulator(&image, &verb.emulating.qemu)?;
         let made = casts.into_iter().map(|cast| {
-            let raw = write(&settings, &image, &cast, OutputFormat::Raw, &verb.casting)?;
-            anyhow::Ok((cast, raw))
+            let disk = match &verb.image {
+                Some(_) => None,
+                None => Some(write(
+                    &settings,
+                    &image,
+                    &cast,
+                    OutputFormat::Raw,
+                    &verb.casting,
+                )?),
+            };
+            anyhow::Ok((cast, disk))
         });
         anyhow::Ok((emulator, made.collect::<Result<Vec<_>, _>>()?))
     })?;
-    let (mut reports, mut swept) = (Vec::new(), Vec::new());
-    for (cast, artifact) in &made {
-        let folder = match &verb.report {
-            Some(folder) => folder.clone(),
-            None => artifact
-                .path
-                .with_file_name(format!("boot-{}", cast.board.name)),
-        };
-        let mut plan = settings.plan(&image, cast, artifact, &folder);
-        if verb.direct {
-            plan.boot = settings.direct(cast, &folder)?;
+    if verb.image.is_some() && made.len() != 1 {
+        return Err(BadInput(format!(
+            "--image is one board's disk, and the specification names {} boards; choose with --board",
+            made.len()
+        ))
+        .into());
+    }
+    let several = made.len() > 1;
+    if several && request.is_some() {
+        return Err(BadInput(format!(
+            "a sweep is of one board, and the specification names {}; choose with --board",
+            made.len()
+        ))
+        .into());
+    }
+    let mut tested = Vec::new();
+    for (cast, disk) in &made {
+        let mut one = subject(&settings, &image, cast, disk.as_ref(), verb, several)?;
+        let sweeping = request.as_ref().map(|request| request.seed);
+        one.plan.run.seed = sweeping.or(verb.seed).unwrap_or(0);
+        tested.push(one);
+    }
+    let runs = all_runs(&settings, &tested, &emulator, verb)?;
+    let mut reports = tell(cli, &tested, &runs)?;
+    let mut swept = Vec::new();
+    if let Some(request) = request {
+        let accel = &verb.emulating.accel;
+        for (one, report) in tested.iter().zip(&mut reports) {
+            swept.extend(sweep(&settings, one, report, &emulator, accel, &request)?);
         }
-        let mut report = settings.boot(&plan, &emulator, &verb.emulating.accel)?;
         if !cli.json {
-            print(&verdicts(&report, &folder))?;
-        }
-        // What does not boot as it is teaches nothing when it is changed.
-        if report.passed && !request.is_empty() {
-            request.ready_seconds = report.ready_seconds;
-            let sweeps = settings.sweep(&plan, &emulator, &verb.emulating.accel, &request)?;
-            tell_report(&mut report, &sweeps, request.seed, &folder)?;
-            if !cli.json {
+            for sweeps in &swept {
                 print(&sweeps.text())?;
             }
-            swept.push(sweeps);
+        }
+    }
+    finish(cli, verb, &reports, &swept)
+}
+
+/// A sweep is many boots of one disk that was cast just now, by its whole plan.
+fn sweepable(verb: &Test) -> Result<(), BadInput> {
+    let others = [
+        (verb.direct, "--direct", "a sweep boots by firmware"),
+        (verb.repeat > 1, "--repeat", "a sweep boots often by itself"),
+        (verb.shard.is_some(), "--shard", "a sweep makes every check"),
+        (
+            verb.image.is_some(),
+            "--image",
+            "a sweep is of the disk that the specification casts",
+        ),
+    ];
+    match others.into_iter().find(|(given, ..)| *given) {
+        Some((_, option, why)) => Err(BadInput(format!("{why}; leave {option} out"))),
+        None => Ok(()),
+    }
+}
+
+/// The sweeps of a green image, and what its report keeps of them. What does not boot
+/// as it is teaches nothing when it is changed.
+fn sweep(
+    settings: &Settings,
+    one: &Tested,
+    report: &mut BootReport,
+    emulator: &Emulator,
+    accel: &str,
+    request: &SweepRequest,
+) -> anyhow::Result<Option<Sweeps>> {
+    if !report.passed {
+        return Ok(None);
+    }
+    let request = SweepRequest {
+        ready_seconds: report.ready_seconds,
+        ..request.clone()
+    };
+    let sweeps = settings.sweep(&one.plan, emulator, accel, &request)?;
+    tell_report(report, &sweeps, &one.folder)?;
+    Ok(Some(sweeps))
+}
+
+/// One image to test, and where its report goes.
+struct Tested {
+    plan: Plan,
+    folder: PathBuf,
+    board: String,
+}
+
+fn subject(
+    settings: &Settings,
+    image: &Image,
+    cast: &Cast,
+    disk: Option<&Artifact>,
+    verb: &Test,
+    several: bool,
+) -> anyhow::Result<Tested> {
+    let board = cast.board.name.clone();
+    let out = verb.casting.out.clone();
+    let out = out.unwrap_or_else(|| image.dir.join("out"));
+    let folder = match &verb.report {
+        Some(folder) if several => folder.join(&board),
+        Some(folder) => folder.clone(),
+        None => out.join(format!("boot-{board}")),
+    };
+    let mut plan = match (disk, &verb.image) {
+        (Some(artifact), _) => settings.plan(image, cast, artifact, &folder),
+        (None, Some(file)) => given(settings, image, cast, file, &folder)?,
+        (None, None) => anyhow::bail!("there is no disk to test"),
+    };
+    if verb.direct {
+        plan.boot = settings.direct(cast, &folder)?;
+    }
+    plan.run.shard = verb.shard;
+    Ok(Tested {
+        plan,
+        folder,
+        board,
+    })
+}
+
+/// A plan for a file that somebody brought. It bears the cast's identity only if it
+/// is the cast's disk, byte for byte.
+fn given(
+    settings: &Settings,
+    image: &Image,
+    cast: &Cast,
+    file: &Path,
+    folder: &Path,
+) -> anyhow::Result<Plan> {
+    let file = file
+        .canonicalize()
+        .map_err(|error| BadInput(format!("--image {}: {error}", file.display())))?;
+    let (format, differences) = settings.compare(cast, &file)?;
+    let artifact = Artifact {
+        bytes: std::fs::metadata(&file)
+            .with_context(|| format!("cannot read {}", file.display()))?
+            .len(),
+        path: file,
+        format,
+    };
+    let mut plan = settings.plan(image, cast, &artifact, folder);
+    if !differences.is_empty() {
+        let sum = settings.flat_sum(&artifact)?;
+        settings.progress.note(&format!(
+            "{} is another image than {} ({}):",
+            artifact.path.display(),
+            cast.manifest,
+            cast.board.name
+        ));
+        for difference in &differences {
+            settings.progress.note(&format!("  {difference}"));
+        }
+        plan.image = sum.to_string();
+    }
+    Ok(plan)
+}
+
+/// Every run of every image, in their order, `--jobs` at a time.
+fn all_runs(
+    settings: &Settings,
+    tested: &[Tested],
+    emulator: &Emulator,
+    verb: &Test,
+) -> anyhow::Result<Vec<Vec<BootReport>>> {
+    let repeat = usize::from(verb.repeat);
+    let mut plans = Vec::new();
+    for one in tested {
+        for run in 1..=repeat {
+            let mut plan = one.plan.clone();
+            if repeat > 1 {
+                plan.evidence = one.folder.join(format!("run-{run}"));
+            }
+            plans.push(plan);
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..plans.len().min(usize::from(verb.jobs)) {
+            scope.spawn(|| {
+                while let Some((n, plan)) = {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    plans.get(n).map(|plan| (n, plan))
+                } {
+                    let result = settings.boot(plan, emulator, &verb.emulating.accel);
+                    // A test that could not be made ends the others, too.
+                    if result.is_err() {
+                        next.store(plans.len(), Ordering::Relaxed);
+                    }
+                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                    done.push((n, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(n, _)| *n);
+    let reports: Vec<BootReport> = done
+        .into_iter()
+        .map(|(_, result)| result)
+        .collect::<Result<_, _>>()?;
+    Ok(reports.chunks(repeat).map(<[BootReport]>::to_vec).collect())
+}
+
+/// Prints what came of each image, and makes one report of its runs.
+fn tell(cli: &Cli, tested: &[Tested], runs: &[Vec<BootReport>]) -> anyhow::Result<Vec<BootReport>> {
+    let mut reports = Vec::new();
+    for (one, runs) in tested.iter().zip(runs) {
+        let report = repeated(runs).context("no run was made")?;
+        if runs.len() > 1 {
+            write_report(&report, &one.folder)?;
+        }
+        if !cli.json {
+            if tested.len() > 1 {
+                print(&format!("board {}\n", one.board))?;
+            }
+            print(&verdicts(&report, &one.folder))?;
         }
         reports.push(report);
+    }
+    Ok(reports)
+}
+
+/// What others read, and the verdict over everything.
+fn finish(
+    cli: &Cli,
+    verb: &Test,
+    reports: &[BootReport],
+    swept: &[Sweeps],
+) -> anyhow::Result<Done> {
+    if let Some(path) = &verb.junit {
+        std::fs::write(path, junit(reports))
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let passed = reports.iter().all(|report| report.passed) && swept.iter().all(Sweeps::passed);
     if cli.json {
         let mut json = serde_json::json!({ "passed": passed, "reports": reports });
         if !swept.is_empty() {
-            json["sweeps"] = serde_json::to_value(&swept)?;
+            json["sweeps"] = serde_json::to_value(swept)?;
         }
         print_json(&json)?;
     }
     Ok(if passed { Done::Good } else { Done::Red })
-}
-
-/// The report for people.
-fn verdicts(report: &BootReport, folder: &std::path::Path) -> String {
-    let mut text = String::new();
-    for verdict in &report.verdicts {
-        let (word, detail) = match &verdict.outcome {
-            Outcome::Passed(detail) => ("passed ", detail),
-            Outcome::Failed(detail) => ("FAILED ", detail),
-            Outcome::Skipped(detail) => ("skipped", detail),
-        };
-        text.push_str(&format!("  {word}  {}", verdict.check));
-        text.push_str(&if detail.is_empty() {
-            "\n".to_owned()
-        } else {
-            format!(": {detail}\n")
-        });
-    }
-    if let Some(failure) = &report.failure {
-        text.push_str(&format!(
-            "\ndied in: {}\nbecause: {}\n",
-            failure.phase, failure.line
-        ));
-        if !failure.console.is_empty() {
-            text.push_str("last lines of the console:\n");
-            for line in &failure.console {
-                text.push_str(&format!("  | {line}\n"));
-            }
-        }
-        text.push_str(&format!(
-            "next:    {}\nkept in: {}\n",
-            failure.next,
-            folder.display()
-        ));
-    }
-    let ready = report
-        .ready_seconds
-        .map(|s| format!(", ready after {s:.1} s"))
-        .unwrap_or_default();
-    let word = if report.passed { "PASSED" } else { "FAILED" };
-    text.push_str(&format!(
-        "\n{word}  {} in {:.1} s{ready} ({}, {})\n",
-        report.name, report.total_seconds, report.accelerator, report.emulator
-    ));
-    text
 }
 
 /// Boots for a person.

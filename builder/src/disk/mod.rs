@@ -22,5 +22,5 @@ mod stream;
 pub use assemble::{CastInput, Disk, DiskFacts, LayerPartition, cast};
 pub use error::DiskError;
 pub use map::{DiskMap, Extent, ExtentContent};
-pub use reader::{ImageInfo, inspect};
+pub use reader::{ImageInfo, PartitionInfo, inspect};
 pub use stream::DiskReader;

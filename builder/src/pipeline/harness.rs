@@ -1,17 +1,19 @@
 //! Casts meet the boot harness.
 
+use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
 use slipform_qemu_tests::{
-    self as harness, BootPath, BootReport, Check, DiskFormat, Emulator, ExitKind, Plan, accel,
+    self as harness, BootPath, BootReport, DiskFormat, Emulator, ExitKind, Plan, accel,
 };
 
 use super::image::machine_initrd;
 use super::{Cast, PipelineError, Settings, tools};
 use crate::base::fs::At;
+use crate::disk::{self, DiskReader, PartitionInfo};
 use crate::lock::{LockFile, LockedTool};
-use crate::output::{Artifact, OutputFormat};
+use crate::output::{self, Artifact, OutputFormat};
 use crate::spec::Image;
 
 /// From power-on to ready on real hardware, without the services' own time.
@@ -83,20 +85,64 @@ impl Settings {
                 .iter()
                 .map(|(name, sealed)| (name.clone(), sealed.root_hex()))
                 .collect(),
-            checks: image
-                .tests
-                .iter()
-                .map(|test| Check {
-                    name: test.name.clone(),
-                    probe: test.check.clone(),
-                })
-                .collect(),
+            checks: image.tests.clone(),
             ready_limit: BOOT_LIMIT + services,
-            allowances: Vec::new(),
+            allowances: image.allowances.clone(),
             run: harness::RunOptions::default(),
             publish: Vec::new(),
             evidence: evidence.to_owned(),
         }
+    }
+
+    /// Whether `file` is the disk of `cast`: its format, and what differs, for people;
+    /// nothing if they are the same, byte for byte.
+    ///
+    /// # Errors
+    /// [`PipelineError::Output`], [`PipelineError::Fs`].
+    pub fn compare(
+        &self,
+        cast: &Cast,
+        file: &Path,
+    ) -> Result<(OutputFormat, Vec<String>), PipelineError> {
+        let _guard = self.store.shared(&*self.progress)?;
+        let (format, mut theirs) = output::open(file)?;
+        let mut ours = DiskReader::new(&self.store, &cast.disk);
+        let Some(at) = first_difference(&mut ours, &mut theirs).at("read", file)? else {
+            return Ok((format, Vec::new()));
+        };
+        let ours = disk::inspect(&mut ours).at("read", file)?;
+        let holds = |part: &&PartitionInfo| (part.offset..part.offset + part.size).contains(&at);
+        let place = ours.partitions.iter().find(holds);
+        let place = place.map_or_else(
+            || "outside all partitions".to_owned(),
+            |part| format!("in partition {}", part.name),
+        );
+        let mut differences = vec![format!("the first byte that differs is at {at}, {place}")];
+        let theirs = disk::inspect(&mut theirs).at("read", file)?;
+        if ours.size != theirs.size {
+            differences.push(format!(
+                "the disk has {} bytes, not {}",
+                theirs.size, ours.size
+            ));
+        }
+        for partition in &ours.partitions {
+            let same_name = |other: &&PartitionInfo| other.name == partition.name;
+            let root = |info: &PartitionInfo| info.layer.as_ref().map(|l| l.root_hash.clone());
+            match theirs.partitions.iter().find(same_name) {
+                None => differences.push(format!("it has no partition {}", partition.name)),
+                Some(other) if root(other) != root(partition) => differences.push(format!(
+                    "layer {} has root hash {}, not {}",
+                    partition.name,
+                    root(other).unwrap_or_else(|| "none".to_owned()),
+                    root(partition).unwrap_or_else(|| "none".to_owned()),
+                )),
+                Some(_) => {}
+            }
+        }
+        if ours.machine != theirs.machine {
+            differences.push("its machine.json is another".to_owned());
+        }
+        Ok((format, differences))
     }
 
     /// The quick lane: kernel and initrd as files in `folder`, no firmware.
@@ -158,5 +204,43 @@ impl Settings {
         Ok(accel::choose(request, emulator, &move |line| {
             progress.note(line);
         })?)
+    }
+}
+
+/// Where two disks differ first, if they do.
+fn first_difference(ours: &mut dyn Read, theirs: &mut dyn Read) -> io::Result<Option<u64>> {
+    const CHUNK: u64 = 1 << 20;
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let mut at = 0;
+    loop {
+        left.clear();
+        right.clear();
+        (&mut *ours).take(CHUNK).read_to_end(&mut left)?;
+        (&mut *theirs).take(CHUNK).read_to_end(&mut right)?;
+        if left != right {
+            let same = left.iter().zip(&right).take_while(|(a, b)| a == b).count();
+            return Ok(Some(at + same as u64));
+        }
+        if left.is_empty() {
+            return Ok(None);
+        }
+        at += left.len() as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_difference_is_found_across_chunks_and_at_ends() {
+        let ours = vec![7; (1 << 20) + 10];
+        let differ = |theirs: &[u8]| first_difference(&mut &ours[..], &mut &theirs[..]).unwrap();
+        assert_eq!(differ(&ours), None);
+        let mut theirs = ours.clone();
+        theirs[(1 << 20) + 3] = 8;
+        assert_eq!(differ(&theirs), Some((1 << 20) + 3));
+        assert_eq!(differ(&ours[..100]), Some(100));
+        assert_eq!(differ(&[&ours[..], &[0]].concat()), Some((1 << 20) + 10));
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use slipform_qemu_tests::sweep::{
     self, Condition, ConditionReport, PowerCutReport, Sweep, TamperReport,
 };
-use slipform_qemu_tests::{BootReport, Emulator, Plan};
+use slipform_qemu_tests::{BootReport, Emulator, Plan, write_report};
 
 use super::{PipelineError, Settings};
 use crate::base::fs::At;
@@ -121,16 +121,14 @@ impl Settings {
 /// Writes into `report` what the attestation tells of the sweeps, and keeps it so.
 ///
 /// # Errors
-/// [`PipelineError::Fs`].
+/// [`PipelineError::Harness`].
 pub fn tell_report(
     report: &mut BootReport,
     sweeps: &Sweeps,
-    seed: u64,
     folder: &Path,
 ) -> Result<(), PipelineError> {
-    report.seed = seed;
     report.unprotected = sweeps.tamper.as_ref().and_then(TamperReport::unprotected);
-    keep(&folder.join("report.json"), report)
+    Ok(write_report(report, folder)?)
 }
 
 fn keep(path: &Path, report: &impl serde::Serialize) -> Result<(), PipelineError> {

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use crate::base::{bytes, toml as toml_text};
 
-use super::image::{AptSource, Image, KernelSpec, LayerSpec, ScratchSpec, ServiceSpec, TestSpec};
-use super::raw::{RawApt, RawImage, RawKernel, RawScalar, RawScratch, RawTest};
-use super::{SpecError, layer, service, values};
+use super::image::{AptSource, Image, KernelSpec, LayerSpec, ScratchSpec, ServiceSpec};
+use super::raw::{RawApt, RawImage, RawKernel, RawScalar, RawScratch};
+use super::{SpecError, layer, service, test, values};
 
 /// More layers than this cannot be stacked (each is a partition and a mount).
 const MOST_LAYERS: usize = 60;
@@ -64,7 +64,8 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
             .map(|apt| check_apt(apt, source, dir))
             .collect::<Result<_, _>>()?,
         layers,
-        tests: check_tests(raw.test, source)?,
+        tests: test::check_all(raw.test, &services, source)?,
+        allowances: test::allowances(raw.allow, source)?,
         kernel: check_kernel(raw.kernel, source)?,
         sysctl: raw
             .sysctl
@@ -252,79 +253,6 @@ fn check_scratch(raw: &RawScratch, source: &Source<'_>) -> Result<ScratchSpec, S
             .map_err(fail)?,
         path,
     })
-}
-
-fn check_tests(
-    raw: Vec<toml::Spanned<RawTest>>,
-    source: &Source<'_>,
-) -> Result<Vec<TestSpec>, SpecError> {
-    let mut names = BTreeSet::new();
-    raw.into_iter()
-        .map(|entry| {
-            let start = entry.span().start;
-            let test = entry.into_inner();
-            if test.name.is_empty() || !names.insert(test.name.clone()) {
-                return Err(source.at(
-                    start,
-                    format!(
-                        "test name '{}' is empty or used twice; write a sentence of its own",
-                        test.name
-                    ),
-                ));
-            }
-            check_test(test).map_err(|m| source.at(start, m))
-        })
-        .collect()
-}
-
-fn check_test(raw: RawTest) -> Result<TestSpec, String> {
-    use slipform_qemu_tests::{Probe, TcpStep};
-    let name = raw.name;
-    let check = match (raw.http, raw.tcp, raw.console) {
-        (Some(http), None, None) => {
-            let path = http.path.unwrap_or_else(|| "/".to_owned());
-            if !path.starts_with('/')
-                || path.contains(|c: char| c.is_whitespace() || c.is_control())
-            {
-                return Err(format!(
-                    "test '{name}': path '{path}' must start with / and have no spaces"
-                ));
-            }
-            Probe::Http {
-                port: http.port,
-                path,
-                status: http.status.unwrap_or(200),
-                contains: http.contains,
-            }
-        }
-        (None, Some(tcp), None) if tcp.steps.is_empty() => {
-            return Err(format!(
-                "test '{name}': tcp needs steps, such as [{{ send = \"PING\\r\\n\", expect = \"PONG\" }}]"
-            ));
-        }
-        (None, Some(tcp), None) => Probe::Tcp {
-            port: tcp.port,
-            steps: tcp
-                .steps
-                .into_iter()
-                .map(|s| TcpStep {
-                    send: s.send,
-                    expect: s.expect,
-                })
-                .collect(),
-        },
-        (None, None, Some(matches)) => {
-            slipform_qemu_tests::check_pattern(&matches)
-                .map_err(|m| format!("test '{name}': console: {m}"))?;
-            Probe::Console { matches }
-        }
-        _ => {
-            return Err(format!(
-                "test '{name}' must have exactly one of http, tcp and console"
-            ));
-        }
-    };
-    Ok(TestSpec { name, check })
 }
 
 /// Every name in `after` must be a service, and there must be no circle.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
+use slipform_qemu_tests::{Allowance, Check};
 
 /// One image, ready to be locked and cast.
 #[derive(Debug, Clone)]
@@ -27,7 +28,9 @@ pub struct Image {
     /// Services in the order of the file.
     pub services: Vec<ServiceSpec>,
     /// Boot checks of the user.
-    pub tests: Vec<TestSpec>,
+    pub tests: Vec<Check>,
+    /// Findings that may pass for a time.
+    pub allowances: Vec<Allowance>,
     /// Kernel arguments and modules beyond the board's.
     pub kernel: KernelSpec,
     /// `/proc/sys` keys (dotted) and values.
@@ -240,13 +243,4 @@ pub struct ScratchSpec {
     pub mode: u32,
     /// Owner of its root.
     pub owner: Option<Owner>,
-}
-
-/// `[[test]]`: a check from outside the machine.
-#[derive(Debug, Clone)]
-pub struct TestSpec {
-    /// The sentence that the verdict shows.
-    pub name: String,
-    /// What is checked.
-    pub check: slipform_qemu_tests::Probe,
 }

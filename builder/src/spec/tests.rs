@@ -166,12 +166,7 @@ fn refusals_name_the_line_the_rule_and_the_remedy() {
         ),
         (
             test(""),
-            "slipform.toml:5: test 'works' must have exactly one of http, tcp and console",
-        ),
-        (test("console = \"(\"\n"), "'(' is no regular expression"),
-        (
-            test("http = { port = 80, path = \"x y\" }\n"),
-            "must start with / and have no spaces",
+            "slipform.toml:5: test 'works' must have exactly one of http, tcp, console",
         ),
         (
             format!("{HEAD}scratch = [{{ path = \"/etc\" }}]\n{LAYER}"),
@@ -197,6 +192,160 @@ fn refusals_name_the_line_the_rule_and_the_remedy() {
             "\n{text}\ngave: {error}\nwanted: {wanted}"
         );
         assert!(error.starts_with("slipform.toml:"), "{error}");
+    }
+}
+
+#[test]
+fn refusals_of_tests_name_the_test_and_the_remedy() {
+    let web = "[[service]]\nname = \"web\"\nexec = [\"/w\"]\n";
+    let table = [
+        (
+            "console = \"(\"",
+            "test 'works': console: '(' is no regular expression",
+        ),
+        (
+            "console = \"a\"\nconsole-absent = \"b\"",
+            "must have exactly one of",
+        ),
+        (
+            "console-absent = \"(\"",
+            "console-absent: '(' is no regular",
+        ),
+        (
+            "http = { port = 80, path = \"x y\" }",
+            "http: path 'x y' must start with / and have no spaces",
+        ),
+        ("http = { port = 0 }", "port 0 is none; write 1 to 65535"),
+        (
+            "http = { port = 80, method = \"get\" }",
+            "method 'get' is none; write it in capitals",
+        ),
+        ("http = { port = 80, status = 99 }", "status 99 is none"),
+        (
+            "http = { port = 80, headers = { \"a b\" = \"c\" } }",
+            "header 'a b' is none",
+        ),
+        (
+            "http = { port = 80, headers = { \"Content-Length\" = \"1\" } }",
+            "set by slipform itself",
+        ),
+        (
+            "http = { port = 80, json = { \"a[\" = 1 } }",
+            "json: 'a[' is no path into JSON",
+        ),
+        (
+            "http = { port = 80, jsn = {} }",
+            "unknown key 'jsn'; did you mean 'json'?",
+        ),
+        ("tcp = { port = 80, steps = [] }", "tcp: it needs steps"),
+        (
+            "service = { name = \"wbe\" }",
+            "service: 'wbe' is no service; did you mean 'web'?",
+        ),
+        (
+            "service = { name = \"web\", state = \"up\" }",
+            "'up' is no state; write waiting, started",
+        ),
+        (
+            "log = { service = \"db\", matches = \"x\" }",
+            "log: 'db' is no service",
+        ),
+        (
+            "steps = [{ wait = \"1s\" }, { reboot = true, power-cut = true }]",
+            "test 'works': step 2 must have exactly one of",
+        ),
+        (
+            "steps = [{ reboot = false }]",
+            "step 1 must have exactly one of",
+        ),
+        (
+            "steps = [{ wait = \"soon\" }]",
+            "step 1: wait: 'soon' is no duration",
+        ),
+        (
+            "console = \"a\"\nsteps = [{ reboot = true }]",
+            "or several of them in steps",
+        ),
+        (
+            "console = \"a\"\ntimeout = \"2h\"",
+            "timeout: '2h' must be more than nothing and at most an hour",
+        ),
+        (
+            "console = \"a\"\nretries = 5000",
+            "retries must be at most 1000",
+        ),
+    ];
+    for (rest, wanted) in table {
+        let text = format!("{HEAD}{LAYER}{web}[[test]]\nname = \"works\"\n{rest}\n");
+        let error = load_text(&text).expect_err(&text);
+        assert!(
+            error.contains(wanted),
+            "\n{text}\ngave: {error}\nwanted: {wanted}"
+        );
+        assert!(error.starts_with("slipform.toml:"), "{error}");
+    }
+    let error = load_text(&format!(
+        "{HEAD}{LAYER}[[test]]\nname = \"no oops\"\nconsole = \"a\"\n"
+    ));
+    assert!(error.is_err_and(|error| error.contains("that of a built-in check")));
+}
+
+#[test]
+fn tests_have_steps_limits_and_values() {
+    use slipform_qemu_tests::{Probe, Step};
+    let text = format!(
+        "{HEAD}{LAYER}[[service]]\nname = \"web\"\nexec = [\"/w\"]\n\
+         [[test]]\nname = \"a\"\ntimeout = \"3s\"\nretries = 0\n\
+         http = {{ port = 80, body = \"x\", headers = {{ Accept = \"text/plain\" }}, json = {{ \"a.b[0]\" = [1, 2.5, true, \"t\"] }} }}\n\
+         [[test]]\nname = \"b\"\nsteps = [\n\
+         {{ service = {{ name = \"web\" }} }}, {{ reboot = true }}, {{ wait = \"2s\" }}, {{ power-cut = true }},\n\
+         {{ log = {{ service = \"web\", matches = \"up\" }} }}, {{ console-absent = \"down\" }} ]\n"
+    );
+    let image = load_text(&text).unwrap();
+    let [a, b] = image.tests.as_slice() else {
+        panic!("{:?}", image.tests);
+    };
+    let [Step::Probe(Probe::Http(http))] = a.steps.as_slice() else {
+        panic!("{a:?}");
+    };
+    assert_eq!((http.method.as_str(), a.retries), ("POST", Some(0)));
+    assert_eq!(a.limit, Some(std::time::Duration::from_secs(3)));
+    assert_eq!(http.json["a.b[0]"].to_string(), "[1,2.5,true,\"t\"]");
+    assert_eq!((b.steps.len(), &b.steps[3]), (6, &Step::PowerCut));
+}
+
+#[test]
+fn allowances_are_of_checks_that_can_be_allowed_and_end() {
+    let allow = |rest: &str| format!("{HEAD}{LAYER}[[allow]]\n{rest}");
+    let full = |check: &str, reason: &str, expires: &str| {
+        allow(&format!(
+            "check = \"{check}\"\nreason = \"{reason}\"\nexpires = \"{expires}\"\n"
+        ))
+    };
+    let image = load_text(&full("no kernel WARNING", "known", "2030-06-30")).unwrap();
+    assert_eq!(image.allowances[0].expires, "2030-06-30");
+    let table = [
+        (
+            full("no kernel panic", "x", "2030-06-30"),
+            "'no kernel panic' cannot be allowed to fail",
+        ),
+        (
+            full("no kernel warning", "x", "2030-06-30"),
+            "did you mean 'no kernel WARNING'?",
+        ),
+        (full("no segfault", " ", "2030-06-30"), "reason is empty"),
+        (
+            full("no segfault", "x", "2030-02-30"),
+            "'2030-02-30' is no day",
+        ),
+        (
+            allow("check = \"no segfault\"\nreason = \"x\"\n"),
+            "expires",
+        ),
+    ];
+    for (text, wanted) in table {
+        let error = load_text(&text).expect_err(&text);
+        assert!(error.contains(wanted), "{error}");
     }
 }
 

@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 pub const REPORT_PORT: &str = "org.slipform.report";
 /// fw_cfg file with the console nonce.
 pub const NONCE_FW_CFG: &str = "opt/org.slipform/nonce";
+/// fw_cfg file with the factor (a number, 1 at least) by which the emulated machine is
+/// slower than real hardware: services get so much more time to become ready. Only a
+/// test's emulator hands it in; it makes no time shorter.
+pub const SLOWDOWN_FW_CFG: &str = "opt/org.slipform/slowdown";
 /// Longest line that a reader must take, in bytes; init cuts log lines to fit.
 pub const MAX_LINE: usize = 16 * 1024;
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use slipform_init::contract::event::{NONCE_FW_CFG, REPORT_PORT};
+use slipform_init::contract::event::{NONCE_FW_CFG, REPORT_PORT, SLOWDOWN_FW_CFG};
 
 const PORTS: &str = "/sys/class/virtio-ports";
 const VIRTIO_DEVICES: &str = "/sys/bus/virtio/devices";
@@ -88,6 +88,23 @@ pub(crate) fn nonce() -> Option<String> {
     is_nonce(nonce).then(|| nonce.to_owned())
 }
 
+/// By how much a test's emulator is slower than real hardware; 1 where nobody says.
+pub(crate) fn slowdown() -> f64 {
+    let path = format!("/sys/firmware/qemu_fw_cfg/by_name/{SLOWDOWN_FW_CFG}/raw");
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(32).read_to_string(&mut text));
+    read.map_or(1.0, |_| factor(&text))
+}
+
+/// Never below 1: it must not make a limit shorter. Never above 100: nor endless.
+fn factor(text: &str) -> f64 {
+    let number: f64 = text.trim_end_matches(['\n', '\0']).parse().unwrap_or(1.0);
+    if number.is_nan() {
+        return 1.0;
+    }
+    number.clamp(1.0, 100.0)
+}
+
 fn is_nonce(text: &str) -> bool {
     (8..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
@@ -101,6 +118,25 @@ mod tests {
         assert!(is_nonce("0123456789abcdef"));
         for bad in ["", "short", "with space in", "üüüüüüüüü", &"x".repeat(65)] {
             assert!(!is_nonce(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_slowdown_makes_no_limit_shorter_or_endless() {
+        let table = [
+            ("8.00", 8.0),
+            ("8\n", 8.0),
+            ("0.1", 1.0),
+            ("-5", 1.0),
+            ("", 1.0),
+            ("NaN", 1.0),
+            ("-NaN", 1.0),
+            ("inf", 100.0),
+            ("1e300", 100.0),
+            ("8 apples", 1.0),
+        ];
+        for (text, want) in table {
+            assert!((factor(text) - want).abs() < f64::EPSILON, "{text:?}");
         }
     }
 

@@ -169,6 +169,11 @@ impl Reporter {
         }
     }
 
+    /// By how much slower than real hardware the harness says that this machine is.
+    pub(crate) fn slowdown(&self) -> f64 {
+        channel::slowdown()
+    }
+
     /// The first command of the harness that nobody has taken yet.
     pub(crate) fn take_command(&mut self) -> Option<Command> {
         self.command.take()

@@ -71,6 +71,7 @@ pub fn run_interactive(
             .collect(),
         isolated: false,
         reboot_ends: false,
+        kept: None,
         start_limit: limits.start,
         hardware: Hardware::default(),
     };

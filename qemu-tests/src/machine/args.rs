@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use slipform_init::contract::event::{NONCE_FW_CFG, REPORT_PORT};
+use slipform_init::contract::event::{NONCE_FW_CFG, REPORT_PORT, SLOWDOWN_FW_CFG};
 
 use super::Mode;
 use super::hardware::Trace;
@@ -38,6 +38,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) run: &'a Path,
     /// This run's copy of the variables.
     pub(crate) vars: &'a Path,
+    /// Kept overlay over the artifact, if there is one.
+    pub(crate) overlay: Option<&'a Path>,
     /// Of the console's records.
     pub(crate) nonce: &'a str,
     pub(crate) mode: &'a Mode,
@@ -121,6 +123,10 @@ impl Words {
                     with_file("if=pflash,unit=1,format=raw", "file.filename", vars),
                 );
                 self.option("-boot", "strict=on,menu=off");
+                // For the picture of a red machine: the firmware draws on it. It costs
+                // half a second of the host's time, in the noise of ten. OVMF has a
+                // driver for it and needs no option ROM.
+                self.option("-device", "VGA,romfile=");
             }
             BootPath::Direct {
                 kernel,
@@ -141,25 +147,30 @@ impl Words {
             DiskFormat::Qcow2 => "qcow2",
         };
         let hardware = &setup.mode.hardware;
-        // `snapshot=on`: the artifact is opened read-only below a temporary overlay in TMPDIR.
-        let (mut drive, file) = match &hardware.kept {
-            Some(kept) => ("if=none,id=disk0,format=qcow2".to_owned(), &kept.disk),
-            None => (
-                format!("if=none,id=disk0,format={format},snapshot=on"),
-                &plan.disk,
-            ),
-        };
-        drive.push_str(",cache=unsafe");
+        let artifact = plan.disk.as_os_str();
+        let mut options = ",cache=unsafe".to_owned();
         if let Some((bytes, operations)) = hardware.throttle {
-            drive.push_str(&format!(
+            options.push_str(&format!(
                 ",throttling.bps-total={bytes},throttling.iops-total={operations}"
             ));
         }
-        drive.push_str(",file.driver=file");
-        self.option(
-            "-drive",
-            with_file(&drive, "file.filename", file.as_os_str()),
-        );
+        options.push_str(",file.driver=file");
+        match setup.overlay {
+            // `snapshot=on`: the artifact is opened read-only below a temporary overlay in TMPDIR.
+            None => {
+                let drive = format!("if=none,id=disk0,format={format},snapshot=on{options}");
+                self.option("-drive", with_file(&drive, "file.filename", artifact));
+            }
+            // A backing file is opened read-only. The guest's flushes go to the host's
+            // memory, which outlives QEMU.
+            Some(overlay) => {
+                let drive = format!("if=none,id=disk0,format=qcow2{options}");
+                let mut drive = with_file(&drive, "file.filename", overlay.as_os_str());
+                let backing = format!(",backing.driver={format},backing.file.driver=file");
+                drive.push(with_file(&backing, "backing.file.filename", artifact));
+                self.option("-drive", drive);
+            }
+        }
         let device = match plan.emulation.disk.as_str() {
             "nvme" => "nvme,serial=slipform",
             _ => "virtio-blk-pci",
@@ -202,6 +213,11 @@ impl Words {
             "-fw_cfg",
             format!("name={NONCE_FW_CFG},string={}", setup.nonce),
         );
+        // Limits inside the guest grow with the host's slowness as ours do.
+        self.option(
+            "-fw_cfg",
+            format!("name={SLOWDOWN_FW_CFG},string={:.2}", setup.accel.slowdown),
+        );
     }
 
     fn network(&mut self, setup: &Setup<'_>) {
@@ -239,7 +255,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::machine::hardware::{Hardware, Kept};
+    use crate::machine::hardware::Hardware;
     use crate::plan::{Emulation, RunOptions};
 
     fn plan() -> Plan {
@@ -268,6 +284,10 @@ mod tests {
     }
 
     fn line(plan: &Plan, kind: AccelKind, mode: &Mode) -> String {
+        line_on(plan, kind, mode, None)
+    }
+
+    fn line_on(plan: &Plan, kind: AccelKind, mode: &Mode, overlay: Option<&Path>) -> String {
         let emulator = Emulator {
             command: vec![
                 "/q/ld.so".into(),
@@ -290,6 +310,7 @@ mod tests {
             accel: &accel,
             run: Path::new("/tmp/slipform-x"),
             vars: Path::new("/tmp/slipform-x/vars.fd"),
+            overlay,
             nonce: "0123",
             mode,
         });
@@ -316,6 +337,7 @@ mod tests {
             ],
             isolated: true,
             reboot_ends: true,
+            kept: None,
             start_limit: Duration::from_secs(1),
             hardware: Hardware::default(),
         }
@@ -340,6 +362,7 @@ mod tests {
 -drive if=pflash,unit=0,format=raw,readonly=on,file.filename=/q/code.fd
 -drive if=pflash,unit=1,format=raw,file.filename=/tmp/slipform-x/vars.fd
 -boot strict=on,menu=off
+-device VGA,romfile=
 -drive if=none,id=disk0,format=raw,snapshot=on,cache=unsafe,file.driver=file,file.filename=/img/hello.raw
 -device virtio-blk-pci,drive=disk0,bootindex=0,logical_block_size=512,physical_block_size=512
 -chardev socket,id=console,path=/tmp/slipform-x/console
@@ -350,6 +373,7 @@ mod tests {
 -device virtio-serial-pci
 -device virtserialport,chardev=report,name=org.slipform.report
 -fw_cfg name=opt/org.slipform/nonce,string=0123
+-fw_cfg name=opt/org.slipform/slowdown,string=1.00
 -netdev user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:0-:8080,hostfwd=tcp:127.0.0.1:0-:6379
 -device virtio-net-pci,netdev=net0,romfile=";
 
@@ -362,10 +386,6 @@ mod tests {
     fn a_sweeps_machine_differs_where_it_should() {
         let mut mode = test_mode();
         mode.hardware = Hardware {
-            kept: Some(Kept {
-                disk: "/e/disk.qcow2".into(),
-                vars: "/e/vars.fd".into(),
-            }),
             trace: Some(Trace("/e/reads.log".into())),
             clock: Some("1980-01-01T00:00:00".to_owned()),
             physical_sector: Some(4096),
@@ -373,13 +393,16 @@ mod tests {
             throttle: Some((1000, 10)),
         };
         let text = line(&plan(), AccelKind::Tcg, &mode);
-        let disk = "-drive if=none,id=disk0,format=qcow2,cache=unsafe,throttling.bps-total=1000,throttling.iops-total=10,file.driver=file,file.filename=/e/disk.qcow2";
+        let slow = "cache=unsafe,throttling.bps-total=1000,throttling.iops-total=10";
         let reads =
             "-trace enable=virtio_blk_handle_read\n-trace enable=pci_nvme_read\n-D /e/reads.log\n";
         let want = GOLDEN
             .replace("-rtc base=utc", "-rtc base=1980-01-01T00:00:00")
-            .replace("-drive if=none,id=disk0,format=raw,snapshot=on,cache=unsafe,file.driver=file,file.filename=/img/hello.raw", disk)
-            .replace("physical_block_size=512\n", &format!("physical_block_size=4096\n{reads}"));
+            .replace("cache=unsafe", slow)
+            .replace(
+                "physical_block_size=512\n",
+                &format!("physical_block_size=4096\n{reads}"),
+            );
         let end = want.find("\n-netdev").expect("the network comes last");
         assert_eq!(text, want[..end]);
     }
@@ -422,6 +445,7 @@ mod tests {
             }],
             isolated: false,
             reboot_ends: false,
+            kept: None,
             start_limit: Duration::from_secs(1),
             hardware: Hardware::default(),
         };
@@ -435,6 +459,7 @@ mod tests {
         assert!(
             !text.contains("pflash")
                 && !text.contains("bootindex")
+                && !text.contains("VGA")
                 && !text.contains("-action")
                 && !text.contains("restrict")
         );
@@ -447,5 +472,17 @@ mod tests {
         let text = line(&plan, AccelKind::Tcg, &test_mode());
         assert!(text.contains("\n-machine q35,smm=on\n"));
         assert!(text.contains("\n-global driver=cfi.pflash01,property=secure,value=on\n"));
+    }
+
+    #[test]
+    fn a_kept_overlay_stands_on_the_artifact() {
+        let overlay = Some(Path::new("/e/kept/a,b.qcow2"));
+        let want = GOLDEN.replace(
+            "format=raw,snapshot=on,cache=unsafe,file.driver=file,file.filename=/img/hello.raw",
+            "format=qcow2,cache=unsafe,file.driver=file,file.filename=/e/kept/a,,b.qcow2,\
+             backing.driver=raw,backing.file.driver=file,backing.file.filename=/img/hello.raw",
+        );
+        let text = line_on(&plan(), AccelKind::Tcg, &test_mode(), overlay);
+        assert_eq!(text, want);
     }
 }

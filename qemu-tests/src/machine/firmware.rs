@@ -4,27 +4,23 @@
 
 use std::path::{Path, PathBuf};
 
-use super::hardware::Kept;
 use crate::error::HarnessError;
 use crate::plan::{BootPath, Emulator, Plan};
 
-/// Copies the template into the run's folder; a direct boot has no firmware.
+/// Copies the template into the run's folder; a direct boot has no firmware, and a
+/// machine that was there before the power was cut has its own already.
 pub(crate) fn copy_vars(
     plan: &Plan,
     emulator: &Emulator,
     run: &Path,
-    kept: Option<&Kept>,
 ) -> Result<PathBuf, HarnessError> {
-    let copy = kept.map_or_else(|| run.join("vars.fd"), |kept| kept.vars.clone());
-    if matches!(plan.boot, BootPath::Direct { .. }) {
+    let copy = run.join("vars.fd");
+    if matches!(plan.boot, BootPath::Direct { .. }) || copy.exists() {
         return Ok(copy);
     }
     let code = &emulator.firmware_code;
     let remedy = "use the locked emulator, or install the package `ovmf` for `--qemu host`";
     std::fs::metadata(code).map_err(HarnessError::io("find the firmware", code, remedy))?;
-    if kept.is_some() && copy.exists() {
-        return Ok(copy);
-    }
     let template = &emulator.firmware_vars;
     // Read and write instead of copy: a read-only template must not give a read-only copy.
     let bytes = std::fs::read(template).map_err(HarnessError::io(

@@ -2,15 +2,6 @@
 
 use std::path::PathBuf;
 
-/// A disk and variables that outlive the machine, as they do on real hardware.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Kept {
-    /// A qcow2 overlay over the artifact, which takes what is written.
-    pub(crate) disk: PathBuf,
-    /// The firmware's variables; copied from the template if they are not there.
-    pub(crate) vars: PathBuf,
-}
-
 /// Where QEMU's reads of the disk are written down, one line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Trace(pub(crate) PathBuf);
@@ -18,8 +9,6 @@ pub(crate) struct Trace(pub(crate) PathBuf);
 /// Differences to the board's machine; the default is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Hardware {
-    /// Instead of a throw-away overlay.
-    pub(crate) kept: Option<Kept>,
     /// Write down what is read of the disk.
     pub(crate) trace: Option<Trace>,
     /// The clock at power-on, as `-rtc base=` takes it, instead of the right time.

@@ -1,10 +1,11 @@
 //! One emulated machine: its command line ([`args`]), firmware copy ([`firmware`]),
-//! sockets ([`sockets`]), process ([`process`]), monitor ([`qmp`]) and forwarded
+//! overlay ([`overlay`]), sockets ([`sockets`]), process ([`process`]), monitor ([`qmp`]) and forwarded
 //! ports ([`usernet`]), started paused and watched through one channel.
 
 pub(crate) mod args;
 pub(crate) mod firmware;
 pub(crate) mod hardware;
+pub(crate) mod overlay;
 pub(crate) mod process;
 pub(crate) mod qmp;
 pub(crate) mod sockets;
@@ -15,6 +16,7 @@ use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -26,12 +28,15 @@ use crate::evidence::Evidence;
 use crate::plan::{Emulator, Plan};
 use args::{Forward, Setup};
 use hardware::Hardware;
+use overlay::Kept;
 use process::Process;
 use qmp::{Monitor, MonitorEvent};
 use sockets::{Channel, Sockets};
 
 /// How many chunks may wait for the watcher: with [`CHUNK`] the bound on memory.
 const QUEUE: usize = 512;
+/// How long a reset of a machine that stands still may take.
+const RESET: Duration = Duration::from_secs(30);
 /// Longest chunk.
 const CHUNK: usize = 4096;
 
@@ -59,6 +64,8 @@ pub(crate) struct Mode {
     pub(crate) isolated: bool,
     /// A reboot ends the machine.
     pub(crate) reboot_ends: bool,
+    /// What outlives the process: the disk is written to there.
+    pub(crate) kept: Option<Arc<Kept>>,
     /// How long the emulator may take until its monitor answers.
     pub(crate) start_limit: Duration,
     /// What differs from the board's machine.
@@ -103,7 +110,9 @@ impl Machine {
                 evidence.dir(),
                 "check that it can be written and the disk is not full",
             ))?;
-        let vars = firmware::copy_vars(plan, emulator, run, mode.hardware.kept.as_ref())?;
+        let keep = mode.kept.as_ref().map_or(run, |kept| kept.folder());
+        let vars = firmware::copy_vars(plan, emulator, keep)?;
+        let disk = mode.kept.as_ref().map(|kept| kept.disk());
         let nonce = nonce()?;
         let setup = Setup {
             plan,
@@ -111,6 +120,7 @@ impl Machine {
             accel,
             run,
             vars: &vars,
+            overlay: disk.as_deref(),
             nonce: &nonce,
             mode,
         };
@@ -212,6 +222,46 @@ impl Machine {
     /// Every channel is at its end and the process has been reaped.
     pub(crate) fn is_over(&self) -> bool {
         self.exit_told && self.open_channels == 0
+    }
+
+    /// From now on a guest that ends stands still, with all that it said still to be
+    /// read, until [`Machine::start_again`].
+    pub(crate) fn hold_at_end(&mut self) -> Result<(), HarnessError> {
+        self.set_actions("shutdown", "pause")
+    }
+
+    /// Resets a machine that stands still, and lets it run.
+    pub(crate) fn start_again(&mut self) -> Result<(), HarnessError> {
+        // A reset counts as a reboot: where that ends the machine, even ours would.
+        self.set_actions("reset", "pause")?;
+        self.monitor.execute("system_reset", None)?;
+        // The answer only says that the reset was asked for.
+        let until = Instant::now() + RESET;
+        while self.monitor.execute("query-status", None)?["status"] == "shutdown" {
+            if Instant::now() >= until {
+                return Err(HarnessError::Monitor {
+                    command: "system_reset".into(),
+                    why: format!("no reset in {} s", RESET.as_secs()),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.set_actions("shutdown", "poweroff")?;
+        self.power_on()
+    }
+
+    /// What QEMU does when the guest reboots, and when it ends.
+    fn set_actions(&mut self, reboot: &str, shutdown: &str) -> Result<(), HarnessError> {
+        let action = serde_json::json!({ "reboot": reboot, "shutdown": shutdown });
+        self.monitor.execute("set-action", Some(action)).map(drop)
+    }
+
+    /// Saves what the screen shows, as PNG.
+    pub(crate) fn screen(&mut self, path: &Path) -> Result<(), HarnessError> {
+        let arguments = serde_json::json!({ "filename": path, "format": "png" });
+        self.monitor
+            .execute("screendump", Some(arguments))
+            .map(drop)
     }
 
     /// Presses the power button.

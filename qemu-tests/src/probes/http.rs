@@ -1,4 +1,4 @@
-//! One GET in HTTP/1.1 (RFC 9112) over a plain socket: status, headers, body by
+//! One request in HTTP/1.1 (RFC 9112) over a plain socket: status, headers, body by
 //! `content-length`, chunks or the end of the connection. All bounded: the other
 //! end is a guest under test.
 
@@ -6,7 +6,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::Seen;
+use super::{Seen, json};
+use crate::plan::HttpProbe;
 
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 4 << 20;
@@ -15,31 +16,49 @@ const ONE_TRY: Duration = Duration::from_secs(15);
 /// How much of a wrong body is shown.
 const SHOWN: usize = 160;
 
-/// What is asked and what must come back.
-#[derive(Debug)]
-pub(crate) struct Request<'a> {
-    /// On the host.
-    pub(crate) port: u16,
-    pub(crate) path: &'a str,
-    pub(crate) status: u16,
-    pub(crate) contains: Option<&'a str>,
-}
-
-/// Asks once.
-pub(crate) fn get(request: &Request<'_>, left: Duration) -> Seen {
+/// Asks once, on this port of the host.
+pub(crate) fn ask(port: u16, request: &HttpProbe, left: Duration) -> Seen {
     let deadline = Instant::now() + left.clamp(Duration::from_secs(1), ONE_TRY);
-    let answer = match exchange(request, deadline) {
+    let what = format!("{} {}", request.method, request.path);
+    let answer = match exchange(port, request, deadline) {
         Ok(answer) => answer,
-        Err(text) => return Seen::Nothing(format!("GET {}: {text}", request.path)),
+        Err(text) => return Seen::Nothing(format!("{what}: {text}")),
     };
-    match parse(&answer) {
-        Ok(parsed) => judge(request, &parsed),
-        Err(text) => Seen::Wrong(format!("GET {}: {text}", request.path)),
+    match parse(&answer, request.method == "HEAD") {
+        Ok(parsed) => judge(request, &what, &parsed),
+        Err(text) => Seen::Wrong(format!("{what}: {text}")),
     }
 }
 
-fn exchange(request: &Request<'_>, deadline: Instant) -> Result<Vec<u8>, String> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, request.port));
+/// The request as it is sent. Headers of the plan take the place of ours.
+fn head(request: &HttpProbe) -> String {
+    let mut text = format!("{} {} HTTP/1.1\r\n", request.method, request.path);
+    let given = |name: &str| {
+        let mut names = request.headers.keys();
+        names.any(|given| given.eq_ignore_ascii_case(name))
+    };
+    let ours = [
+        ("host", "127.0.0.1"),
+        ("user-agent", "slipform-test"),
+        ("accept", "*/*"),
+    ];
+    for (name, value) in ours.into_iter().filter(|(name, _)| !given(name)) {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    for (name, value) in &request.headers {
+        text.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if let Some(body) = &request.body {
+        text.push_str(&format!("content-length: {}\r\n", body.len()));
+    }
+    text.push_str("connection: close\r\n\r\n");
+    text
+}
+
+fn exchange(port: u16, request: &HttpProbe, deadline: Instant) -> Result<Vec<u8>, String> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let bodyless = request.method == "HEAD";
+    let is_complete = |answer: &[u8]| is_complete(answer, bodyless);
     let left = || {
         deadline
             .saturating_duration_since(Instant::now())
@@ -52,11 +71,11 @@ fn exchange(request: &Request<'_>, deadline: Instant) -> Result<Vec<u8>, String>
         _ => format!("the connection broke: {error}"),
     };
     stream.set_write_timeout(Some(left())).map_err(text)?;
-    let head = format!(
-        "GET {} HTTP/1.1\r\nhost: 127.0.0.1\r\nuser-agent: slipform-test\r\naccept: */*\r\nconnection: close\r\n\r\n",
-        request.path
-    );
-    stream.write_all(head.as_bytes()).map_err(text)?;
+    stream.write_all(head(request).as_bytes()).map_err(text)?;
+    // A server may refuse by its answer and not read the body to its end.
+    if let Some(body) = &request.body {
+        drop(stream.write_all(body.as_bytes()));
+    }
     let mut answer = Vec::new();
     let mut chunk = vec![0; 64 << 10];
     loop {
@@ -114,10 +133,13 @@ fn is_chunked(head: &[u8]) -> bool {
 
 /// The body is there to its announced end; without an announcement only the end
 /// of the connection tells.
-fn is_complete(answer: &[u8]) -> bool {
+fn is_complete(answer: &[u8], bodyless: bool) -> bool {
     let Some((head, body)) = split(answer) else {
         return false;
     };
+    if bodyless {
+        return true;
+    }
     if is_chunked(head) {
         return dechunk(body).is_some();
     }
@@ -126,7 +148,7 @@ fn is_complete(answer: &[u8]) -> bool {
         .is_some_and(|length| body.len() >= length)
 }
 
-fn parse(answer: &[u8]) -> Result<Answer, String> {
+fn parse(answer: &[u8], bodyless: bool) -> Result<Answer, String> {
     let shown = |bytes: &[u8]| bytes[..bytes.len().min(SHOWN)].escape_ascii().to_string();
     let (head, body) = split(answer).ok_or_else(|| format!("no HTTP answer: {}", shown(answer)))?;
     let line = String::from_utf8_lossy(head);
@@ -136,7 +158,9 @@ fn parse(answer: &[u8]) -> Result<Answer, String> {
         .and_then(|rest| rest.split(' ').nth(1))
         .and_then(|code| code.parse::<u16>().ok())
         .ok_or_else(|| format!("no HTTP answer: {}", shown(line.as_bytes())))?;
-    let body = if is_chunked(head) {
+    let body = if bodyless {
+        Vec::new()
+    } else if is_chunked(head) {
         dechunk(body).ok_or("the chunked body is cut off")?
     } else {
         match header(head, "content-length").map(|value| value.parse::<usize>()) {
@@ -171,27 +195,30 @@ fn dechunk(mut body: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-fn judge(request: &Request<'_>, answer: &Answer) -> Seen {
-    let got = format!("GET {} gave status {}", request.path, answer.status);
+fn judge(request: &HttpProbe, what: &str, answer: &Answer) -> Seen {
+    let mut got = format!("{what} gave status {}", answer.status);
     if answer.status != request.status {
         return Seen::Wrong(format!("{got}, not {}", request.status));
     }
-    let Some(want) = request.contains else {
-        return Seen::Good(got);
-    };
-    let found = want.is_empty()
-        || answer
-            .body
-            .windows(want.len())
-            .any(|window| window == want.as_bytes());
-    if found {
-        return Seen::Good(format!("{got} with {want:?} in it"));
+    if let Some(want) = &request.contains {
+        let found = want.is_empty()
+            || answer
+                .body
+                .windows(want.len())
+                .any(|window| window == want.as_bytes());
+        if !found {
+            let shown = String::from_utf8_lossy(&answer.body[..answer.body.len().min(SHOWN)]);
+            return Seen::Wrong(format!(
+                "{got} without {want:?}; its body of {} bytes begins with {shown:?}",
+                answer.body.len()
+            ));
+        }
+        got.push_str(&format!(" with {want:?} in it"));
     }
-    let shown = String::from_utf8_lossy(&answer.body[..answer.body.len().min(SHOWN)]).into_owned();
-    Seen::Wrong(format!(
-        "{got} without {want:?}; its body of {} bytes begins with {shown:?}",
-        answer.body.len()
-    ))
+    match json::judge(&request.json, &answer.body) {
+        Ok(()) => Seen::Good(got),
+        Err(text) => Seen::Wrong(format!("{got}, but {text}")),
+    }
 }
 
 #[cfg(test)]
@@ -200,12 +227,10 @@ mod tests {
 
     use super::*;
 
-    fn request(port: u16, contains: Option<&'static str>) -> Request<'static> {
-        Request {
-            port,
-            path: "/",
-            status: 200,
-            contains,
+    fn request(contains: Option<&str>) -> HttpProbe {
+        HttpProbe {
+            contains: contains.map(str::to_owned),
+            ..HttpProbe::default()
         }
     }
 
@@ -226,7 +251,7 @@ mod tests {
                 drop(stream.write_all(answer));
             }
         });
-        let seen = get(&request(port, contains), Duration::from_secs(5));
+        let seen = ask(port, &request(contains), Duration::from_secs(5));
         drop(server.join());
         seen
     }
@@ -285,7 +310,7 @@ mod tests {
             "{seen:?}"
         );
         // Port 9 of the loopback: nobody listens.
-        let seen = get(&request(9, None), Duration::from_secs(1));
+        let seen = ask(9, &request(None), Duration::from_secs(1));
         assert!(
             matches!(&seen, Seen::Nothing(detail) if detail.contains("no connection")),
             "{seen:?}"
@@ -305,9 +330,45 @@ mod tests {
                 let at = (seed >> 8) as usize % bytes.len();
                 bytes[at] = seed as u8;
             }
-            if let Ok(answer) = parse(&bytes) {
+            if let Ok(answer) = parse(&bytes, false) {
                 assert!(answer.body.len() <= bytes.len());
             }
         }
+    }
+
+    #[test]
+    fn requests_say_what_the_plan_says() {
+        let mut probe = request(None);
+        probe.method = "POST".into();
+        probe.path = "/items?x=1".into();
+        probe.body = Some("{}".into());
+        let own = [("Host", "example"), ("content-type", "application/json")];
+        probe.headers = own.map(|(name, value)| (name.into(), value.into())).into();
+        assert_eq!(
+            head(&probe),
+            "POST /items?x=1 HTTP/1.1\r\nuser-agent: slipform-test\r\naccept: */*\r\n\
+             Host: example\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\
+             connection: close\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn json_and_bodyless_answers_are_judged() {
+        let mut probe = request(None);
+        probe.json.insert("ok".into(), true.into());
+        let answer = |body: &str| Answer {
+            status: 200,
+            body: body.into(),
+        };
+        let seen = judge(&probe, "GET /", &answer("{\"ok\":true}"));
+        assert!(matches!(seen, Seen::Good(_)), "{seen:?}");
+        let seen = judge(&probe, "GET /", &answer("{\"ok\":false}"));
+        assert!(
+            matches!(&seen, Seen::Wrong(text) if text.contains("has false at")),
+            "{seen:?}"
+        );
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\n";
+        assert!(is_complete(head, true) && !is_complete(head, false));
+        assert!(parse(head, true).is_ok() && parse(head, false).is_err());
     }
 }

@@ -1,9 +1,10 @@
-//! The user's checks, made from outside the machine, each with a verdict that says
-//! what was last seen. Network checks run one after the other in a thread (a later
-//! one may need what an earlier one stored); console checks watch from power-on.
+//! The user's probes, each with a verdict that says what was last seen. Network
+//! probes are made from outside, in a thread, one after the other (a later one may
+//! need what an earlier one stored); patterns watch from power-on ([`patterns`]).
 
-pub(crate) mod console;
 pub(crate) mod http;
+pub(crate) mod json;
+pub(crate) mod patterns;
 pub(crate) mod tcp;
 
 use std::collections::BTreeMap;
@@ -12,8 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use crate::limits::Limits;
-use crate::plan::{Check, Probe};
+use crate::plan::Probe;
 use crate::report::Outcome;
 
 /// Pause between two tries.
@@ -30,39 +30,41 @@ pub(crate) enum Seen {
     Nothing(String),
 }
 
-/// The network checks on their way.
-#[derive(Debug)]
-pub(crate) struct Runner {
-    stop: Arc<AtomicBool>,
-    /// Index of the check and what came of it.
-    pub(crate) outcomes: Receiver<(usize, Outcome)>,
+/// How long and how often a probe is tried.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// Without an answer.
+    pub(crate) limit: Duration,
+    /// With a wrong answer: a service may still be filling a cache.
+    pub(crate) settle: Duration,
+    /// Tries after the first.
+    pub(crate) retries: Option<u32>,
 }
 
-impl Runner {
-    /// Starts the network checks of the plan; console checks are not among them.
-    pub(crate) fn start(checks: &[Check], ports: &BTreeMap<u16, u16>, limits: Limits) -> Self {
+/// A network probe on its way.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    stop: Arc<AtomicBool>,
+    /// What came of it.
+    pub(crate) outcome: Receiver<Outcome>,
+}
+
+impl Attempt {
+    /// Starts it; `ports` are guest ports and the host's.
+    pub(crate) fn start(probe: Probe, ports: BTreeMap<u16, u16>, patience: Patience) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (sender, outcomes) = channel();
-        let jobs: Vec<(usize, Probe)> = checks
-            .iter()
-            .enumerate()
-            .filter(|(_, check)| guest_port(&check.probe).is_some())
-            .map(|(index, check)| (index, check.probe.clone()))
-            .collect();
-        let (ports, stopped) = (ports.clone(), Arc::clone(&stop));
+        let (sender, outcome) = channel();
+        let stopped = Arc::clone(&stop);
         std::thread::spawn(move || {
-            for (index, probe) in jobs {
-                let outcome = repeat(&limits, &stopped, &mut |left| once(&probe, &ports, left));
-                if sender.send((index, outcome)).is_err() {
-                    return;
-                }
-            }
+            let outcome = repeat(&patience, &stopped, &mut |left| once(&probe, &ports, left));
+            // The run may be over.
+            drop(sender.send(outcome));
         });
-        Self { stop, outcomes }
+        Self { stop, outcome }
     }
 }
 
-impl Drop for Runner {
+impl Drop for Attempt {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
@@ -71,8 +73,9 @@ impl Drop for Runner {
 /// The port that a probe needs, if it needs one.
 pub(crate) fn guest_port(probe: &Probe) -> Option<u16> {
     match probe {
-        Probe::Http { port, .. } | Probe::Tcp { port, .. } => Some(*port),
-        Probe::Console { .. } => None,
+        Probe::Http(http) => Some(http.port),
+        Probe::Tcp { port, .. } => Some(*port),
+        _ => None,
     }
 }
 
@@ -82,22 +85,9 @@ fn once(probe: &Probe, ports: &BTreeMap<u16, u16>, left: Duration) -> Seen {
         return Seen::Nothing("its port was not forwarded".to_owned());
     };
     match probe {
-        Probe::Http {
-            path,
-            status,
-            contains,
-            ..
-        } => http::get(
-            &http::Request {
-                port: host,
-                path,
-                status: *status,
-                contains: contains.as_deref(),
-            },
-            left,
-        ),
+        Probe::Http(request) => http::ask(host, request, left),
         Probe::Tcp { steps, .. } => tcp::converse(host, steps, left),
-        Probe::Console { .. } => Seen::Nothing("no network check".to_owned()),
+        _ => Seen::Nothing("no network check".to_owned()),
     }
 }
 
@@ -105,7 +95,7 @@ fn once(probe: &Probe, ports: &BTreeMap<u16, u16>, left: Duration) -> Seen {
 /// may time out, and a service may answer before it is warm: both are tried again,
 /// the latter for a shorter time.
 fn repeat(
-    limits: &Limits,
+    patience: &Patience,
     stop: &AtomicBool,
     attempt: &mut dyn FnMut(Duration) -> Seen,
 ) -> Outcome {
@@ -114,7 +104,7 @@ fn repeat(
     let mut tries = 0_u32;
     loop {
         tries += 1;
-        let left = limits.check.saturating_sub(start.elapsed());
+        let left = patience.limit.saturating_sub(start.elapsed());
         let last = match attempt(left) {
             Seen::Good(detail) => return Outcome::Passed(detail),
             Seen::Wrong(detail) => {
@@ -126,10 +116,15 @@ fn repeat(
         if stop.load(Ordering::Relaxed) {
             return Outcome::Skipped("the run ended before".to_owned());
         }
-        let settled = first_wrong.is_some_and(|since| since.elapsed() >= limits.settle);
-        if settled || start.elapsed() + PAUSE >= limits.check {
+        let settled = first_wrong.is_some_and(|since| since.elapsed() >= patience.settle);
+        let spent = patience.retries.is_some_and(|retries| tries > retries);
+        if settled || spent || start.elapsed() + PAUSE >= patience.limit {
             let seconds = start.elapsed().as_secs_f64();
-            return Outcome::Failed(format!("{last}, in {tries} tries over {seconds:.1} s"));
+            let tries = match tries {
+                1 => "1 try".to_owned(),
+                _ => format!("{tries} tries"),
+            };
+            return Outcome::Failed(format!("{last}, in {tries} over {seconds:.1} s"));
         }
         std::thread::sleep(PAUSE);
     }
@@ -139,16 +134,11 @@ fn repeat(
 mod tests {
     use super::*;
 
-    fn limits(check: u64, settle: u64) -> Limits {
-        let ms = Duration::from_millis;
-        Limits {
-            start: ms(0),
-            ready: ms(0),
-            check: ms(check),
-            settle: ms(settle),
-            silence: ms(0),
-            power_off: ms(0),
-            last_words: ms(0),
+    fn patience(limit: u64, settle: u64) -> Patience {
+        Patience {
+            limit: Duration::from_millis(limit),
+            settle: Duration::from_millis(settle),
+            retries: None,
         }
     }
 
@@ -156,7 +146,7 @@ mod tests {
     fn tries_until_it_fits() {
         let mut n = 0;
         let outcome = repeat(
-            &limits(60_000, 60_000),
+            &patience(60_000, 60_000),
             &AtomicBool::new(false),
             &mut |_| {
                 n += 1;
@@ -172,23 +162,43 @@ mod tests {
 
     #[test]
     fn a_wrong_answer_gets_less_patience_than_none() {
-        let outcome = repeat(&limits(3_600_000, 0), &AtomicBool::new(false), &mut |_| {
-            Seen::Wrong("status 500".into())
-        });
-        assert!(
-            matches!(outcome, Outcome::Failed(text) if text.starts_with("status 500, in 1 tries"))
+        let outcome = repeat(
+            &patience(3_600_000, 0),
+            &AtomicBool::new(false),
+            &mut |_| Seen::Wrong("status 500".into()),
         );
-        let outcome = repeat(&limits(0, 3_600_000), &AtomicBool::new(false), &mut |_| {
-            Seen::Nothing("no connection".into())
-        });
+        assert!(
+            matches!(outcome, Outcome::Failed(text) if text.starts_with("status 500, in 1 try"))
+        );
+        let outcome = repeat(
+            &patience(0, 3_600_000),
+            &AtomicBool::new(false),
+            &mut |_| Seen::Nothing("no connection".into()),
+        );
         assert!(matches!(outcome, Outcome::Failed(text) if text.starts_with("no connection")));
     }
 
     #[test]
     fn a_stopped_check_is_skipped() {
-        let outcome = repeat(&limits(60_000, 60_000), &AtomicBool::new(true), &mut |_| {
-            Seen::Nothing("x".into())
-        });
+        let outcome = repeat(
+            &patience(60_000, 60_000),
+            &AtomicBool::new(true),
+            &mut |_| Seen::Nothing("x".into()),
+        );
         assert!(matches!(outcome, Outcome::Skipped(_)));
+    }
+
+    #[test]
+    fn retries_are_counted() {
+        let mut patience = patience(3_600_000, 3_600_000);
+        for (retries, tries) in [(0, 1), (2, 3)] {
+            patience.retries = Some(retries);
+            let mut n = 0;
+            let outcome = repeat(&patience, &AtomicBool::new(false), &mut |_| {
+                n += 1;
+                Seen::Wrong("status 503".into())
+            });
+            assert!(matches!(outcome, Outcome::Failed(_)) && n == tries, "{n}");
+        }
     }
 }

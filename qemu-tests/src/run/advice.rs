@@ -28,6 +28,7 @@ pub(crate) fn advice(problem: &Problem, seen: &Seen<'_>) -> String {
         Cause::Late => format!("if it only is slow, raise the limit; else look at the end of console.log for what `{}` waits for", problem.phase),
         Cause::Silent => "the kernel's console must be the serial port (`console=ttyS0`): look at the board's command line, and at qemu.stderr".to_owned(),
         Cause::Check => "try it by hand: `slipform run` with the port published, and compare with the [[test]] in slipform.toml".to_owned(),
+        Cause::Expired => "look at the [[allow]] in slipform.toml".to_owned(),
         Cause::PowerOff => "see which service did not stop: `tail events.jsonl`; a service gets SIGTERM and its stop timeout".to_owned(),
         Cause::Artifact => "nothing else may write to the artifact while it is tested: test a finished build".to_owned(),
         Cause::Unchecked => "init did not do what this version of the harness expects: build the image again with this slipform".to_owned(),
@@ -53,6 +54,8 @@ fn console(kind: Kind, disk: &str, problem: &Problem) -> String {
         Kind::Io => format!("the disk cannot be read to its end, or a file system is damaged: compare its size with `slipform inspect {disk}`, and build again"),
         Kind::OutOfMemory => "give the board more memory-mib, or the service less to hold".to_owned(),
         Kind::Segfault => "a program of the image crashed: check that its libraries come from the same suite; `slipform run` and try it by hand".to_owned(),
+        Kind::Warning => "see the call trace in console.log; if it does no harm, a dated [[allow]] in slipform.toml lets it pass, and `slipform lock --update` may bring a kernel without it".to_owned(),
+        Kind::HungTask => "see the call trace in console.log for what it waits for; `slipform run` and look at the disk and the network".to_owned(),
         Kind::Stall => "the host is too slow for this guest: try again on an idle one".to_owned(),
     }
 }

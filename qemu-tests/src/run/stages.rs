@@ -1,19 +1,22 @@
-//! The stages of a run over one machine: boot, checks, power-off, end.
+//! The stages of a run: boot, checks, power-off, end; and between them what checks
+//! ask for, reboots and power cuts.
 
 use std::time::{Duration, Instant};
 
+use crate::accel::Accel;
 use crate::error::HarnessError;
 use crate::evidence::Evidence;
 use crate::limits::Limits;
-use crate::machine::{Machine, Observation};
+use crate::machine::{Machine, Mode, Observation};
 use crate::phase::Stage;
-use crate::plan::Plan;
-use crate::probes::Runner;
+use crate::plan::{Emulator, Plan};
 use crate::report::Outcome;
 use crate::watch::Watch;
 
+use super::timeline::Timeline;
+
 /// How long one wait for the machine lasts.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 /// A dead guest that is silent for so long has said its last words.
 const SILENCE: Duration = Duration::from_millis(300);
 /// How long channels may take to their end once the process is gone.
@@ -21,99 +24,159 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// A run on its way.
 pub(crate) struct Run<'a> {
-    plan: &'a Plan,
-    limits: Limits,
+    pub(super) plan: &'a Plan,
+    emulator: &'a Emulator,
+    accel: &'a Accel,
+    pub(super) limits: Limits,
     pub(crate) machine: Machine,
+    /// Of the boot that is on.
     pub(crate) watch: Watch,
     pub(crate) evidence: Evidence,
     progress: &'a dyn Fn(&str),
     power_on: Instant,
-    pub(crate) ready_seconds: Option<f64>,
-    outcomes: Vec<Option<Outcome>>,
-    power_off: Option<PowerOff>,
+    ready_seconds: Option<f64>,
+    ending: Option<PowerOff>,
+    past: Vec<Boot>,
+    pub(super) outcomes: Vec<Option<Outcome>>,
+    pub(crate) timeline: Timeline,
+    pub(crate) screen: Option<String>,
+    // Last: what it keeps is removed when QEMU is gone.
+    mode: Mode,
 }
 
-/// How the power-off went.
-#[derive(Debug, Clone)]
+/// What a run is made of.
+pub(crate) struct Parts<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) emulator: &'a Emulator,
+    pub(crate) accel: &'a Accel,
+    pub(crate) limits: Limits,
+    pub(crate) mode: Mode,
+    pub(crate) machine: Machine,
+    pub(crate) watch: Watch,
+    pub(crate) evidence: Evidence,
+    pub(crate) progress: &'a dyn Fn(&str),
+}
+
+/// A boot that is over.
+struct Boot {
+    watch: Watch,
+    ready_seconds: Option<f64>,
+    ending: Option<PowerOff>,
+    cut: bool,
+}
+
+/// How the power-off, or the way down to a reboot, went.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct PowerOff {
-    /// Until QEMU ended, or the limit.
+    /// Until QEMU ended or stood still, or the limit.
     pub(crate) seconds: f64,
-    /// The monitor refused the button.
+    /// The request was refused: why.
     pub(crate) refused: Option<String>,
     /// The button was ignored; the report channel was tried.
     pub(crate) asked_by_report: bool,
+    /// A reboot was asked for, by the report channel.
+    pub(crate) reboot: bool,
 }
 
-/// What the judge looks at.
+/// A boot as the judge looks at it.
 pub(crate) struct Seen<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) limits: &'a Limits,
     pub(crate) watch: &'a Watch,
     pub(crate) ready_seconds: Option<f64>,
-    pub(crate) outcomes: &'a [Option<Outcome>],
     pub(crate) power_off: Option<&'a PowerOff>,
+    /// The power was cut: there was no way down.
+    pub(crate) cut: bool,
     pub(crate) evidence: &'a Evidence,
 }
 
 impl<'a> Run<'a> {
-    pub(crate) fn new(
-        plan: &'a Plan,
-        limits: Limits,
-        machine: Machine,
-        watch: Watch,
-        evidence: Evidence,
-        progress: &'a dyn Fn(&str),
-    ) -> Self {
+    pub(crate) fn new(parts: Parts<'a>) -> Self {
         Self {
-            plan,
-            limits,
-            machine,
-            watch,
-            evidence,
-            progress,
+            plan: parts.plan,
+            emulator: parts.emulator,
+            accel: parts.accel,
+            limits: parts.limits,
+            machine: parts.machine,
+            watch: parts.watch,
+            evidence: parts.evidence,
+            progress: parts.progress,
             power_on: Instant::now(),
             ready_seconds: None,
-            outcomes: vec![None; plan.checks.len()],
-            power_off: None,
+            ending: None,
+            past: Vec::new(),
+            outcomes: vec![None; parts.plan.checks.len()],
+            timeline: Timeline::new(),
+            screen: None,
+            mode: parts.mode,
         }
     }
 
-    /// What was seen, for the judge.
-    pub(crate) fn seen(&self) -> Seen<'_> {
-        Seen {
-            plan: self.plan,
-            limits: &self.limits,
-            watch: &self.watch,
-            ready_seconds: self.ready_seconds,
-            outcomes: &self.outcomes,
-            power_off: self.power_off.as_ref(),
-            evidence: &self.evidence,
-        }
+    /// What was seen of every boot, for the judge.
+    pub(crate) fn seen(&self) -> Vec<Seen<'_>> {
+        let past = self.past.iter().map(|boot| {
+            let ending = boot.ending.as_ref();
+            (&boot.watch, boot.ready_seconds, ending, boot.cut)
+        });
+        let last = (&self.watch, self.ready_seconds, self.ending.as_ref(), false);
+        past.chain([last])
+            .map(|(watch, ready_seconds, power_off, cut)| Seen {
+                plan: self.plan,
+                limits: &self.limits,
+                watch,
+                ready_seconds,
+                power_off,
+                cut,
+                evidence: &self.evidence,
+            })
+            .collect()
+    }
+
+    /// What came of the user's checks, in their order; none of one that was not made.
+    pub(crate) fn outcomes(&self) -> &[Option<Outcome>] {
+        &self.outcomes
     }
 
     /// All stages. Afterwards QEMU is gone.
     pub(crate) fn all(&mut self) -> Result<(), HarnessError> {
         self.boot()?;
-        if self.watch.ready.is_some() && !self.watch.is_dead() {
+        if self.is_up() {
             self.checks()?;
         }
+        self.picture();
         // Init that reported a failed service still takes orders; one that is late may not.
         if !self.watch.is_dead() {
             self.power_off()?;
         }
         self.last_words()?;
-        self.watch.unplug();
-        self.machine.kill();
-        let until = Instant::now() + DRAIN;
-        while !self.machine.is_over() && Instant::now() < until {
-            self.pump(TICK)?;
-        }
+        self.picture();
+        self.pull_the_plug()?;
+        self.absences();
         Ok(())
     }
 
+    /// Ready, and nothing has ended it.
+    pub(crate) fn is_up(&self) -> bool {
+        self.watch.ready.is_some() && !self.watch.is_dead()
+    }
+
+    /// For people who watch, and for the timeline.
+    pub(super) fn tell(&mut self, text: &str) {
+        (self.progress)(text);
+        self.timeline.note(text);
+    }
+
+    /// Lets the machine run, and waits until it is ready or never will be.
     pub(crate) fn boot(&mut self) -> Result<(), HarnessError> {
         self.machine.power_on()?;
+        self.come_up()
+    }
+
+    /// From power-on to ready.
+    fn come_up(&mut self) -> Result<(), HarnessError> {
         self.power_on = Instant::now();
+        self.timeline.power_on();
+        self.timeline.note(&self.watch.stage.name());
         let until = self.power_on + self.limits.ready;
         let mut suspect: Option<Instant> = None;
         while self.watch.ready.is_none() && !self.watch.is_hopeless() {
@@ -135,62 +198,17 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    pub(crate) fn checks(&mut self) -> Result<(), HarnessError> {
-        let runner = Runner::start(&self.plan.checks, &self.machine.ports, self.limits);
-        let network = self
-            .plan
-            .checks
-            .iter()
-            .filter(|check| crate::probes::guest_port(&check.probe).is_some())
-            .count();
-        let mut done = 0;
-        let console_until = Instant::now() + self.limits.check;
-        loop {
-            let console = self.watch.console_checks.is_done() || Instant::now() >= console_until;
-            if (done >= network && console) || self.watch.is_dead() {
-                break;
-            }
-            self.pump(TICK.min(Duration::from_millis(20)))?;
-            while let Ok((index, outcome)) = runner.outcomes.try_recv() {
-                done += 1;
-                self.told(index, outcome);
-            }
-        }
-        let console: Vec<_> = self.watch.console_checks.outcomes(&self.limits).collect();
-        for (index, outcome) in console {
-            let found = matches!(outcome, Outcome::Passed(_));
-            if found || !self.watch.is_dead() {
-                self.told(index, outcome);
-            }
-        }
-        Ok(())
-    }
-
-    fn told(&mut self, index: usize, outcome: Outcome) {
-        if let (Some(slot), Some(check)) =
-            (self.outcomes.get_mut(index), self.plan.checks.get(index))
-        {
-            (self.progress)(&match &outcome {
-                Outcome::Passed(_) => format!("check: {}: passed", check.name),
-                Outcome::Failed(text) => format!("check: {}: FAILED: {text}", check.name),
-                Outcome::Skipped(text) => format!("check: {}: skipped: {text}", check.name),
-            });
-            *slot = Some(outcome);
-        }
-    }
-
     fn power_off(&mut self) -> Result<(), HarnessError> {
-        (self.progress)("powering off");
+        self.tell("powering off");
         self.watch.expect_end();
         let start = Instant::now();
         let mut result = PowerOff {
-            seconds: 0.0,
             refused: self
                 .machine
                 .press_power()
                 .err()
                 .map(|error| error.to_string()),
-            asked_by_report: false,
+            ..PowerOff::default()
         };
         while !self.machine.is_over()
             && !self.watch.is_dead()
@@ -206,8 +224,110 @@ impl<'a> Run<'a> {
             self.pump(TICK)?;
         }
         result.seconds = start.elapsed().as_secs_f64();
-        self.power_off = Some(result);
+        self.ending = Some(result);
         Ok(())
+    }
+
+    /// Init goes down and the machine comes up again, in the same QEMU. It stands
+    /// still between the two, so that no byte of one boot is taken for the other's.
+    pub(super) fn reboot(&mut self) -> Result<(), HarnessError> {
+        self.tell("rebooting");
+        if let Err(error) = self.machine.hold_at_end() {
+            return self.unless_it_died(error);
+        }
+        self.watch.expect_end();
+        let start = Instant::now();
+        let refused = self.machine.send_report("{\"command\":\"reboot\"}").err();
+        let mut result = PowerOff {
+            refused: refused.map(|error| error.to_string()),
+            reboot: true,
+            ..PowerOff::default()
+        };
+        while self.watch.machine_end.is_none()
+            && !self.machine.is_over()
+            && !self.watch.is_dead()
+            && start.elapsed() < self.limits.power_off
+        {
+            self.pump(TICK)?;
+        }
+        while self.pump(TICK)? {}
+        result.seconds = start.elapsed().as_secs_f64();
+        self.ending = Some(result);
+        if self.watch.machine_end.as_deref() != Some("guest-reset") {
+            let limit = self.limits.power_off.as_secs_f64();
+            self.watch.did_not_reboot(&format!("{limit:.0} s"));
+            return Ok(());
+        }
+        let nonce = self.machine.nonce.clone();
+        self.next_boot(&nonce, false);
+        match self.machine.start_again() {
+            Ok(()) => self.come_up(),
+            Err(error) => self.unless_it_died(error),
+        }
+    }
+
+    /// QEMU is killed and started anew on the overlay as it is then.
+    pub(super) fn power_cut(&mut self) -> Result<(), HarnessError> {
+        self.tell("cutting the power");
+        self.pull_the_plug()?;
+        self.machine = Machine::start(
+            self.plan,
+            self.emulator,
+            self.accel,
+            &self.mode,
+            &self.evidence,
+        )?;
+        let nonce = self.machine.nonce.clone();
+        self.next_boot(&nonce, true);
+        self.boot()
+    }
+
+    fn next_boot(&mut self, nonce: &str, cut: bool) {
+        self.watch.settle();
+        let mut patterns = std::mem::take(&mut self.watch.patterns);
+        patterns.next_boot();
+        let fresh = Watch::new(self.plan, nonce, patterns);
+        self.past.push(Boot {
+            watch: std::mem::replace(&mut self.watch, fresh),
+            ready_seconds: self.ready_seconds.take(),
+            ending: self.ending.take(),
+            cut,
+        });
+    }
+
+    /// The monitor failed: because QEMU is gone, which the watch tells, or else.
+    fn unless_it_died(&mut self, error: HarnessError) -> Result<(), HarnessError> {
+        while self.pump(SILENCE)? {}
+        if self.watch.exited.is_some() && self.watch.is_dead() {
+            return Ok(());
+        }
+        Err(error)
+    }
+
+    /// Kills QEMU, and takes what its channels still hold.
+    pub(crate) fn pull_the_plug(&mut self) -> Result<(), HarnessError> {
+        self.watch.unplug();
+        self.machine.kill();
+        let until = Instant::now() + DRAIN;
+        while !self.machine.is_over() && Instant::now() < until {
+            self.pump(TICK)?;
+        }
+        Ok(())
+    }
+
+    /// What the screen of a machine shows that is red by now.
+    fn picture(&mut self) {
+        let failed = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Failed(_)));
+        let red = !self.watch.problems.is_empty() || self.outcomes.iter().any(failed);
+        if !red || self.screen.is_some() || self.watch.exited.is_some() {
+            return;
+        }
+        let path = self.evidence.dir().join("screen.png");
+        self.screen = Some(match self.machine.screen(&path) {
+            Ok(()) if path.is_file() => "screen.png".to_owned(),
+            Ok(()) => "skipped: QEMU wrote no picture".to_owned(),
+            Err(error) => format!("skipped: {error}"),
+        });
     }
 
     /// A dead guest may still print why: until it is silent, or too long.
@@ -244,12 +364,16 @@ impl<'a> Run<'a> {
         for line in std::mem::take(&mut self.watch.record_lines) {
             self.evidence.event(&line)?;
         }
+        let stage = self.watch.stage;
+        for news in std::mem::take(&mut self.watch.news) {
+            self.timeline.note(&news);
+        }
         if self.watch.ready.is_some() && self.ready_seconds.is_none() {
             let seconds = self.power_on.elapsed().as_secs_f64();
             self.ready_seconds = Some(seconds);
-            (self.progress)(&format!("ready after {seconds:.1} s"));
-        } else if self.watch.stage > before && self.watch.stage < Stage::PowerOff {
-            (self.progress)(&self.watch.stage.name());
+            self.tell(&format!("ready after {seconds:.1} s"));
+        } else if stage > before && stage < Stage::PowerOff {
+            (self.progress)(&stage.name());
         }
         Ok(true)
     }

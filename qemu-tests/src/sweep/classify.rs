@@ -247,6 +247,9 @@ fn is_refusal(failure: &Failure) -> bool {
                     "segfault",
                     "general protection",
                     "Unable to handle",
+                    "WARNING: ",
+                    "Out of memory",
+                    "blocked for more than",
                 ])
         }
     }
@@ -269,6 +272,8 @@ mod tests {
     fn red(phase: &str, line: &str) -> Facts {
         Facts {
             failure: Some(Failure {
+                check: "reached ready".into(),
+                cause: String::new(),
                 phase: phase.into(),
                 line: line.into(),
                 console: Vec::new(),
@@ -402,6 +407,10 @@ mod tests {
                     "init: services",
                     "[    3.1] BUG: unable to handle page fault",
                 ),
+                Class::Unprotected,
+            ),
+            (
+                red("init: modules", "[    2.1] WARNING: CPU: 0 PID: 1 at x.c:1"),
                 Class::Unprotected,
             ),
         ] {

@@ -3,15 +3,17 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::tamper::{remove, slug};
+use super::tamper::slug;
 use super::trial::{Shown, Trial, Until, run};
-use super::{SWEEP_SCHEMA, Sweep, SweepError, in_parallel, overlay, table};
+use super::{SWEEP_SCHEMA, Sweep, SweepError, in_parallel, table};
 use crate::accel::AccelKind;
-use crate::machine::hardware::{Hardware, Kept};
+use crate::machine::hardware::Hardware;
+use crate::machine::overlay::Kept;
 use crate::plan::Plan;
 use crate::probes::guest_port;
 use crate::report::{Outcome, Verdict};
@@ -220,7 +222,7 @@ fn setting(condition: Condition, plan: &Plan, size: u64, kvm: bool) -> Result<Se
             setting.hardware.no_network = true;
             let (network, others): (Vec<_>, Vec<_>) = std::mem::take(&mut setting.plan.checks)
                 .into_iter()
-                .partition(|check| guest_port(&check.probe).is_some());
+                .partition(|check| check.probes().any(|(_, probe)| guest_port(probe).is_some()));
             setting.plan.checks = others;
             setting.left_out = network
                 .into_iter()
@@ -311,26 +313,18 @@ fn one(sweep: &Sweep<'_>, condition: Condition, size: u64) -> Result<ConditionVe
     let folder = sweep.plan.evidence.join("condition").join(&name);
     std::fs::create_dir_all(&folder).map_err(SweepError::file("make folder", &folder))?;
     setting.plan.evidence.clone_from(&folder);
-    if let Some(size) = setting.size {
-        let kept = Kept {
-            disk: folder.join("disk.qcow2"),
-            vars: folder.join("vars.fd"),
-        };
-        remove(&kept.vars)?;
-        overlay::create(&kept.disk, &sweep.plan.disk, sweep.plan.format, size, None)?;
-        setting.hardware.kept = Some(kept);
-    }
+    let kept = match setting.size {
+        Some(size) => Some(Arc::new(Kept::create(&folder, size, None)?)),
+        None => None,
+    };
     let shown = run(&Trial {
         plan: &setting.plan,
         emulator: sweep.emulator,
         accel: sweep.accel,
         hardware: setting.hardware.clone(),
+        kept,
         until: Until::PowerOff,
     })?;
-    if let Some(kept) = &setting.hardware.kept {
-        remove(&kept.disk)?;
-        remove(&kept.vars)?;
-    }
     let console = folder.join("console.log");
     let console = std::fs::read(&console).map_err(SweepError::file("read", &console))?;
     let outcome = judge(condition, &shown, &String::from_utf8_lossy(&console));

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! What is chosen by chance comes from one printed seed ([`seed`]). The artifact is
-//! never written to: each machine writes to an overlay of its own ([`overlay`]).
+//! never written to: each machine writes to an overlay of its own.
 //! [`region`] and [`classify`] are pure; [`trial`] alone starts machines.
 
 mod classify;
@@ -17,7 +17,6 @@ mod error;
 mod ext4;
 mod fat;
 mod gpt;
-mod overlay;
 mod pe;
 mod power;
 mod reads;

@@ -2,15 +2,16 @@
 //! seconds behind ready, and started again on the same disk with the same variables
 //! of the firmware. It must come back with every check green.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::seed::Random;
-use super::tamper::remove;
 use super::trial::{Shown, Trial, Until, run};
-use super::{SWEEP_SCHEMA, Sweep, SweepError, in_parallel, overlay, table};
-use crate::machine::hardware::{Hardware, Kept};
+use super::{SWEEP_SCHEMA, Sweep, SweepError, in_parallel, table};
+use crate::machine::hardware::Hardware;
+use crate::machine::overlay::Kept;
 use crate::plan::Plan;
 
 /// So long behind ready the plug may still be pulled.
@@ -161,17 +162,10 @@ fn cut(sweep: &Sweep<'_>, number: usize, moment: f64, size: u64) -> Result<Power
     let name = format!("{number:03}");
     let folder = sweep.plan.evidence.join("power-cut").join(&name);
     std::fs::create_dir_all(&folder).map_err(SweepError::file("make folder", &folder))?;
-    let kept = Kept {
-        disk: folder.join("disk.qcow2"),
-        vars: folder.join("vars.fd"),
-    };
-    remove(&kept.vars)?;
-    overlay::create(&kept.disk, &sweep.plan.disk, sweep.plan.format, size, None)?;
+    let kept = Arc::new(Kept::create(&folder, size, None)?);
     let until = Until::Cut(Duration::from_secs_f64(moment));
     let first = boot(sweep, &format!("{name}/cut"), Some(&kept), until)?;
     let second = boot(sweep, &name, Some(&kept), Until::PowerOff)?;
-    remove(&kept.disk)?;
-    remove(&kept.vars)?;
     let detail = match (&second.failure, second.ready_seconds) {
         (Some(failure), _) => format!("{}: {}", failure.phase, failure.line),
         (None, Some(ready)) => format!("ready again after {ready:.1} s, every check passed"),
@@ -191,7 +185,7 @@ fn cut(sweep: &Sweep<'_>, number: usize, moment: f64, size: u64) -> Result<Power
 fn boot(
     sweep: &Sweep<'_>,
     name: &str,
-    kept: Option<&Kept>,
+    kept: Option<&Arc<Kept>>,
     until: Until,
 ) -> Result<Shown, SweepError> {
     let plan = Plan {
@@ -202,10 +196,8 @@ fn boot(
         plan: &plan,
         emulator: sweep.emulator,
         accel: sweep.accel,
-        hardware: Hardware {
-            kept: kept.cloned(),
-            ..Hardware::default()
-        },
+        hardware: Hardware::default(),
+        kept: kept.cloned(),
         until,
     })
 }

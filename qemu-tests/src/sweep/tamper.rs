@@ -1,20 +1,20 @@
 //! The tamper sweep: one byte in each region, one boot each, one class each.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::classify::{Class, Facts, classify};
-use super::overlay::{self, Patch};
 use super::region::{Guard, Region, regions};
 use super::seed::Random;
 use super::source::{DiskBytes, Source};
 use super::trial::{Shown, Trial, Until, run};
 use super::{SWEEP_SCHEMA, Sweep, SweepError, in_parallel, table};
-use crate::machine::hardware::{Hardware, Kept, Trace};
-use crate::plan::Plan;
+use crate::machine::hardware::{Hardware, Trace};
+use crate::machine::overlay::{Kept, Patch};
+use crate::plan::{Plan, Step};
 use crate::watch::BuiltIn;
 
 /// One byte, and what became of it.
@@ -184,7 +184,7 @@ pub fn tamper(
 /// The boot that all others are compared with; it must be green, also when every
 /// layer is read.
 fn untouched(sweep: &Sweep<'_>, size: u64) -> Result<Shown, SweepError> {
-    let shown = boot(
+    let (shown, _) = boot(
         sweep,
         "untouched",
         None,
@@ -256,10 +256,8 @@ fn cell(
         Guard::Verity => Until::LayersRead(size),
         _ => Until::Checks,
     };
-    let shown = boot(sweep, &name, Some(change), size, Some(limit), until)?;
-    let overlay = shown.evidence.join(OVERLAY);
-    let now = overlay::byte_at(&overlay, change.byte)?;
-    remove(&overlay)?;
+    let (shown, kept) = boot(sweep, &name, Some(change), size, Some(limit), until)?;
+    let now = kept.byte_at(change.byte)?;
     let facts = Facts {
         ready: shown.ready_seconds.is_some(),
         verity: shown.verity.clone(),
@@ -283,10 +281,10 @@ fn cell(
     })
 }
 
-const OVERLAY: &str = "disk.qcow2";
-const VARIABLES: &str = "vars.fd";
 const READS: &str = "reads.log";
 
+/// A boot, and the disk that it left. It makes the checks of one boot only: a byte has
+/// shown what it does by then, and with a new process QEMU begins its trace anew.
 fn boot(
     sweep: &Sweep<'_>,
     name: &str,
@@ -294,50 +292,39 @@ fn boot(
     size: u64,
     limit: Option<Duration>,
     until: Until,
-) -> Result<Shown, SweepError> {
+) -> Result<(Shown, Arc<Kept>), SweepError> {
     let folder = sweep.plan.evidence.join("tamper").join(name);
     std::fs::create_dir_all(&folder).map_err(SweepError::file("make folder", &folder))?;
-    let kept = Kept {
-        disk: folder.join(OVERLAY),
-        vars: folder.join(VARIABLES),
-    };
-    remove(&kept.vars)?;
     let patch = change.map(|change| &change.patch);
-    overlay::create(&kept.disk, &sweep.plan.disk, sweep.plan.format, size, patch)?;
+    let kept = Arc::new(Kept::create(&folder, size, patch)?);
     let reads = folder.join(READS);
-    let plan = Plan {
+    let mut plan = Plan {
         evidence: folder,
         ready_limit: limit.unwrap_or(sweep.plan.ready_limit),
         ..sweep.plan.clone()
     };
+    let restarts = |step: &Step| matches!(step, Step::Reboot | Step::PowerCut);
+    plan.checks
+        .retain(|check| !check.steps.iter().any(restarts));
     let shown = run(&Trial {
         plan: &plan,
         emulator: sweep.emulator,
         accel: sweep.accel,
         hardware: Hardware {
-            kept: Some(kept.clone()),
             trace: Some(Trace(reads.clone())),
             ..Hardware::default()
         },
+        kept: Some(Arc::clone(&kept)),
         until,
     })?;
-    // Large, and their content is in the report.
-    for path in [&reads, &kept.vars] {
-        remove(path)?;
-    }
-    if change.is_none() {
-        remove(&kept.disk)?;
-    }
-    Ok(shown)
-}
-
-pub(crate) fn remove(path: &PathBuf) -> Result<(), SweepError> {
-    match std::fs::remove_file(path) {
+    // Large, and its content is in the report.
+    match std::fs::remove_file(&reads) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(SweepError::file("remove", path)(error))
+            return Err(SweepError::file("remove", &reads)(error));
         }
-        _ => Ok(()),
+        _ => {}
     }
+    Ok((shown, kept))
 }
 
 /// A name as a folder's: letters, digits and single dashes.

@@ -7,16 +7,12 @@ use super::reads::Reads;
 use super::region::regions;
 use super::source::Source;
 pub(crate) use super::testing_disk::{ESP, LAYER, ROOT_HASH, SECTORS, disk};
-use crate::plan::{BootPath, Check, DiskFormat, Emulation, Plan, Probe, RunOptions};
+use crate::plan::{BootPath, Check, DiskFormat, Emulation, HttpProbe, Plan, Probe, RunOptions};
 
 const SECTOR: usize = 512;
 
 /// A plan with a check by network and one of the console.
 pub(crate) fn plan() -> Plan {
-    let check = |name: &str, probe| Check {
-        name: name.into(),
-        probe,
-    };
     Plan {
         name: "hello".into(),
         image: "sha256:00".into(),
@@ -33,16 +29,14 @@ pub(crate) fn plan() -> Plan {
         boot: BootPath::Firmware,
         layers: vec![("base".into(), ROOT_HASH.into())],
         checks: vec![
-            check(
+            Check::new(
                 "serves the page",
-                Probe::Http {
+                Probe::Http(HttpProbe {
                     port: 8080,
-                    path: "/".into(),
-                    status: 200,
-                    contains: None,
-                },
+                    ..HttpProbe::default()
+                }),
             ),
-            check(
+            Check::new(
                 "says hello",
                 Probe::Console {
                     matches: "hello".into(),

@@ -2,6 +2,7 @@
 //! its question is answered.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slipform_init::contract::event::Event;
@@ -12,15 +13,14 @@ use crate::accel::Accel;
 use crate::evidence::Evidence;
 use crate::limits::Limits;
 use crate::machine::hardware::{Hardware, Trace};
+use crate::machine::overlay::{self, Kept};
 use crate::machine::{Machine, Mode};
 use crate::plan::{Emulator, Plan};
-use crate::probes::console::ConsoleChecks;
+use crate::probes::patterns::Patterns;
 use crate::report::{Failure, Outcome, Verdict};
-use crate::run::{Judgement, Run, check_plan, probed_ports};
+use crate::run::{Judgement, Parts, Run, Whole, check_plan, cuts_power, probed_ports, today};
 use crate::watch::{BuiltIn, Watch};
 
-/// How long channels may take to their end once the process is gone.
-const DRAIN: Duration = Duration::from_secs(5);
 /// Bytes of a layer a second that the slowest host should read.
 const READ_RATE: u64 = 1 << 20;
 const TICK: Duration = Duration::from_millis(50);
@@ -45,6 +45,8 @@ pub(crate) struct Trial<'a> {
     pub(crate) emulator: &'a Emulator,
     pub(crate) accel: Accel,
     pub(crate) hardware: Hardware,
+    /// Disk and variables that outlive it.
+    pub(crate) kept: Option<Arc<Kept>>,
     pub(crate) until: Until,
 }
 
@@ -79,22 +81,40 @@ impl Shown {
 pub(crate) fn run(trial: &Trial<'_>) -> Result<Shown, SweepError> {
     let plan = trial.plan;
     check_plan(plan)?;
-    let console_checks = ConsoleChecks::new(&plan.checks)?;
+    let patterns = Patterns::new(&plan.checks)?;
     let start = Instant::now();
     let limits = Limits::new(plan, &trial.accel);
     let evidence = Evidence::create(&plan.evidence)?;
     let folder = evidence.dir().to_owned();
+    let kept = match &trial.kept {
+        None if cuts_power(plan) => {
+            let size = overlay::virtual_size(plan)?;
+            Some(Arc::new(Kept::create(&folder, size, None)?))
+        }
+        kept => kept.clone(),
+    };
     let mode = Mode {
         forwards: probed_ports(plan),
         isolated: true,
         reboot_ends: true,
+        kept,
         start_limit: limits.start,
         hardware: trial.hardware.clone(),
     };
     let machine = Machine::start(plan, trial.emulator, &trial.accel, &mode, &evidence)?;
-    let watch = Watch::new(plan, &machine.nonce, console_checks);
+    let watch = Watch::new(plan, &machine.nonce, patterns);
     let quiet = |_: &str| {};
-    let mut run = Run::new(plan, limits, machine, watch, evidence, &quiet);
+    let mut run = Run::new(Parts {
+        plan,
+        emulator: trial.emulator,
+        accel: &trial.accel,
+        limits,
+        mode,
+        machine,
+        watch,
+        evidence,
+        progress: &quiet,
+    });
     // What the boot itself reads: reading all layers comes after it.
     let traced = || match &trial.hardware.trace {
         Some(Trace(file)) => Reads::load(file, u64::from(plan.sector_size)).map(Some),
@@ -105,16 +125,15 @@ pub(crate) fn run(trial: &Trial<'_>) -> Result<Shown, SweepError> {
         Until::PowerOff => run.all()?,
         Until::Cut(moment) => {
             cut(&mut run, moment)?;
-            end(&mut run)?;
+            run.pull_the_plug()?;
         }
         Until::Checks | Until::LayersRead(_) => {
             run.boot()?;
-            let alive = |run: &Run<'_>| run.watch.ready.is_some() && !run.watch.is_dead();
-            if alive(&run) {
+            if run.is_up() {
                 run.checks()?;
             }
             if let Until::LayersRead(bytes) = trial.until
-                && alive(&run)
+                && run.is_up()
             {
                 reads = traced()?;
                 let slow = trial.accel.slowdown.max(1.0);
@@ -122,10 +141,26 @@ pub(crate) fn run(trial: &Trial<'_>) -> Result<Shown, SweepError> {
                 layers_read = Some(read_layers(&mut run, limit)?);
             }
             run.last_words()?;
-            end(&mut run)?;
+            run.pull_the_plug()?;
+            run.absences();
         }
     }
-    let judgement = Judgement::of(&run.seen(), true);
+    if reads.is_none() {
+        reads = traced()?;
+    }
+    let boots = run.seen();
+    let ready_seconds = boots.first().and_then(|seen| seen.ready_seconds);
+    let verity = boots
+        .iter()
+        .flat_map(|seen| &seen.watch.problems)
+        .find(|problem| problem.line.contains("verity") && problem.line.contains("corrupted"))
+        .map(|problem| problem.line.clone());
+    let judgement = Judgement::of(&Whole {
+        boots,
+        outcomes: run.outcomes(),
+        unchanged: true,
+        today: &today(),
+    });
     let asked = |verdict: &Verdict| {
         trial.until == Until::PowerOff || verdict.check != BuiltIn::PowerOff.name()
     };
@@ -134,36 +169,17 @@ pub(crate) fn run(trial: &Trial<'_>) -> Result<Shown, SweepError> {
         .iter()
         .filter(|verdict| asked(verdict))
         .all(|verdict| matches!(verdict.outcome, Outcome::Passed(_)));
-    let verity = run
-        .watch
-        .problems
-        .iter()
-        .find(|problem| problem.line.contains("verity") && problem.line.contains("corrupted"));
-    if reads.is_none() {
-        reads = traced()?;
-    }
     Ok(Shown {
-        verity: verity.map(|problem| problem.line.clone()),
-        failure: if green { None } else { judgement.failure },
+        verity,
+        failure: judgement.failures.into_iter().next().filter(|_| !green),
         verdicts: judgement.verdicts,
-        ready_seconds: run.ready_seconds,
+        ready_seconds,
         seconds: start.elapsed().as_secs_f64(),
         layers_read,
         reads,
         stage: run.watch.stage.name(),
         evidence: folder,
     })
-}
-
-/// Pulls the plug.
-fn end(run: &mut Run<'_>) -> Result<(), SweepError> {
-    run.watch.unplug();
-    run.machine.kill();
-    let until = Instant::now() + DRAIN;
-    while !run.machine.is_over() && Instant::now() < until {
-        run.pump(TICK)?;
-    }
-    Ok(())
 }
 
 fn cut(run: &mut Run<'_>, moment: Duration) -> Result<(), SweepError> {

@@ -2,6 +2,7 @@
 //! from the monitor's events. Pure: observations go in, problems come out; time,
 //! sockets and processes are [`crate::run`]'s.
 
+mod findings;
 mod problem;
 mod service;
 
@@ -10,13 +11,14 @@ mod tests;
 
 use slipform_init::contract::event::{Event, Phase, Record};
 
-use crate::console::{Kind, LineBuffer, fatal};
+use crate::console::{LineBuffer, fatal};
 use crate::events::{EventReader, Garbage, Item, console_record};
 use crate::machine::qmp::MonitorEvent;
 use crate::phase::Stage;
 use crate::plan::Plan;
-use crate::probes::console::ConsoleChecks;
+use crate::probes::patterns::{Patterns, Source};
 pub(crate) use problem::{BuiltIn, Cause, Problem};
+pub use problem::{allowable_checks, built_in_checks};
 pub(crate) use service::Services;
 
 /// More events than this (log lines not counted) are a flood.
@@ -32,7 +34,7 @@ pub(crate) struct Watch {
     layers: Vec<(String, String)>,
     pub(crate) stage: Stage,
     pub(crate) lines: LineBuffer,
-    pub(crate) console_checks: ConsoleChecks,
+    pub(crate) patterns: Patterns,
     port: EventReader,
     console: EventReader,
     /// Records came on the port: those on the console are nobody's any more.
@@ -41,6 +43,8 @@ pub(crate) struct Watch {
     pub(crate) records: Vec<Record>,
     /// Lines of all records, for the evidence; taken by the driver.
     pub(crate) record_lines: Vec<String>,
+    /// What happened, for the timeline; taken by the driver.
+    pub(crate) news: Vec<String>,
     pub(crate) problems: Vec<Problem>,
     /// Warnings that fail nothing by themselves.
     pub(crate) notes: Vec<String>,
@@ -67,7 +71,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(plan: &Plan, nonce: &str, console_checks: ConsoleChecks) -> Self {
+    pub(crate) fn new(plan: &Plan, nonce: &str, patterns: Patterns) -> Self {
         let direct = matches!(plan.boot, crate::plan::BootPath::Direct { .. });
         Self {
             nonce: nonce.to_owned(),
@@ -78,12 +82,13 @@ impl Watch {
                 Stage::Firmware
             },
             lines: LineBuffer::new(),
-            console_checks,
+            patterns,
             port: EventReader::default(),
             console: EventReader::default(),
             port_spoke: false,
             records: Vec::new(),
             record_lines: Vec::new(),
+            news: Vec::new(),
             problems: Vec::new(),
             notes: Vec::new(),
             layers_seen: Vec::new(),
@@ -123,10 +128,10 @@ impl Watch {
             return;
         }
         self.console_spoke |= self.stage >= Stage::Kernel;
-        self.console_checks.line(line);
+        self.patterns.line(Source::Console, line);
         let finding = fatal::judge(line, self.stage);
         if let Some(stage) = Stage::of_line(line) {
-            self.stage = self.stage.max(stage);
+            self.raise(stage);
         }
         if let Some(finding) = finding {
             self.found(finding.kind, &finding.line);
@@ -192,9 +197,16 @@ impl Watch {
             } => {
                 let ends = self.asked_to_end || self.shutdown.is_some();
                 let failed = self.services.change(name, *state, detail) && !ends;
+                self.news
+                    .push(format!("service {name}: {}", service::state_name(*state)));
                 if failed {
                     let line = format!("service {name} failed: {detail}");
-                    self.problem(BuiltIn::Services, Cause::Service(name.clone()), line);
+                    let check = if detail.starts_with("crash loop") {
+                        BuiltIn::CrashLoop
+                    } else {
+                        BuiltIn::Services
+                    };
+                    self.problem(check, Cause::Service(name.clone()), line);
                 }
             }
             Event::Ready { rss_kib } => {
@@ -210,7 +222,9 @@ impl Watch {
                 self.shutdown = Some(text);
             }
             Event::End { clean } => self.end = Some(*clean),
-            Event::Network { .. } | Event::Log { .. } | Event::LayerRead { .. } => {}
+            Event::Log { service, line, .. } => self.patterns.line(Source::Service(service), line),
+            // Only told when a sweep asks for it, and judged there.
+            Event::Network { .. } | Event::LayerRead { .. } => {}
         }
     }
 
@@ -219,7 +233,7 @@ impl Watch {
         match event.name.as_str() {
             "GUEST_PANICKED" => {
                 let line = format!("QEMU: the guest panicked ({})", event.reason);
-                self.add(BuiltIn::Kernel, Cause::Pvpanic, line, true);
+                self.add(BuiltIn::Panic, Cause::Pvpanic, line, true);
             }
             "SHUTDOWN" => {
                 self.machine_end = Some(event.reason.clone());
@@ -257,6 +271,14 @@ impl Watch {
     pub(crate) fn expect_end(&mut self) {
         self.asked_to_end = true;
         self.stage = self.stage.max(Stage::PowerOff);
+    }
+
+    /// It was told to reboot, and did not.
+    pub(crate) fn did_not_reboot(&mut self, limit: &str) {
+        if !self.is_dead() {
+            let line = format!("the machine did not reboot within {limit}");
+            self.add(BuiltIn::PowerOff, Cause::PowerOff, line, true);
+        }
     }
 
     /// The guest will do nothing useful any more.
@@ -338,13 +360,21 @@ impl Watch {
         });
     }
 
+    /// The stage only goes up.
+    fn raise(&mut self, stage: Stage) {
+        if stage > self.stage {
+            self.stage = stage;
+            self.news.push(stage.name());
+        }
+    }
+
     fn reached(&mut self, phase: Phase) {
         if phase == Phase::Shutdown {
             // Asked for, it is [`Stage::PowerOff`] already; else it is what a death
             // looks like, and where the machine was before is what counts.
             return;
         }
-        self.stage = self.stage.max(Stage::Init(phase));
+        self.raise(Stage::Init(phase));
     }
 
     fn layer(&mut self, name: &str, root_hash: &str) {
@@ -365,134 +395,5 @@ impl Watch {
             ),
         };
         self.problem(BuiltIn::Layers, Cause::Layer, text);
-    }
-
-    /// Init's own errors. Some end the boot (init then says that it shuts down, or
-    /// falls silent: see [`Watch::is_suspect`]), with others it goes on; all are red.
-    fn init_error(&mut self, phase: Phase, what: &str, why: &str) {
-        // Init reads the kernel's log, too, and tells what it finds there.
-        let kernel = (what == "kernel")
-            .then(|| fatal::kernel_kind(why))
-            .flatten();
-        if let Some(kind) = kernel {
-            if self.kernel_told.len() < MAX_PROBLEMS {
-                self.kernel_told.push((why.to_owned(), self.stage));
-            }
-            return self.found(kind, why);
-        }
-        self.suspect = self.ready.is_none();
-        self.push(Problem {
-            check: BuiltIn::Init,
-            cause: Cause::Init(phase),
-            phase: format!("init: {}", phase.name()),
-            line: format!("{what}: {why}"),
-            deadly: false,
-            minor: false,
-        });
-    }
-
-    /// Init's last event before ready was an error: if nothing follows, it is dead.
-    pub(crate) fn is_suspect(&self) -> bool {
-        self.suspect
-    }
-
-    /// It was suspect for too long.
-    pub(crate) fn condemn(&mut self) {
-        let line = "init fell silent after its error".to_owned();
-        self.add(BuiltIn::Ready, Cause::Ended, line, true);
-    }
-
-    fn found(&mut self, kind: Kind, line: &str) {
-        let (check, minor) = match kind {
-            Kind::Stall => {
-                if self.notes.len() < MAX_PROBLEMS {
-                    self.notes.push(line.to_owned());
-                }
-                return;
-            }
-            Kind::Firmware | Kind::Refused | Kind::Stub => (BuiltIn::Ready, false),
-            Kind::Initramfs | Kind::Panic | Kind::InitDied | Kind::Oops | Kind::Bug => {
-                (BuiltIn::Kernel, false)
-            }
-            Kind::Verity | Kind::Io => (BuiltIn::Storage, false),
-            Kind::OutOfMemory | Kind::Segfault => (BuiltIn::Services, false),
-        };
-        self.push(Problem {
-            check,
-            cause: Cause::Console(kind),
-            phase: self.stage.name(),
-            line: line.to_owned(),
-            deadly: kind.is_deadly(),
-            minor,
-        });
-    }
-
-    fn garbage_line(&mut self) {
-        if !self.has(BuiltIn::Report) {
-            let garbage = self.garbage();
-            self.push(Problem {
-                check: BuiltIn::Report,
-                cause: Cause::Report,
-                phase: self.stage.name(),
-                line: format!(
-                    "a line of init's report is no record ({}): {}",
-                    garbage.why, garbage.first
-                ),
-                deadly: false,
-                minor: true,
-            });
-        }
-    }
-
-    fn flood(&mut self, line: String) {
-        if !self.is_dead() {
-            self.add(BuiltIn::Report, Cause::Report, line, true);
-        }
-    }
-
-    /// The machine ended unasked: the check that it fails depends on how far it was.
-    fn ended(&mut self, cause: Cause, line: String) {
-        let check = if self.ready.is_some() {
-            BuiltIn::PowerOff
-        } else {
-            BuiltIn::Ready
-        };
-        if !self
-            .problems
-            .iter()
-            .any(|problem| problem.check == check && problem.deadly)
-        {
-            self.add(check, cause, line, true);
-        }
-    }
-
-    fn problem(&mut self, check: BuiltIn, cause: Cause, line: String) {
-        self.add(check, cause, line, false);
-    }
-
-    fn add(&mut self, check: BuiltIn, cause: Cause, line: String, deadly: bool) {
-        let phase = match &cause {
-            Cause::Service(name) => format!("service {name}"),
-            _ => self.stage.name(),
-        };
-        self.push(Problem {
-            check,
-            cause,
-            phase,
-            line,
-            deadly,
-            minor: false,
-        });
-    }
-
-    fn push(&mut self, problem: Problem) {
-        // A deadly one always finds room: the run must end.
-        if self.problems.len() < MAX_PROBLEMS || problem.deadly && !self.is_dead() {
-            self.problems.push(problem);
-        }
-    }
-
-    fn has(&self, check: BuiltIn) -> bool {
-        self.problems.iter().any(|problem| problem.check == check)
     }
 }

@@ -8,10 +8,18 @@ use crate::console::Kind;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum BuiltIn {
     Ready,
-    Kernel,
-    Storage,
+    Panic,
+    Oops,
+    Bug,
+    Warning,
+    OutOfMemory,
+    Segfault,
+    HungTask,
+    Verity,
+    Io,
     ReadOnly,
     Layers,
+    CrashLoop,
     Services,
     Init,
     Report,
@@ -21,12 +29,20 @@ pub(crate) enum BuiltIn {
 
 impl BuiltIn {
     /// All, in order.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Ready,
-        Self::Kernel,
-        Self::Storage,
+        Self::Panic,
+        Self::Oops,
+        Self::Bug,
+        Self::Warning,
+        Self::OutOfMemory,
+        Self::Segfault,
+        Self::HungTask,
+        Self::Verity,
+        Self::Io,
         Self::ReadOnly,
         Self::Layers,
+        Self::CrashLoop,
         Self::Services,
         Self::Init,
         Self::Report,
@@ -34,14 +50,33 @@ impl BuiltIn {
         Self::Artifact,
     ];
 
+    /// Those that an image may be allowed to fail for a time: the machine goes on,
+    /// and what it runs is what was cast.
+    pub(crate) const ALLOWABLE: [Self; 6] = [
+        Self::Warning,
+        Self::OutOfMemory,
+        Self::Segfault,
+        Self::HungTask,
+        Self::CrashLoop,
+        Self::PowerOff,
+    ];
+
     /// The sentence that the verdict shows.
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Ready => "reached ready",
-            Self::Kernel => "no kernel panic, oops or BUG",
-            Self::Storage => "no verity or I/O error",
+            Self::Panic => "no kernel panic",
+            Self::Oops => "no oops",
+            Self::Bug => "no kernel BUG",
+            Self::Warning => "no kernel WARNING",
+            Self::OutOfMemory => "no out of memory",
+            Self::Segfault => "no segfault",
+            Self::HungTask => "no hung task",
+            Self::Verity => "no verity error",
+            Self::Io => "no I/O error",
             Self::ReadOnly => "root is read-only",
             Self::Layers => "every layer is verified",
+            Self::CrashLoop => "no service crash loop",
             Self::Services => "services are healthy",
             Self::Init => "init reports no error",
             Self::Report => "init's report is readable",
@@ -49,6 +84,21 @@ impl BuiltIn {
             Self::Artifact => "artifact is unchanged",
         }
     }
+
+    /// By what the kernel says of itself: silence would hide it.
+    pub(crate) fn is_of_kernel(self) -> bool {
+        (Self::Panic..=Self::Io).contains(&self)
+    }
+}
+
+/// Names of the checks that every image gets, in the order of the report.
+pub fn built_in_checks() -> impl Iterator<Item = &'static str> {
+    BuiltIn::ALL.into_iter().map(BuiltIn::name)
+}
+
+/// Names of those that an image may be allowed to fail for a time.
+pub fn allowable_checks() -> impl Iterator<Item = &'static str> {
+    BuiltIn::ALLOWABLE.into_iter().map(BuiltIn::name)
 }
 
 /// What a problem comes from; decides the advice.
@@ -80,6 +130,8 @@ pub(crate) enum Cause {
     Silent,
     /// A user's check.
     Check,
+    /// An allowance that is over.
+    Expired,
     /// The power-off.
     PowerOff,
     /// The artifact.

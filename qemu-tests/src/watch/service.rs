@@ -66,6 +66,12 @@ impl Services {
         Some((name, text))
     }
 
+    /// The state of one, and what init said of it; none that was never heard of.
+    pub(crate) fn state(&self, name: &str) -> Option<(ServiceState, &str)> {
+        let state = self.states.get(name)?;
+        Some((state.state, &state.detail))
+    }
+
     /// For the verdict: how many there are, and which had to be started again.
     pub(crate) fn summary(&self) -> String {
         let count = self.states.len();
@@ -80,7 +86,7 @@ impl Services {
     }
 }
 
-fn state_name(state: ServiceState) -> &'static str {
+pub(super) fn state_name(state: ServiceState) -> &'static str {
     match state {
         ServiceState::Waiting => "waiting",
         ServiceState::Started => "started",

@@ -5,12 +5,14 @@ use std::fs;
 use slipform_qemu_tests::{BootReport, Outcome, Plan};
 
 /// Files of the evidence folder.
-const EVIDENCE: [&str; 5] = [
+const EVIDENCE: [&str; 7] = [
     "console.log",
     "events.jsonl",
+    "junit.xml",
     "qemu.cmdline",
     "qemu.stderr",
     "report.json",
+    "timeline.txt",
 ];
 
 /// How and why a machine failed.
@@ -61,6 +63,11 @@ pub(crate) fn assert_red(plan: &Plan, report: &BootReport, expected: &Expected<'
         assert!(failure.line.contains(part), "no {part:?}: {}", tell());
     }
     assert!(failure.next.contains(expected.next), "{}", tell());
+    assert!(
+        !failure.cause.is_empty() && report.timeline.len() > 1,
+        "{}",
+        tell()
+    );
     assert!(failure.console.len() <= 30, "{}", tell());
     let verdict = report
         .verdicts

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use ext4_view::Ext4;
-use slipform::disk::{self, CastInput, DiskFacts, inspect};
+use slipform::disk::{self, CastInput, DiskFacts, PartitionInfo, inspect};
 use slipform::filesystem::Initrd;
 use slipform::output::{self, Artifact, OutputFormat};
 use slipform::uki::{Source, UkiInput, assemble};
@@ -48,12 +48,31 @@ pub(crate) fn zero_layer(disk: &Path, layer: &str) {
         .expect("the disk is written");
 }
 
+/// Overwrites the first place of the ESP, at a multiple of `step`, that begins with `what`.
+pub(crate) fn damage_esp(disk: &Path, step: usize, what: &[u8], with: &[u8]) {
+    let (offset, bytes) = found(disk, "the ESP", |part| part.kind == "esp");
+    let at = (0..bytes.len())
+        .step_by(step)
+        .find(|at| bytes[*at..].starts_with(what))
+        .expect("something to damage");
+    let file = File::options()
+        .write(true)
+        .open(disk)
+        .expect("the disk opens");
+    file.write_all_at(with, offset + at as u64)
+        .expect("the disk is written");
+}
+
 /// Where a layer's partition begins, and its bytes.
 fn partition(disk: &Path, layer: &str) -> (u64, Vec<u8>) {
+    found(disk, layer, |part| part.name == layer)
+}
+
+fn found(disk: &Path, what: &str, is: impl Fn(&PartitionInfo) -> bool) -> (u64, Vec<u8>) {
     let mut file = File::open(disk).expect("the disk opens");
     let info = inspect(&mut file).expect("the disk can be read");
-    let found = info.partitions.iter().find(|part| part.name == layer);
-    let found = found.unwrap_or_else(|| panic!("no layer {layer} in {:?}", info.partitions));
+    let found = info.partitions.iter().find(|part| is(part));
+    let found = found.unwrap_or_else(|| panic!("no {what} in {:?}", info.partitions));
     let mut bytes = vec![0; usize::try_from(found.size).expect("a small layer")];
     file.read_exact_at(&mut bytes, found.offset)
         .expect("the layer can be read");

@@ -13,6 +13,8 @@
 //! | `tcp FROM TO` | answers chunks that contain FROM with TO on every forwarded port from now on |
 //! | `qmp NAME JSON` | an event of the monitor with this data |
 //! | `wait-power`, `wait-report` | until the power button, or a line on the report channel |
+//! | `wait-start` | until the machine is reset and let go again |
+//! | `screen` | from now on there is a screen to take pictures of |
 //! | `echo` | what is typed on the console comes back, until the power button |
 //! | `trace SECTOR COUNT` | a read of the disk, in the file of `-D` if there is one |
 //! | `lives PATH N` | goes on the first N times, then hangs; PATH keeps the count |
@@ -29,6 +31,7 @@ use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -58,7 +61,13 @@ fn main() -> Result<()> {
     }
     let mut machine = Machine::connect(&arguments)?;
     machine.power_on.recv()?;
-    let script = std::fs::read_to_string(env::var("FAKE_SCRIPT")?)?;
+    let path = std::path::PathBuf::from(env::var("FAKE_SCRIPT")?);
+    let script = std::fs::read_to_string(&path)?;
+    // A machine that is started again does what the next script says.
+    let next = path.with_extension("1");
+    if next.exists() {
+        std::fs::rename(next, &path)?;
+    }
     for step in script.lines() {
         machine.step(step.trim())?;
     }
@@ -136,6 +145,7 @@ struct Machine {
     nonce: String,
     answers: Answers,
     trace: Option<String>,
+    has_screen: Arc<AtomicBool>,
     t: u64,
 }
 
@@ -159,7 +169,9 @@ impl Machine {
         let (started, power_on) = channel();
         let (pressed, power_button) = channel();
         let stream = monitor.try_clone()?;
-        thread::spawn(move || serve_monitor(stream, &ports, &started, &pressed));
+        let has_screen = Arc::new(AtomicBool::new(false));
+        let screen = Arc::clone(&has_screen);
+        thread::spawn(move || serve_monitor(stream, &ports, &started, &pressed, &screen));
         Ok(Self {
             console,
             report,
@@ -171,6 +183,7 @@ impl Machine {
             trace: arguments
                 .windows(2)
                 .find_map(|pair| (pair[0] == "-D").then(|| pair[1].clone())),
+            has_screen,
             t: 0,
         })
     }
@@ -226,6 +239,8 @@ impl Machine {
                 }
             }
             "wait-power" => self.power_button.recv()?,
+            "wait-start" => self.power_on.recv()?,
+            "screen" => self.has_screen.store(true, Ordering::Relaxed),
             "wait-report" => {
                 let mut line = String::new();
                 BufReader::new(self.report.try_clone()?).read_line(&mut line)?;
@@ -315,6 +330,7 @@ fn serve_monitor(
     ports: &BTreeMap<u16, u16>,
     started: &Sender<()>,
     pressed: &Sender<()>,
+    screen: &AtomicBool,
 ) -> Option<()> {
     let mut send = {
         let mut stream = stream.try_clone().ok()?;
@@ -323,6 +339,7 @@ fn serve_monitor(
     send(
         &json!({"QMP": {"version": {"qemu": {"major": 10, "minor": 0, "micro": 0}}, "capabilities": []}}),
     )?;
+    let (mut may_reset, mut was_reset) = (false, false);
     let reader = BufReader::new(&mut stream);
     for line in reader.lines() {
         let command: Value = serde_json::from_str(&line.ok()?).ok()?;
@@ -333,6 +350,23 @@ fn serve_monitor(
                 text.push_str(&format!("  TCP[HOST_FORWARD]  13       127.0.0.1 {host}       10.0.2.15  {guest}     0     0\r\n"));
             }
             answer["return"] = text.into();
+        }
+        // As QEMU does it: where a reboot ends the machine, a reset is no reset.
+        match command["execute"].as_str()? {
+            "set-action" => may_reset = command["arguments"]["reboot"] == "reset",
+            "system_reset" => was_reset = may_reset,
+            "query-status" => {
+                let status = if was_reset { "prelaunch" } else { "shutdown" };
+                answer["return"] = json!({ "status": status });
+            }
+            _ => {}
+        }
+        if command["execute"] == "screendump" {
+            if screen.load(Ordering::Relaxed) {
+                std::fs::write(command["arguments"]["filename"].as_str()?, b"PNG").ok()?;
+            } else {
+                answer = json!({"error": {"desc": "no surface"}, "id": command["id"]});
+            }
         }
         send(&answer)?;
         // Answered first: the script may end the process at once.

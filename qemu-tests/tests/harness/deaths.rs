@@ -16,7 +16,7 @@ hang";
     let report = fixture.report(&[kernel, panic]);
     assert_red(
         &report,
-        "no kernel panic, oops or BUG",
+        "no kernel panic",
         "kernel",
         "VFS: Unable to mount root fs",
         "no /init that runs",
@@ -33,7 +33,7 @@ hang";
     let report = fixture.report(&[BOOT, "console [    2.1] x\nconsole [    2.130114] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100\nhang"]);
     assert_red(
         &report,
-        "no kernel panic, oops or BUG",
+        "no kernel panic",
         "init: verity",
         "Attempted to kill init!",
         "PID 1 ended",
@@ -52,7 +52,7 @@ fn a_panic_after_ready_leaves_the_power_off_untried() {
     let report = Fixture::new().report(&[BOOT, LAYERS, &silent, panic]);
     assert_red(
         &report,
-        "no kernel panic, oops or BUG",
+        "no kernel panic",
         "init: running",
         "exitcode=0x00000300",
         "PID 1",
@@ -71,7 +71,7 @@ fn a_panic_that_ends_qemu_with_status_zero_is_red() {
     let report = fixture.report(&[BOOT, LAYERS, panic]);
     assert_red(
         &report,
-        "no kernel panic, oops or BUG",
+        "no kernel panic",
         "init: services",
         "the guest panicked",
         "console.log",
@@ -129,10 +129,7 @@ fn a_silent_machine_is_red_in_the_firmware() {
         "nothing came on the console",
         "console=ttyS0",
     );
-    assert!(
-        skipped(&report, "no kernel panic, oops or BUG")
-            && passed(&report, "artifact is unchanged")
-    );
+    assert!(skipped(&report, "no kernel panic") && passed(&report, "artifact is unchanged"));
 }
 
 #[test]
@@ -181,7 +178,7 @@ fn a_verity_error_is_red_at_once() {
     ]);
     assert_red(
         &report,
-        "no verity or I/O error",
+        "no verity error",
         "init: stack",
         "data block 3 is corrupted",
         "root hash",

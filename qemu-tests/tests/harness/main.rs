@@ -2,7 +2,11 @@
 //! guests: every bad one must be red, with the right phase and reason; its healthy
 //! twin green. No real machine is started here.
 
+mod boots;
+mod collection;
+mod combine;
 mod deaths;
+mod health;
 mod support;
 mod sweeps;
 mod verdicts;
@@ -27,10 +31,18 @@ fn a_healthy_guest_is_green() {
         names,
         [
             "reached ready",
-            "no kernel panic, oops or BUG",
-            "no verity or I/O error",
+            "no kernel panic",
+            "no oops",
+            "no kernel BUG",
+            "no kernel WARNING",
+            "no out of memory",
+            "no segfault",
+            "no hung task",
+            "no verity error",
+            "no I/O error",
             "root is read-only",
             "every layer is verified",
+            "no service crash loop",
             "services are healthy",
             "init reports no error",
             "init's report is readable",
@@ -53,6 +65,25 @@ fn a_healthy_guest_is_green() {
             .ready_seconds
             .is_some_and(|seconds| seconds <= report.total_seconds)
     );
+    assert_eq!((report.boots, report.schema), (1, 2));
+    assert_eq!(report.plan, fixture.plan.digest());
+    assert!(report.emulator_digest.starts_with("sha256:") && report.started > 1_700_000_000);
+    let timeline = fixture.evidence("timeline.txt");
+    for what in [
+        "firmware",
+        "init: verity",
+        "service web: ready",
+        "ready after",
+        "check: serves the page: passed",
+        "powering off",
+    ] {
+        assert!(timeline.contains(what), "{what} is not in {timeline}");
+    }
+    assert!(
+        fixture
+            .evidence("junit.xml")
+            .contains("<testcase classname=\"hello\" name=\"serves the page\"/>")
+    );
     // Log lines stay out of the report, and are in the evidence.
     assert_eq!(report.events.len(), 21);
     assert_eq!(fixture.evidence("events.jsonl").lines().count(), 22);
@@ -69,7 +100,7 @@ fn a_healthy_guest_is_green() {
     let left = fs::read_dir(&fixture.plan.evidence)
         .expect("evidence")
         .count();
-    assert_eq!(left, 5);
+    assert_eq!(left, 7);
 }
 
 #[test]

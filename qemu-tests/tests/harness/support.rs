@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use slipform_qemu_tests::{
     Accel, AccelKind, BootPath, BootReport, Check, DiskFormat, Emulation, Emulator, HarnessError,
-    Outcome, Plan, Probe, RunOptions, boot_test,
+    HttpProbe, Outcome, Plan, Probe, RunOptions, boot_test,
 };
 use tempfile::TempDir;
 
@@ -108,13 +108,25 @@ impl Fixture {
     }
 
     pub(crate) fn run(&self, script: &[&str]) -> Result<BootReport, HarnessError> {
-        boot_test(&self.plan, &self.emulator(script), self.accel, &|_| {})
+        self.run_each(&[script])
     }
 
-    /// One that plays the script.
-    pub(crate) fn emulator(&self, script: &[&str]) -> Emulator {
+    /// A script for each start of the emulator.
+    pub(crate) fn run_each(&self, scripts: &[&[&str]]) -> Result<BootReport, HarnessError> {
+        boot_test(&self.plan, &self.emulator(scripts), self.accel, &|_| {})
+    }
+
+    /// One that plays the first script, and from its second start on the second, if any.
+    pub(crate) fn emulator(&self, scripts: &[&[&str]]) -> Emulator {
         let path = self.dir.path().join("script");
-        fs::write(&path, script.join("\n")).expect("a script");
+        for (n, script) in scripts.iter().enumerate() {
+            // The fake takes the first and puts the next in its place.
+            let name = match n {
+                0 => path.clone(),
+                n => path.with_extension(n.to_string()),
+            };
+            fs::write(name, script.join("\n")).expect("a script");
+        }
         let vars = [
             ("FAKE_SCRIPT", path.display().to_string()),
             ("FAKE_BEFORE", self.before.clone()),
@@ -128,6 +140,14 @@ impl Fixture {
             firmware_code: self.dir.path().join("code.fd"),
             firmware_vars: self.dir.path().join("vars.fd"),
             version: "fake 1".into(),
+        }
+    }
+
+    /// [`Fixture::report`] with a script for each start.
+    pub(crate) fn report_each(&self, scripts: &[&[&str]]) -> BootReport {
+        match self.run_each(scripts) {
+            Ok(report) => report,
+            Err(error) => panic!("no report: {error}"),
         }
     }
 
@@ -146,15 +166,15 @@ impl Fixture {
 }
 
 pub(crate) fn http(name: &str, contains: &str) -> Check {
-    Check {
-        name: name.into(),
-        probe: Probe::Http {
-            port: 8080,
-            path: "/".into(),
-            status: 200,
-            contains: Some(contains.into()),
-        },
-    }
+    Check::new(name, http_probe(contains))
+}
+
+pub(crate) fn http_probe(contains: &str) -> Probe {
+    Probe::Http(HttpProbe {
+        port: 8080,
+        contains: Some(contains.into()),
+        ..HttpProbe::default()
+    })
 }
 
 pub(crate) fn outcome<'a>(report: &'a BootReport, check: &str) -> &'a Outcome {

@@ -13,10 +13,10 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::time::Duration;
 
-use slipform_qemu_tests::Outcome;
 use slipform_qemu_tests::sweep::{
     Class, Condition, Sweep, SweepError, TamperReport, conditions, power_cuts, tamper,
 };
+use slipform_qemu_tests::{Check, Outcome, Step};
 
 use crate::support::*;
 
@@ -55,7 +55,7 @@ fn fixture() -> Fixture {
 }
 
 fn swept(fixture: &Fixture, script: &[&str], only: &[&str]) -> Result<TamperReport, SweepError> {
-    let emulator = fixture.emulator(script);
+    let emulator = fixture.emulator(&[script]);
     let sweep = Sweep {
         plan: &fixture.plan,
         emulator: &emulator,
@@ -116,8 +116,59 @@ fn a_machine_that_is_ill_before_is_not_swept() {
     assert!(matches!(unknown, Err(SweepError::Region(text)) if text == "the moon"));
 }
 
+/// The guest of [`swept`] hangs when it is told to reboot.
+#[test]
+fn a_changed_byte_is_judged_without_the_checks_that_restart() {
+    let mut fixture = fixture();
+    let check = Check::of_steps("comes back", vec![Step::Reboot]);
+    fixture.plan.checks.push(check);
+    let report = swept(
+        &fixture,
+        &[BOOT, &layer(), UP, READ],
+        &["verity superblock"],
+    );
+    let report = report.expect("a matrix");
+    assert_eq!(
+        report.cells[0].class,
+        Class::Harmless,
+        "{}",
+        report.matrix()
+    );
+}
+
+#[test]
+fn a_condition_makes_the_checks_that_pull_the_plug_on_a_disk_that_stays() {
+    let mut fixture = fixture();
+    let check = Check::of_steps("comes back", vec![Step::PowerCut]);
+    fixture.plan.checks.push(check);
+    let emulator = fixture.emulator(&[&[BOOT, &layer(), UP, POWER_OFF]]);
+    let sweep = Sweep {
+        plan: &fixture.plan,
+        emulator: &emulator,
+        accel: fixture.accel,
+        seed: 7,
+        jobs: 1,
+    };
+    let size = small::disk().len() as u64;
+    let chosen = [Condition::OneProcessor];
+    let report = conditions(&sweep, size, &chosen, &|_| {}).expect("verdicts");
+    assert!(report.passed, "{}", report.lines());
+    let verdicts = &report.conditions[0].verdicts;
+    let back = verdicts
+        .iter()
+        .find(|verdict| verdict.check == "comes back");
+    let back = back.map(|verdict| &verdict.outcome);
+    assert!(matches!(back, Some(Outcome::Passed(_))), "{back:?}");
+    let folder = fixture.plan.evidence.join("condition/cpus-1");
+    let command = fs::read_to_string(folder.join("qemu.cmdline")).expect("evidence");
+    assert!(command.contains("/.kept-"), "{command}");
+    let left = fs::read_dir(&folder).expect("evidence");
+    let mut left = left.map(|entry| entry.expect("an entry").file_name());
+    assert!(!left.any(|name| name.to_string_lossy().starts_with(".kept-")));
+}
+
 fn cut(fixture: &Fixture, script: &[&str]) -> slipform_qemu_tests::sweep::PowerCutReport {
-    let emulator = fixture.emulator(script);
+    let emulator = fixture.emulator(&[script]);
     let sweep = Sweep {
         plan: &fixture.plan,
         emulator: &emulator,
@@ -162,7 +213,7 @@ fn a_wrong_clock_must_be_mended() {
     let fixture = fixture();
     let mended = "console slipform: clock: was 7 seconds behind the image, set forward";
     for (line, good) in [(mended, true), ("console slipform: ready", false)] {
-        let emulator = fixture.emulator(&[BOOT, line, &layer(), UP, POWER_OFF]);
+        let emulator = fixture.emulator(&[&[BOOT, line, &layer(), UP, POWER_OFF]]);
         let sweep = Sweep {
             plan: &fixture.plan,
             emulator: &emulator,

@@ -1,4 +1,5 @@
-//! What to boot and what to check: the harness's whole input.
+//! What to boot and what to check: the harness's whole input. The checks are in
+//! `check.rs`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,7 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+mod check;
+
 use crate::report::BootKind;
+pub use check::*;
 
 /// A QEMU that can be started: the host's, or locked packages unpacked into a
 /// folder and run through their own loader.
@@ -67,53 +71,6 @@ impl BootPath {
             Self::Direct { .. } => BootKind::Direct,
         }
     }
-}
-
-/// One check from outside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Probe {
-    /// A GET, repeated until it fits or time is up.
-    Http {
-        /// Port in the guest.
-        port: u16,
-        /// Path.
-        path: String,
-        /// Expected status.
-        status: u16,
-        /// Text that the body must contain.
-        contains: Option<String>,
-    },
-    /// Sends and expects over TCP, in order.
-    Tcp {
-        /// Port in the guest.
-        port: u16,
-        /// Steps: bytes to send, then text that must come back before the next step.
-        steps: Vec<TcpStep>,
-    },
-    /// A regular expression over the console's lines: one must match.
-    Console {
-        /// Pattern.
-        matches: String,
-    },
-}
-
-/// One step of a TCP conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TcpStep {
-    /// Sent first, as is.
-    pub send: String,
-    /// What the answer must contain.
-    pub expect: String,
-}
-
-/// A named check.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Check {
-    /// The sentence that the verdict shows.
-    pub name: String,
-    /// What is done.
-    pub probe: Probe,
 }
 
 /// Which disk format the artifact has.
@@ -221,16 +178,6 @@ impl Plan {
         let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("sha256:{digits}")
     }
-}
-
-/// Checks a [`Probe::Console`] pattern.
-///
-/// # Errors
-/// What is wrong with it, for people.
-pub fn check_pattern(pattern: &str) -> Result<(), String> {
-    regex_lite::Regex::new(pattern)
-        .map(drop)
-        .map_err(|error| format!("'{pattern}' is no regular expression: {error}"))
 }
 
 #[cfg(test)]
