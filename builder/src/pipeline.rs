@@ -5,7 +5,8 @@
 //! layers.rs   packages, files -> sealed layers           machine.rs  machine.json
 //! kernel.rs   kernel package -> kernel, constant initrd  cargo.rs    a layer's cargo rule
 //! image.rs    UKI, disk, manifest, files                 tools.rs    emulator from locked packages
-//! harness.rs  boot test and interactive run             testing.rs   tools for tests
+//! harness.rs  boot test and interactive run             sweep.rs     many boots, each with one thing changed
+//! testing.rs  tools for tests
 //! diff.rs     two images -> what is different
 //! bundle.rs   what a release was built from             bom.rs       what is in it
 //! gate.rs     evidence, and who gets through    publishing.rs  to a remote and its channels
@@ -28,6 +29,7 @@ mod packages;
 mod publishing;
 mod pulling;
 mod sources;
+mod sweep;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod tools;
@@ -49,6 +51,7 @@ pub use locking::{LOCK_FILE, Locking, changes, init_binary};
 pub use publishing::{Wanted, WouldMove};
 pub use pulling::{Checked, Finding, Pulled};
 pub use sources::Fetched;
+pub use sweep::{SweepRequest, Sweeps, tell_report};
 
 /// What all steps share: the store, where packages come from, who listens.
 #[derive(Debug)]

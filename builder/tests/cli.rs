@@ -228,6 +228,21 @@ fn report_merge_refuses_what_is_no_report() {
 }
 
 #[test]
+fn a_sweep_refuses_what_makes_another_boot_of_it() {
+    let world = World::new();
+    let here = world.path(".");
+    let (sweep, direct) = (["--tamper"], ["--direct"]);
+    let run =
+        |sweep: &[&str], other: &[&str]| world.run(&here, &[&["test"], sweep, other].concat());
+    run(&sweep, &direct).refused(2, &["a sweep boots by firmware", "leave --direct out"]);
+    for other in [["--repeat", "2"], ["--shard", "1/2"], ["--image", "x.raw"]] {
+        run(&["--power-cut", "1"], &other)
+            .refused(2, &["a sweep", &format!("leave {} out", other[0])]);
+    }
+    run(&["--condition", "dry-sea"], &[]).refused(2, &["dry-sea", "low-memory"]);
+}
+
+#[test]
 fn inspect_refuses_what_is_no_image() {
     let world = World::new();
     let here = world.path(".");

@@ -5,9 +5,10 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-use slipform_init::contract::event::{Event, Phase};
+use slipform_init::contract::event::{Command, Event, Phase};
 use slipform_init::contract::machine::Machine;
 
+use crate::layers::LayerReader;
 use crate::net::{self, Dhcp};
 use crate::power::button::Buttons;
 use crate::power::{self, Request, down};
@@ -66,6 +67,7 @@ pub(crate) struct Cycle {
     buttons: Buttons,
     dhcp: Dhcp,
     supervisor: Supervisor,
+    layers: LayerReader,
     stop_limit: Duration,
     state: State,
 }
@@ -86,6 +88,8 @@ impl Cycle {
         for service in &mut machine.services {
             service.ready_timeout_ms = stretched(service.ready_timeout_ms, slowdown);
         }
+        let layers = machine.layers.into_iter().map(|layer| layer.name);
+        let layers = LayerReader::new(layers.collect());
         let supervisor = Supervisor::new(machine.services);
         Self {
             report,
@@ -98,6 +102,7 @@ impl Cycle {
             buttons: Buttons::open(),
             dhcp,
             supervisor,
+            layers,
             stop_limit,
             state: State::Starting,
         }
@@ -146,13 +151,14 @@ impl Cycle {
         }
     }
 
-    fn parts(&mut self) -> ([&mut dyn Watched; 5], &mut Reporter) {
-        let parts: [&mut dyn Watched; 5] = [
+    fn parts(&mut self) -> ([&mut dyn Watched; 6], &mut Reporter) {
+        let parts: [&mut dyn Watched; 6] = [
             &mut self.signals,
             &mut self.kmsg,
             &mut self.buttons,
             &mut self.dhcp,
             &mut self.supervisor,
+            &mut self.layers,
         ];
         (parts, &mut self.report)
     }
@@ -228,7 +234,11 @@ impl Cycle {
             action: crate::sys::power::Action::PowerOff,
             reason: "power button",
         });
-        let command = self.report.take_command().map(power::of_command);
+        let command = self.report.take_command();
+        if command == Some(Command::ReadLayers) {
+            self.layers.start(&mut self.report);
+        }
+        let command = command.and_then(power::of_command);
         self.signals.request.take().or(button).or(command)
     }
 

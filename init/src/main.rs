@@ -15,6 +15,7 @@ mod early;
 mod error;
 #[cfg(test)]
 mod fuzz;
+mod layers;
 mod net;
 mod power;
 mod report;

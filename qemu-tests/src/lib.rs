@@ -15,6 +15,8 @@
 //!                            combine (parts of one plan, or one plan several times), junit
 //! ```
 //!
+//! [`sweep`] boots one artifact many times, each time with one thing changed.
+//!
 //! [`boot_test`] judges, [`run_interactive`] serves a person; both start the same machine.
 
 pub mod accel;
@@ -33,6 +35,7 @@ pub mod plan;
 mod probes;
 pub mod report;
 mod run;
+pub mod sweep;
 mod watch;
 
 pub use accel::{Accel, AccelKind};

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use super::release_args::{
     Channels, Checkout, Log, Promote, Publish, Pull, Revoke, Rollback, Verify,
 };
+use super::sweep::Sweeping;
 
 /// Casts bootable, minimal, immutable OS images, and boots them before anybody else does.
 #[derive(Debug, Parser)]
@@ -58,7 +59,7 @@ pub enum Verb {
     Run(Run),
     /// Cast the image, boot it and check it.
     #[command(
-        after_help = "Examples:\n  slipform test layers/images/hello\n  slipform test --repeat 5 --jobs 2 --junit junit.xml\n  slipform test --shard 1/3 --report part-1       one runner of three\n  slipform test --image out/hello-0.1.0-qemu-x86_64.qcow2"
+        after_help = "Examples:\n  slipform test layers/images/hello\n  slipform test --repeat 5 --jobs 2 --junit junit.xml\n  slipform test --shard 1/3 --report part-1       one runner of three\n  slipform test --image out/hello-0.1.0-qemu-x86_64.qcow2\n  slipform test --tamper --power-cut 10 --seed 7 --jobs 2\n  slipform test --condition low-memory,512e"
     )]
     Test(Test),
     /// Work with reports of boot tests.
@@ -237,15 +238,15 @@ pub struct Test {
     /// Also write all verdicts as JUnit XML to this file.
     #[arg(long, value_name = "FILE")]
     pub junit: Option<PathBuf>,
-    /// Boot so many machines at once (boards and repeats).
+    /// Boot so many machines at once (boards, repeats and sweeps).
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub jobs: u16,
     /// Test each image so many times; what does not always pass is red, and called FLAKY if it passed once.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub repeat: u16,
-    /// For whatever is chosen by chance; kept in the report.
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub seed: u64,
+    /// For whatever is chosen by chance; kept in the report. Sweeps make one of their own if none is given.
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
     /// Test this raw or qcow2 file with the plan of the specification, instead of a disk written now.
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
@@ -255,6 +256,9 @@ pub struct Test {
     /// Make only part K of N of the user's checks, for `slipform report merge`.
     #[arg(long, value_name = "K/N", value_parser = shard, conflicts_with = "repeat")]
     pub shard: Option<(u32, u32)>,
+    /// Further boots, once this one is green.
+    #[command(flatten)]
+    pub sweeping: Sweeping,
 }
 
 /// `slipform report`.

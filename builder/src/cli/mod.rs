@@ -17,6 +17,7 @@ mod pull;
 mod release_args;
 mod report;
 mod store;
+mod sweep;
 mod test;
 
 use std::io::Write;

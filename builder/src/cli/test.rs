@@ -15,12 +15,16 @@ use super::report::verdicts;
 use super::{BadInput, Done, print, print_json, settings};
 use crate::attest::Signer;
 use crate::output::{Artifact, OutputFormat};
-use crate::pipeline::{Cast, Settings, load};
+use crate::pipeline::{Cast, Settings, SweepRequest, Sweeps, load, tell_report};
 use crate::spec::Image;
 
 /// Casts, boots, probes, prints the verdicts.
 pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
+    let request = verb.sweeping.request(verb.seed, verb.jobs)?;
+    if request.is_some() {
+        sweepable(verb)?;
+    }
     let image = load(&verb.casting.dir)?;
     let (emulator, made) = settings.healed(|| {
         let (_, casts) = cast_all(&settings, &image, &verb.casting)?;
@@ -48,28 +52,43 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
         .into());
     }
     let several = made.len() > 1;
+    if several && request.is_some() {
+        return Err(BadInput(format!(
+            "a sweep is of one board, and the specification names {}; choose with --board",
+            made.len()
+        ))
+        .into());
+    }
     let mut tested = Vec::new();
     for (cast, disk) in &made {
-        tested.push(subject(
-            &settings,
-            &image,
-            cast,
-            disk.as_ref(),
-            verb,
-            several,
-        )?);
+        let mut one = subject(&settings, &image, cast, disk.as_ref(), verb, several)?;
+        let sweeping = request.as_ref().map(|request| request.seed);
+        one.plan.run.seed = sweeping.or(verb.seed).unwrap_or(0);
+        tested.push(one);
     }
     // Asked for its passphrase before the machine boots, not when everybody has gone for coffee.
     let key = named_signer(&verb.signing)?;
     let runs = all_runs(&settings, &tested, &emulator, verb)?;
-    let mut reports = Vec::new();
-    for runs in &runs {
-        reports.push(repeated(runs).context("no run was made")?);
+    let mut reports = tell(cli, &tested, &runs)?;
+    let mut swept = Vec::new();
+    if let Some(request) = request {
+        let accel = &verb.emulating.accel;
+        for (one, report) in tested.iter().zip(&mut reports) {
+            swept.extend(sweep(&settings, one, report, &emulator, accel, &request)?);
+        }
+        if !cli.json {
+            for sweeps in &swept {
+                print(&sweeps.text())?;
+            }
+        }
     }
-    for ((cast, _), report) in made.iter().zip(&reports) {
-        keep(&settings, &image, cast, report, key.as_deref())?;
+    // With what the sweeps counted; a sweep that is red takes the green away.
+    if swept.iter().all(Sweeps::passed) {
+        for ((cast, _), report) in made.iter().zip(&reports) {
+            keep(&settings, &image, cast, report, key.as_deref())?;
+        }
     }
-    tell(cli, verb, &tested, &runs, &reports)
+    finish(cli, verb, &reports, &swept)
 }
 
 /// Keeps what a green run shows, for `publish`; signed at once if a key was named.
@@ -94,6 +113,46 @@ fn keep(
         ));
     }
     Ok(())
+}
+
+/// A sweep is many boots of one disk that was cast just now, by its whole plan.
+fn sweepable(verb: &Test) -> Result<(), BadInput> {
+    let others = [
+        (verb.direct, "--direct", "a sweep boots by firmware"),
+        (verb.repeat > 1, "--repeat", "a sweep boots often by itself"),
+        (verb.shard.is_some(), "--shard", "a sweep makes every check"),
+        (
+            verb.image.is_some(),
+            "--image",
+            "a sweep is of the disk that the specification casts",
+        ),
+    ];
+    match others.into_iter().find(|(given, ..)| *given) {
+        Some((_, option, why)) => Err(BadInput(format!("{why}; leave {option} out"))),
+        None => Ok(()),
+    }
+}
+
+/// The sweeps of a green image, and what its report keeps of them. What does not boot
+/// as it is teaches nothing when it is changed.
+fn sweep(
+    settings: &Settings,
+    one: &Tested,
+    report: &mut BootReport,
+    emulator: &Emulator,
+    accel: &str,
+    request: &SweepRequest,
+) -> anyhow::Result<Option<Sweeps>> {
+    if !report.passed {
+        return Ok(None);
+    }
+    let request = SweepRequest {
+        ready_seconds: report.ready_seconds,
+        ..request.clone()
+    };
+    let sweeps = settings.sweep(&one.plan, emulator, accel, &request)?;
+    tell_report(report, &sweeps, &one.folder)?;
+    Ok(Some(sweeps))
 }
 
 /// One image to test, and where its report goes.
@@ -127,7 +186,6 @@ fn subject(
     if verb.direct {
         plan.boot = settings.direct(cast, &folder)?;
     }
-    plan.run.seed = verb.seed;
     plan.run.shard = verb.shard;
     Ok(Tested {
         plan,
@@ -220,32 +278,43 @@ fn all_runs(
     Ok(reports.chunks(repeat).map(<[BootReport]>::to_vec).collect())
 }
 
-/// Prints and writes what came of it.
-fn tell(
-    cli: &Cli,
-    verb: &Test,
-    tested: &[Tested],
-    runs: &[Vec<BootReport>],
-    reports: &[BootReport],
-) -> anyhow::Result<Done> {
-    for ((one, runs), report) in tested.iter().zip(runs).zip(reports) {
+/// Prints what came of each image, and makes one report of its runs.
+fn tell(cli: &Cli, tested: &[Tested], runs: &[Vec<BootReport>]) -> anyhow::Result<Vec<BootReport>> {
+    let mut reports = Vec::new();
+    for (one, runs) in tested.iter().zip(runs) {
+        let report = repeated(runs).context("no run was made")?;
         if runs.len() > 1 {
-            write_report(report, &one.folder)?;
+            write_report(&report, &one.folder)?;
         }
         if !cli.json {
             if tested.len() > 1 {
                 print(&format!("board {}\n", one.board))?;
             }
-            print(&verdicts(report, &one.folder))?;
+            print(&verdicts(&report, &one.folder))?;
         }
+        reports.push(report);
     }
+    Ok(reports)
+}
+
+/// What others read, and the verdict over everything.
+fn finish(
+    cli: &Cli,
+    verb: &Test,
+    reports: &[BootReport],
+    swept: &[Sweeps],
+) -> anyhow::Result<Done> {
     if let Some(path) = &verb.junit {
         std::fs::write(path, junit(reports))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let passed = reports.iter().all(|report| report.passed);
+    let passed = reports.iter().all(|report| report.passed) && swept.iter().all(Sweeps::passed);
     if cli.json {
-        print_json(&serde_json::json!({ "passed": passed, "reports": reports }))?;
+        let mut json = serde_json::json!({ "passed": passed, "reports": reports });
+        if !swept.is_empty() {
+            json["sweeps"] = serde_json::to_value(swept)?;
+        }
+        print_json(&json)?;
     }
     Ok(if passed { Done::Good } else { Done::Red })
 }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use slipform_qemu_tests::sweep::SweepError;
+
 use crate::base::Digest;
 use crate::base::fs::FsError;
 use crate::board::BoardError;
@@ -57,6 +59,9 @@ pub enum PipelineError {
     Fs(#[from] FsError),
     #[error(transparent)]
     Harness(#[from] slipform_qemu_tests::HarnessError),
+    /// A sweep could not be made.
+    #[error(transparent)]
+    Sweep(#[from] SweepError),
     /// Neither SLIPFORM_STORE nor a home folder is known.
     #[error("no place for the store: set SLIPFORM_STORE, XDG_CACHE_HOME or HOME")]
     NoStore,
@@ -124,6 +129,7 @@ impl PipelineError {
             Self::Publish(error) => error.is_bad_input(),
             Self::Tree(TreeError::Layers(error)) => layers_are_input(error),
             Self::Tree(_) => true,
+            Self::Sweep(error) => matches!(error, SweepError::Region(_)),
             Self::Lock(error) => lock_is_input(error),
             Self::Layers(error) => layers_are_input(error),
             Self::Filesystem(error) => matches!(error, FilesystemError::Path { .. }),

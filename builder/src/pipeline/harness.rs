@@ -195,7 +195,11 @@ impl Settings {
         Ok(harness::run_interactive(plan, emulator, accel)?)
     }
 
-    fn accel(&self, emulator: &Emulator, request: &str) -> Result<harness::Accel, PipelineError> {
+    pub(super) fn accel(
+        &self,
+        emulator: &Emulator,
+        request: &str,
+    ) -> Result<harness::Accel, PipelineError> {
         let progress = self.progress.clone();
         Ok(accel::choose(request, emulator, &move |line| {
             progress.note(line);

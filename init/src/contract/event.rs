@@ -131,6 +131,16 @@ pub enum Event {
         /// Root hash that the kernel checks against.
         root_hash: String,
     },
+    /// A layer was read from its first block to its last, as [`Command::ReadLayers`]
+    /// asks; one event each, in their order.
+    LayerRead {
+        /// Name.
+        name: String,
+        /// Bytes that came.
+        bytes: u64,
+        /// What kept the rest from coming; empty if all came.
+        error: String,
+    },
     /// An attempt to write to `/` was made: `refused` must be true.
     RootWrite {
         /// The attempt failed with EROFS.
@@ -206,6 +216,8 @@ pub enum Command {
     PowerOff,
     /// Stop everything and start again.
     Reboot,
+    /// Read every layer whole, so that every block of it is checked.
+    ReadLayers,
 }
 
 #[cfg(test)]

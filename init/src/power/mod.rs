@@ -63,16 +63,17 @@ pub(crate) fn of_signal(number: i32) -> Option<Request> {
     Some(Request { action, reason })
 }
 
-/// What a command of the harness asks for.
-pub(crate) fn of_command(command: Command) -> Request {
+/// What a command of the harness asks for, if it is to go down.
+pub(crate) fn of_command(command: Command) -> Option<Request> {
     let action = match command {
         Command::PowerOff => Action::PowerOff,
         Command::Reboot => Action::Restart,
+        Command::ReadLayers => return None,
     };
-    Request {
+    Some(Request {
         action,
         reason: "report channel",
-    }
+    })
 }
 
 #[cfg(test)]
@@ -94,8 +95,10 @@ mod tests {
                 "{number}"
             );
         }
-        assert_eq!(of_command(Command::Reboot).action, Action::Restart);
-        assert_eq!(of_command(Command::PowerOff).action, Action::PowerOff);
+        let action = |command| of_command(command).map(|request| request.action);
+        assert_eq!(action(Command::Reboot), Some(Action::Restart));
+        assert_eq!(action(Command::PowerOff), Some(Action::PowerOff));
+        assert_eq!(action(Command::ReadLayers), None);
     }
 
     #[test]

@@ -15,6 +15,12 @@ pub(crate) fn line(event: &Event) -> Option<String> {
         Event::Layer { name, root_hash } => {
             format!("verity: layer {name} ok (root hash {})", head(root_hash))
         }
+        Event::LayerRead { name, bytes, error } if error.is_empty() => {
+            format!("layer {name} read, {bytes} bytes")
+        }
+        Event::LayerRead { name, error, .. } => {
+            format!("error: layer {name} cannot be read: {error}")
+        }
         Event::RootWrite { refused: true, .. } => "root: read-only".to_owned(),
         Event::RootWrite {
             refused: false,

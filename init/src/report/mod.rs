@@ -374,6 +374,7 @@ fn cut(event: &mut Event, limit: usize) {
         Event::Shutdown { kind, reason } => [kind, reason],
         Event::Boot { name, version, .. } => [name, version],
         Event::Layer { name, root_hash } => [name, root_hash],
+        Event::LayerRead { name, error, .. } => [name, error],
         Event::RootWrite { detail, .. } => return truncate(detail, limit),
         Event::Phase { .. } | Event::Ready { .. } | Event::End { .. } => return,
     };

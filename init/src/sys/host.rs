@@ -39,6 +39,12 @@ pub(crate) fn trim_memory() {
     unsafe { libc::malloc_trim(0) };
 }
 
+/// Lowers the calling thread's priority; one that keeps its priority only takes more time.
+pub(crate) fn yield_to_others(nice: i32) {
+    // SAFETY: plain numbers; on Linux, 0 is the calling thread alone.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+}
+
 /// Makes the file mode creation mask 022, whatever the kernel handed over.
 pub(crate) fn set_umask() {
     // SAFETY: cannot fail.

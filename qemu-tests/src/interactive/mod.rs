@@ -20,6 +20,7 @@ use crate::events::{EventReader, Item};
 use crate::evidence::Evidence;
 use crate::limits::Limits;
 use crate::machine::args::Forward;
+use crate::machine::hardware::Hardware;
 use crate::machine::{Machine, Mode, Observation};
 use crate::plan::{Emulator, Plan};
 use crate::run::check_plan;
@@ -72,6 +73,7 @@ pub fn run_interactive(
         reboot_ends: false,
         kept: None,
         start_limit: limits.start,
+        hardware: Hardware::default(),
     };
     let signals = Signals::catch()?;
     let mut machine = Machine::start(plan, emulator, &accel, &mode, &evidence)?;

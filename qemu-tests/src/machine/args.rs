@@ -11,9 +11,13 @@ use std::path::Path;
 use slipform_init::contract::event::{NONCE_FW_CFG, REPORT_PORT, SLOWDOWN_FW_CFG};
 
 use super::Mode;
+use super::hardware::Trace;
 use super::sockets::Channel;
 use crate::accel::{Accel, AccelKind};
 use crate::plan::{BootPath, DiskFormat, Emulator, Plan};
+
+/// QEMU's trace events of a read, by disk interface.
+const READS: [&str; 2] = ["virtio_blk_handle_read", "pci_nvme_read"];
 
 /// A guest's TCP port on 127.0.0.1 of the host; host port 0 lets the host choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +38,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) run: &'a Path,
     /// This run's copy of the variables.
     pub(crate) vars: &'a Path,
+    /// Kept overlay over the artifact, if there is one.
+    pub(crate) overlay: Option<&'a Path>,
     /// Of the console's records.
     pub(crate) nonce: &'a str,
     pub(crate) mode: &'a Mode,
@@ -85,7 +91,8 @@ impl Words {
         }
         self.option("-smp", emulation.processors.to_string());
         self.option("-m", format!("{}M", emulation.memory_mib));
-        self.option("-rtc", "base=utc");
+        let clock = setup.mode.hardware.clock.as_deref().unwrap_or("utc");
+        self.option("-rtc", format!("base={clock}"));
         if setup.mode.reboot_ends {
             // A guest that reboots where it should not is a finding, not a loop.
             self.option("-action", "reboot=shutdown");
@@ -139,20 +146,26 @@ impl Words {
             DiskFormat::Raw => "raw",
             DiskFormat::Qcow2 => "qcow2",
         };
+        let hardware = &setup.mode.hardware;
         let artifact = plan.disk.as_os_str();
-        match &setup.mode.kept {
+        let mut options = ",cache=unsafe".to_owned();
+        if let Some((bytes, operations)) = hardware.throttle {
+            options.push_str(&format!(
+                ",throttling.bps-total={bytes},throttling.iops-total={operations}"
+            ));
+        }
+        options.push_str(",file.driver=file");
+        match setup.overlay {
             // `snapshot=on`: the artifact is opened read-only below a temporary overlay in TMPDIR.
             None => {
-                let drive = format!(
-                    "if=none,id=disk0,format={format},snapshot=on,cache=unsafe,file.driver=file"
-                );
+                let drive = format!("if=none,id=disk0,format={format},snapshot=on{options}");
                 self.option("-drive", with_file(&drive, "file.filename", artifact));
             }
             // A backing file is opened read-only. The guest's flushes go to the host's
             // memory, which outlives QEMU.
-            Some((_, overlay)) => {
-                let drive = "if=none,id=disk0,format=qcow2,cache=unsafe,file.driver=file";
-                let mut drive = with_file(drive, "file.filename", overlay.as_os_str());
+            Some(overlay) => {
+                let drive = format!("if=none,id=disk0,format=qcow2{options}");
+                let mut drive = with_file(&drive, "file.filename", overlay.as_os_str());
                 let backing = format!(",backing.driver={format},backing.file.driver=file");
                 drive.push(with_file(&backing, "backing.file.filename", artifact));
                 self.option("-drive", drive);
@@ -163,6 +176,7 @@ impl Words {
             _ => "virtio-blk-pci",
         };
         let sector = plan.sector_size;
+        let physical = hardware.physical_sector.unwrap_or(sector);
         // A direct boot's kernel takes the first place itself.
         let first = match plan.boot {
             BootPath::Firmware => "bootindex=0,",
@@ -170,8 +184,14 @@ impl Words {
         };
         self.option(
             "-device",
-            format!("{device},drive=disk0,{first}logical_block_size={sector},physical_block_size={sector}"),
+            format!("{device},drive=disk0,{first}logical_block_size={sector},physical_block_size={physical}"),
         );
+        if let Some(Trace(file)) = &hardware.trace {
+            for event in READS {
+                self.option("-trace", format!("enable={event}"));
+            }
+            self.option("-D", file.as_os_str());
+        }
     }
 
     fn channels(&mut self, setup: &Setup<'_>) {
@@ -201,6 +221,9 @@ impl Words {
     }
 
     fn network(&mut self, setup: &Setup<'_>) {
+        if setup.mode.hardware.no_network {
+            return;
+        }
         let mut netdev = "user,id=net0".to_owned();
         if setup.mode.isolated {
             netdev.push_str(",restrict=on");
@@ -232,6 +255,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::machine::hardware::Hardware;
     use crate::plan::{Emulation, RunOptions};
 
     fn plan() -> Plan {
@@ -260,6 +284,10 @@ mod tests {
     }
 
     fn line(plan: &Plan, kind: AccelKind, mode: &Mode) -> String {
+        line_on(plan, kind, mode, None)
+    }
+
+    fn line_on(plan: &Plan, kind: AccelKind, mode: &Mode, overlay: Option<&Path>) -> String {
         let emulator = Emulator {
             command: vec![
                 "/q/ld.so".into(),
@@ -282,6 +310,7 @@ mod tests {
             accel: &accel,
             run: Path::new("/tmp/slipform-x"),
             vars: Path::new("/tmp/slipform-x/vars.fd"),
+            overlay,
             nonce: "0123",
             mode,
         });
@@ -310,6 +339,7 @@ mod tests {
             reboot_ends: true,
             kept: None,
             start_limit: Duration::from_secs(1),
+            hardware: Hardware::default(),
         }
     }
 
@@ -353,6 +383,31 @@ mod tests {
     }
 
     #[test]
+    fn a_sweeps_machine_differs_where_it_should() {
+        let mut mode = test_mode();
+        mode.hardware = Hardware {
+            trace: Some(Trace("/e/reads.log".into())),
+            clock: Some("1980-01-01T00:00:00".to_owned()),
+            physical_sector: Some(4096),
+            no_network: true,
+            throttle: Some((1000, 10)),
+        };
+        let text = line(&plan(), AccelKind::Tcg, &mode);
+        let slow = "cache=unsafe,throttling.bps-total=1000,throttling.iops-total=10";
+        let reads =
+            "-trace enable=virtio_blk_handle_read\n-trace enable=pci_nvme_read\n-D /e/reads.log\n";
+        let want = GOLDEN
+            .replace("-rtc base=utc", "-rtc base=1980-01-01T00:00:00")
+            .replace("cache=unsafe", slow)
+            .replace(
+                "physical_block_size=512\n",
+                &format!("physical_block_size=4096\n{reads}"),
+            );
+        let end = want.find("\n-netdev").expect("the network comes last");
+        assert_eq!(text, want[..end]);
+    }
+
+    #[test]
     fn kvm_takes_the_hosts_processor_and_nothing_else_changes() {
         let want = GOLDEN
             .replace("-accel tcg", "-accel kvm")
@@ -392,6 +447,7 @@ mod tests {
             reboot_ends: false,
             kept: None,
             start_limit: Duration::from_secs(1),
+            hardware: Hardware::default(),
         };
         let text = line(&plan, AccelKind::Tcg, &mode);
         assert!(
@@ -420,13 +476,13 @@ mod tests {
 
     #[test]
     fn a_kept_overlay_stands_on_the_artifact() {
-        let mut mode = test_mode();
-        mode.kept = Some(("/e/kept".into(), "/e/kept/a,b.qcow2".into()));
+        let overlay = Some(Path::new("/e/kept/a,b.qcow2"));
         let want = GOLDEN.replace(
             "format=raw,snapshot=on,cache=unsafe,file.driver=file,file.filename=/img/hello.raw",
             "format=qcow2,cache=unsafe,file.driver=file,file.filename=/e/kept/a,,b.qcow2,\
              backing.driver=raw,backing.file.driver=file,backing.file.filename=/img/hello.raw",
         );
-        assert_eq!(line(&plan(), AccelKind::Tcg, &mode), want);
+        let text = line_on(&plan(), AccelKind::Tcg, &test_mode(), overlay);
+        assert_eq!(text, want);
     }
 }

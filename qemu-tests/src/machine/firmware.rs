@@ -1,5 +1,6 @@
 //! UEFI variables: a run gets its own copy, so that what one run's firmware
-//! writes (boot order, enrolled keys) never reaches the next.
+//! writes (boot order, enrolled keys) never reaches the next. Only a machine that
+//! is switched on again keeps them.
 
 use std::path::{Path, PathBuf};
 

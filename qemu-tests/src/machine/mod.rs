@@ -4,6 +4,7 @@
 
 pub(crate) mod args;
 pub(crate) mod firmware;
+pub(crate) mod hardware;
 pub(crate) mod overlay;
 pub(crate) mod process;
 pub(crate) mod qmp;
@@ -14,7 +15,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,8 @@ use crate::error::HarnessError;
 use crate::evidence::Evidence;
 use crate::plan::{Emulator, Plan};
 use args::{Forward, Setup};
+use hardware::Hardware;
+use overlay::Kept;
 use process::Process;
 use qmp::{Monitor, MonitorEvent};
 use sockets::{Channel, Sockets};
@@ -60,10 +64,12 @@ pub(crate) struct Mode {
     pub(crate) isolated: bool,
     /// A reboot ends the machine.
     pub(crate) reboot_ends: bool,
-    /// Folder and overlay that outlive the process: the disk is written to there.
-    pub(crate) kept: Option<(PathBuf, PathBuf)>,
+    /// What outlives the process: the disk is written to there.
+    pub(crate) kept: Option<Arc<Kept>>,
     /// How long the emulator may take until its monitor answers.
     pub(crate) start_limit: Duration,
+    /// What differs from the board's machine.
+    pub(crate) hardware: Hardware,
 }
 
 /// A machine that stands still until [`Machine::power_on`].
@@ -104,8 +110,9 @@ impl Machine {
                 evidence.dir(),
                 "check that it can be written and the disk is not full",
             ))?;
-        let keep = mode.kept.as_ref().map_or(run, |(folder, _)| folder);
+        let keep = mode.kept.as_ref().map_or(run, |kept| kept.folder());
         let vars = firmware::copy_vars(plan, emulator, keep)?;
+        let disk = mode.kept.as_ref().map(|kept| kept.disk());
         let nonce = nonce()?;
         let setup = Setup {
             plan,
@@ -113,6 +120,7 @@ impl Machine {
             accel,
             run,
             vars: &vars,
+            overlay: disk.as_deref(),
             nonce: &nonce,
             mode,
         };

@@ -84,7 +84,7 @@ impl Run<'_> {
     }
 
     /// Patterns that must not be there are judged when nothing more can come.
-    pub(super) fn absences(&mut self) {
+    pub(crate) fn absences(&mut self) {
         let plan = self.plan;
         let reached = self.watch.ready.is_some();
         for (number, check) in plan.checks.iter().enumerate() {

@@ -8,6 +8,7 @@ pub(crate) mod timeline;
 mod verdict;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use crate::accel::Accel;
@@ -16,15 +17,16 @@ use crate::error::HarnessError;
 use crate::evidence::{Evidence, write_report};
 use crate::limits::Limits;
 use crate::machine::args::Forward;
-use crate::machine::overlay::Kept;
+use crate::machine::hardware::Hardware;
+use crate::machine::overlay::{self, Kept};
 use crate::machine::{Machine, Mode};
 use crate::plan::{BootPath, Check, Emulator, HttpProbe, Plan, Probe, Step};
 use crate::probes::guest_port;
 use crate::probes::patterns::Patterns;
 use crate::report::{BootReport, REPORT_SCHEMA};
 use crate::watch::Watch;
-use stages::{Parts, Run};
-use verdict::{Judgement, Whole};
+pub(crate) use stages::{Parts, Run};
+pub(crate) use verdict::{Judgement, Whole};
 
 /// Boots the plan's artifact, watches it, checks it, powers it off, and judges.
 ///
@@ -51,9 +53,9 @@ pub fn boot_test(
     let evidence = Evidence::create(&plan.evidence)?;
     let before = Before::start(&plan.disk)?;
     let tools = Tools::start(emulator);
-    let cut = |check: &Check| check.steps.contains(&Step::PowerCut);
-    let kept = if plan.checks.iter().any(cut) {
-        Some(Kept::create(plan, evidence.dir())?)
+    let kept = if cuts_power(plan) {
+        let size = overlay::virtual_size(plan)?;
+        Some(Arc::new(Kept::create(evidence.dir(), size, None)?))
     } else {
         None
     };
@@ -61,10 +63,9 @@ pub fn boot_test(
         forwards: probed_ports(plan),
         isolated: true,
         reboot_ends: true,
-        kept: kept
-            .as_ref()
-            .map(|kept| (kept.folder().to_owned(), kept.disk())),
+        kept,
         start_limit: limits.start,
+        hardware: Hardware::default(),
     };
     let machine = Machine::start(plan, emulator, &accel, &mode, &evidence)?;
     let watch = Watch::new(plan, &machine.nonce, patterns);
@@ -81,7 +82,6 @@ pub fn boot_test(
         accel: &accel,
         limits,
         mode,
-        kept,
         machine,
         watch,
         evidence,
@@ -172,6 +172,17 @@ fn report(
     }
 }
 
+/// A check pulls the plug: the disk must outlive QEMU.
+pub(crate) fn cuts_power(plan: &Plan) -> bool {
+    let mut checks = plan.checks.iter();
+    checks.any(|check| check.steps.contains(&Step::PowerCut))
+}
+
+/// Today in UTC, `YYYY-MM-DD`.
+pub(crate) fn today() -> String {
+    day(now())
+}
+
 /// Seconds since 1970.
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -195,7 +206,7 @@ fn day(seconds: i64) -> String {
 }
 
 /// Every guest port that a check talks to, once.
-fn probed_ports(plan: &Plan) -> Vec<Forward> {
+pub(crate) fn probed_ports(plan: &Plan) -> Vec<Forward> {
     let ports: BTreeSet<u16> = plan
         .checks
         .iter()

@@ -7,7 +7,6 @@ use crate::accel::Accel;
 use crate::error::HarnessError;
 use crate::evidence::Evidence;
 use crate::limits::Limits;
-use crate::machine::overlay::Kept;
 use crate::machine::{Machine, Mode, Observation};
 use crate::phase::Stage;
 use crate::plan::{Emulator, Plan};
@@ -29,7 +28,6 @@ pub(crate) struct Run<'a> {
     emulator: &'a Emulator,
     accel: &'a Accel,
     pub(super) limits: Limits,
-    mode: Mode,
     pub(crate) machine: Machine,
     /// Of the boot that is on.
     pub(crate) watch: Watch,
@@ -42,8 +40,8 @@ pub(crate) struct Run<'a> {
     pub(super) outcomes: Vec<Option<Outcome>>,
     pub(crate) timeline: Timeline,
     pub(crate) screen: Option<String>,
-    // Removed last, when QEMU is gone.
-    _kept: Option<Kept>,
+    // Last: what it keeps is removed when QEMU is gone.
+    mode: Mode,
 }
 
 /// What a run is made of.
@@ -53,7 +51,6 @@ pub(crate) struct Parts<'a> {
     pub(crate) accel: &'a Accel,
     pub(crate) limits: Limits,
     pub(crate) mode: Mode,
-    pub(crate) kept: Option<Kept>,
     pub(crate) machine: Machine,
     pub(crate) watch: Watch,
     pub(crate) evidence: Evidence,
@@ -100,7 +97,6 @@ impl<'a> Run<'a> {
             emulator: parts.emulator,
             accel: parts.accel,
             limits: parts.limits,
-            mode: parts.mode,
             machine: parts.machine,
             watch: parts.watch,
             evidence: parts.evidence,
@@ -112,7 +108,7 @@ impl<'a> Run<'a> {
             outcomes: vec![None; parts.plan.checks.len()],
             timeline: Timeline::new(),
             screen: None,
-            _kept: parts.kept,
+            mode: parts.mode,
         }
     }
 
@@ -160,7 +156,7 @@ impl<'a> Run<'a> {
     }
 
     /// Ready, and nothing has ended it.
-    pub(super) fn is_up(&self) -> bool {
+    pub(crate) fn is_up(&self) -> bool {
         self.watch.ready.is_some() && !self.watch.is_dead()
     }
 

@@ -223,7 +223,8 @@ impl Watch {
             }
             Event::End { clean } => self.end = Some(*clean),
             Event::Log { service, line, .. } => self.patterns.line(Source::Service(service), line),
-            Event::Network { .. } => {}
+            // Only told when a sweep asks for it, and judged there.
+            Event::Network { .. } | Event::LayerRead { .. } => {}
         }
     }
 

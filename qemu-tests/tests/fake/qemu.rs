@@ -16,6 +16,8 @@
 //! | `wait-start` | until the machine is reset and let go again |
 //! | `screen` | from now on there is a screen to take pictures of |
 //! | `echo` | what is typed on the console comes back, until the power button |
+//! | `trace SECTOR COUNT` | a read of the disk, in the file of `-D` if there is one |
+//! | `lives PATH N` | goes on the first N times, then hangs; PATH keeps the count |
 //! | `touch PATH`, `pid PATH` | writes to a file that is there; writes its process id |
 //! | `sleep MS`, `hang`, `exit CODE`, `abort` | |
 //!
@@ -114,6 +116,15 @@ fn generic(step: &str) -> Result<()> {
         "touch" => {
             OpenOptions::new().write(true).open(rest)?.write_all(b"x")?;
         }
+        "lives" => {
+            let (path, limit) = rest.split_once(' ').ok_or("lives PATH N")?;
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let count = text.trim().parse::<u32>().unwrap_or(0) + 1;
+            std::fs::write(path, count.to_string())?;
+            if count > limit.parse()? {
+                return generic("hang");
+            }
+        }
         "pid" => std::fs::write(rest, std::process::id().to_string())?,
         _ => return Err(format!("no step: {step}").into()),
     }
@@ -133,6 +144,7 @@ struct Machine {
     power_button: Receiver<()>,
     nonce: String,
     answers: Answers,
+    trace: Option<String>,
     has_screen: Arc<AtomicBool>,
     t: u64,
 }
@@ -168,6 +180,9 @@ impl Machine {
             power_button,
             nonce,
             answers,
+            trace: arguments
+                .windows(2)
+                .find_map(|pair| (pair[0] == "-D").then(|| pair[1].clone())),
             has_screen,
             t: 0,
         })
@@ -211,6 +226,17 @@ impl Machine {
                 self.monitor.write_all(
                     format!("{}\r\n", json!({"event": name, "data": data})).as_bytes(),
                 )?;
+            }
+            "trace" => {
+                let (sector, count) = rest.split_once(' ').ok_or("trace SECTOR COUNT")?;
+                if let Some(path) = &self.trace {
+                    let line = format!(
+                        "virtio_blk_handle_read vdev 0x1 req 0x2 sector {sector} nsectors {count}\n"
+                    );
+                    let mut options = OpenOptions::new();
+                    let mut file = options.create(true).append(true).open(path)?;
+                    file.write_all(line.as_bytes())?;
+                }
             }
             "wait-power" => self.power_button.recv()?,
             "wait-start" => self.power_on.recv()?,

@@ -8,6 +8,7 @@ mod combine;
 mod deaths;
 mod health;
 mod support;
+mod sweeps;
 mod verdicts;
 
 use std::fs;

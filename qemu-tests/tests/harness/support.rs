@@ -113,6 +113,11 @@ impl Fixture {
 
     /// A script for each start of the emulator.
     pub(crate) fn run_each(&self, scripts: &[&[&str]]) -> Result<BootReport, HarnessError> {
+        boot_test(&self.plan, &self.emulator(scripts), self.accel, &|_| {})
+    }
+
+    /// One that plays the first script, and from its second start on the second, if any.
+    pub(crate) fn emulator(&self, scripts: &[&[&str]]) -> Emulator {
         let path = self.dir.path().join("script");
         for (n, script) in scripts.iter().enumerate() {
             // The fake takes the first and puts the next in its place.
@@ -126,7 +131,7 @@ impl Fixture {
             ("FAKE_SCRIPT", path.display().to_string()),
             ("FAKE_BEFORE", self.before.clone()),
         ];
-        let emulator = Emulator {
+        Emulator {
             command: vec![env!("CARGO_BIN_EXE_fake-qemu").into()],
             env: vars
                 .into_iter()
@@ -135,8 +140,7 @@ impl Fixture {
             firmware_code: self.dir.path().join("code.fd"),
             firmware_vars: self.dir.path().join("vars.fd"),
             version: "fake 1".into(),
-        };
-        boot_test(&self.plan, &emulator, self.accel, &|_| {})
+        }
     }
 
     /// [`Fixture::report`] with a script for each start.

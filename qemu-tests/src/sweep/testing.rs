@@ -1,0 +1,123 @@
+//! The regions of a small disk, and a plan for it.
+
+use std::io::Cursor;
+use std::time::Duration;
+
+use super::reads::Reads;
+use super::region::regions;
+use super::source::Source;
+pub(crate) use super::testing_disk::{ESP, LAYER, ROOT_HASH, SECTORS, disk};
+use crate::plan::{BootPath, Check, DiskFormat, Emulation, HttpProbe, Plan, Probe, RunOptions};
+
+const SECTOR: usize = 512;
+
+/// A plan with a check by network and one of the console.
+pub(crate) fn plan() -> Plan {
+    Plan {
+        name: "hello".into(),
+        image: "sha256:00".into(),
+        disk: "/img/hello.raw".into(),
+        format: DiskFormat::Raw,
+        sector_size: 512,
+        emulation: Emulation {
+            machine: "q35".into(),
+            cpu: "Nehalem".into(),
+            processors: 2,
+            memory_mib: 256,
+            disk: "virtio-blk".into(),
+        },
+        boot: BootPath::Firmware,
+        layers: vec![("base".into(), ROOT_HASH.into())],
+        checks: vec![
+            Check::new(
+                "serves the page",
+                Probe::Http(HttpProbe {
+                    port: 8080,
+                    ..HttpProbe::default()
+                }),
+            ),
+            Check::new(
+                "says hello",
+                Probe::Console {
+                    matches: "hello".into(),
+                },
+            ),
+        ],
+        ready_limit: Duration::from_secs(30),
+        allowances: Vec::new(),
+        run: RunOptions::default(),
+        publish: Vec::new(),
+        evidence: "/evidence".into(),
+    }
+}
+
+/// What a boot reads of it.
+pub(crate) fn reads() -> Reads {
+    let mut reads = Reads::default();
+    reads.add(LAYER as u64, 6 * 4096);
+    reads
+}
+
+fn list(disk: Vec<u8>) -> Result<Vec<String>, super::SweepError> {
+    let mut cursor = Cursor::new(disk);
+    let mut source = Source::new(&mut cursor, 512)?;
+    let layers = vec![("base".to_owned(), ROOT_HASH.to_owned())];
+    let regions = regions(&mut source, &layers, &reads(), 1)?;
+    Ok(regions
+        .iter()
+        .map(|region| format!("{}: {}+{}", region.name, region.offset, region.length))
+        .collect())
+}
+
+#[test]
+fn the_regions_of_a_small_disk() {
+    let list = list(disk()).expect("regions");
+    let golden = include_str!("golden_regions.txt");
+    assert_eq!(list.join("\n"), golden.trim_end(), "{}", list.join("\n"));
+}
+
+#[test]
+fn regions_lie_on_the_disk_and_have_names_of_their_own() {
+    let mut cursor = Cursor::new(disk());
+    let mut source = Source::new(&mut cursor, 512).expect("a source");
+    let layers = vec![("base".to_owned(), ROOT_HASH.to_owned())];
+    let regions = regions(&mut source, &layers, &reads(), 7).expect("regions");
+    let mut names = std::collections::BTreeSet::new();
+    for region in &regions {
+        assert!(names.insert(region.name.clone()), "{}", region.name);
+        let end = region.offset + region.length;
+        assert!(
+            region.length > 0 && end <= (SECTORS * SECTOR) as u64,
+            "{region:?}"
+        );
+    }
+}
+
+/// A disk is input: whatever its bytes are, they give regions or a clear error.
+#[test]
+fn damaged_structures_are_errors_and_never_panic() {
+    let whole = disk();
+    let mut random = super::seed::Random::new(3, "damage");
+    for _ in 0..3000 {
+        let mut damaged = whole.clone();
+        for _ in 0..1 + random.below(4) {
+            // Structures lie in the first two thirds.
+            let at = random.below(damaged.len() as u64 * 2 / 3) as usize;
+            damaged[at] ^= random.mask();
+            let field = [
+                512,
+                1024,
+                ESP,
+                ESP + 13 * SECTOR,
+                LAYER + 1024,
+                LAYER + 4096,
+            ];
+            let at = field[random.below(6) as usize] + random.below(256) as usize;
+            damaged[at] = random.next() as u8;
+        }
+        let _ = list(damaged);
+    }
+    for length in [0, 511, 1024, 4096, ESP + 600, LAYER + 2000] {
+        assert!(list(whole[..length].to_vec()).is_err(), "{length}");
+    }
+}
