@@ -17,7 +17,9 @@ use slipform::base::progress::Quiet;
 use slipform::channel::{History, Kind};
 use slipform::output::{Artifact, OutputFormat};
 use slipform::pipeline::{Door, Locking, Settings, Wanted, load};
-use slipform::remote::testing::{Fault, FaultProxy, RegistryRules, TestRegistry, quick};
+use slipform::remote::testing::{
+    Fault, FaultProxy, RegistryRules, S3Rules, TestRegistry, TestS3, quick,
+};
 use slipform::remote::{Remote, RemoteOptions, open_with};
 use slipform::sources::Host;
 
@@ -26,6 +28,8 @@ struct Scene {
     world: World,
     dir: PathBuf,
     remote: String,
+    /// What the command finds in its environment beside that.
+    variables: Vec<(String, String)>,
 }
 
 impl Scene {
@@ -33,7 +37,12 @@ impl Scene {
         let world = World::new();
         let dir = world.small_project("small");
         let remote = format!("file://{}", world.path("published").display());
-        let scene = Self { world, dir, remote };
+        let scene = Self {
+            world,
+            dir,
+            remote,
+            variables: Vec::new(),
+        };
         scene.run(&["key", "new", "--no-passphrase"]).good();
         scene
     }
@@ -44,6 +53,7 @@ impl Scene {
         all.extend(args);
         let mut command = self.world.command(&self.dir, &all);
         command.env("SLIPFORM_REMOTE", &self.remote);
+        command.envs(self.variables.iter().cloned());
         command.env("SLIPFORM_BY", "ann");
         common::outcome(&mut command)
     }
@@ -166,6 +176,69 @@ fn what_was_tested_is_published_and_comes_back_bit_for_bit() {
     );
 }
 
+/// The README's own lines under 'Test, publish, roll back', as they stand there; the
+/// second release of a project that has published one before.
+fn readmes_lines(scene: &Scene) {
+    scene.tested();
+    scene.publish(&[]);
+    scene.run(&["promote", "candidate", "stable"]).good();
+    scene.change("<h1>new page</h1>\n");
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme
+        .split_once("\n## Test, publish, roll back\n")
+        .unwrap();
+    let lines = section.split("```").nth(1).unwrap();
+    let mut verbs = Vec::new();
+    for line in lines
+        .lines()
+        .filter_map(|line| line.strip_prefix("slipform "))
+    {
+        let line = line.split(" #").next().unwrap();
+        let words: Vec<&str> = line
+            .split('"')
+            .enumerate()
+            .flat_map(|(n, part)| match n % 2 {
+                0 => part.split_whitespace().collect(),
+                _ => vec![part],
+            })
+            .collect();
+        verbs.push(words[0]);
+        match words[0] {
+            // The scene has its key, and boots nothing.
+            "key" => {}
+            "test" => drop(scene.tested()),
+            _ => drop(scene.run(&words).good()),
+        }
+    }
+    let all = "key test publish promote rollback log pull verify";
+    assert_eq!(verbs, all.split(' ').collect::<Vec<_>>());
+    let log = scene.run(&["log", "stable"]).good().stdout;
+    assert!(log.lines().next().unwrap().contains("rollback"), "{log}");
+    // Only the page and its version are new between the two.
+    let diff = scene.run(&["diff", "candidate@1", "candidate@2"]);
+    assert_eq!(diff.code, Some(1), "{diff:?}");
+    assert!(diff.stdout.contains("srv/www/index.html"), "{diff:?}");
+}
+
+#[test]
+fn the_readmes_lines_work_on_a_registry() {
+    let mut scene = Scene::new();
+    let registry = TestRegistry::new(RegistryRules::default());
+    scene.remote = registry.uri("myapp");
+    readmes_lines(&scene);
+    assert_eq!(registry.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn the_readmes_lines_work_on_an_object_store() {
+    let mut scene = Scene::new();
+    let store = TestS3::new(S3Rules::default());
+    scene.remote = "s3://bucket/myapp".to_owned();
+    scene.variables = store.variables(store.address());
+    readmes_lines(&scene);
+    assert_eq!(store.complaints(), Vec::<String>::new());
+}
+
 #[test]
 fn what_was_not_tested_as_it_is_now_is_refused() {
     let scene = Scene::new();
@@ -216,6 +289,9 @@ fn strangers_and_what_was_revoked_are_refused() {
     let scene = Scene::new();
     let image = scene.tested();
     scene.publish(&[]);
+    scene
+        .run(&["publish", "--channel", "revoked"])
+        .refused(2, &["'revoked' is no channel"]);
     let stranger = scene.world.path("stranger.pem");
     let stranger = stranger.to_str().unwrap();
     scene

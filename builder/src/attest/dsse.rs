@@ -4,8 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::malformed;
-use super::key::{base64, from_base64};
+use super::key::from_base64;
 use super::{AttestError, PublicKey, Signer};
+use crate::base::base64;
 
 /// Media type of an envelope.
 pub const ENVELOPE_TYPE: &str = "application/vnd.dsse.envelope.v1+json";
@@ -54,7 +55,7 @@ impl Envelope {
     ) -> Result<Self, AttestError> {
         let mut envelope = Self {
             payload_type: payload_type.to_owned(),
-            payload: base64(payload),
+            payload: base64::encode(payload),
             signatures: Vec::new(),
         };
         envelope.add(payload, signer)?;
@@ -80,7 +81,7 @@ impl Envelope {
         let signature = signer.sign(&pae(&self.payload_type, payload))?;
         self.signatures.push(Signature {
             keyid: signer.public().fingerprint(),
-            sig: base64(&signature),
+            sig: base64::encode(&signature),
         });
         Ok(())
     }
@@ -234,7 +235,7 @@ mod tests {
         let trusted = [signer.public().clone()];
         let good = Envelope::sign("a/b", b"payload", &signer).unwrap();
         let changed = Envelope {
-            payload: base64(b"Payload"),
+            payload: base64::encode(b"Payload"),
             ..good.clone()
         };
         assert!(changed.verify("a/b", &trusted).is_err());

@@ -6,15 +6,15 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use base64ct::{Base64, Base64Unpadded, Encoding};
+use base64ct::{Base64Unpadded, Base64Url, Encoding};
 use p256::ecdsa::signature::Verifier;
 use p256::ecdsa::{Signature, VerifyingKey};
 use pkcs8::der::pem::LineEnding;
 use pkcs8::{DecodePublicKey, EncodePublicKey};
 
 use super::AttestError;
-use crate::base::Digest;
 use crate::base::fs::At;
+use crate::base::{Digest, base64};
 
 /// Largest key file that is read, in bytes.
 pub(super) const KEY_LIMIT: u64 = 64 * 1024;
@@ -163,14 +163,7 @@ pub(super) fn read_text(path: &Path) -> Result<String, AttestError> {
     String::from_utf8(bytes).map_err(|_| wrong("it is no text; a key must be PEM"))
 }
 
-/// Base64 with padding, as it is written everywhere.
-pub(super) fn base64(bytes: &[u8]) -> String {
-    Base64::encode_string(bytes)
-}
-
 /// Base64 of either alphabet (DSSE, "Parameters": verifiers must take both).
 pub(super) fn from_base64(text: &str) -> Option<Vec<u8>> {
-    Base64::decode_vec(text)
-        .or_else(|_| base64ct::Base64Url::decode_vec(text))
-        .ok()
+    base64::decode(text).or_else(|| Base64Url::decode_vec(text).ok())
 }

@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::key::base64;
 use super::testing::key;
 use super::*;
+use crate::base::base64;
 
 fn word(text: &str) -> Passphrase {
     Passphrase::new(text).unwrap()
@@ -183,7 +183,10 @@ fn commands_that_sign_badly_are_caught() {
     assert!(said(&format!("cat {}", file.display())).contains("no signature of the key"));
     // Its own, as DER and as base64; one that does not read its input is none the worse.
     let own = key(1).sign(b"message").unwrap();
-    for bytes in [own.clone(), format!("{}\n", base64(&own)).into_bytes()] {
+    for bytes in [
+        own.clone(),
+        format!("{}\n", base64::encode(&own)).into_bytes(),
+    ] {
         fs::write(&file, bytes).unwrap();
         let signer = CommandSigner::new(format!("cat {}", file.display()), public.clone());
         assert_eq!(signer.sign(b"message").unwrap(), own);

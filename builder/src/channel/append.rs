@@ -6,10 +6,13 @@
 //! the same publisher's next run takes it up again, another's passes it by.
 //!
 //! Where the remote compares and swaps, the last step decides a race. A registry
-//! cannot: there each publisher first puts up its claim and then looks for
-//! others'. Whoever comes later sees the earlier one and gives way, so of two at
-//! most one goes on; and because every record names its predecessor and keeps a
-//! tag of its own, whatever went wrong stays visible and nothing is lost.
+//! cannot: there each publisher first puts up its claim and then looks for others'.
+//! Whoever sees none goes on at once. Of several that see each other all but the
+//! earliest give way, and that one waits until somebody who saw none must be done,
+//! and gives way to them. Because every record names its predecessor and keeps a tag
+//! of its own, whatever goes wrong all the same stays visible and nothing is lost.
+
+use std::time::Duration;
 
 use super::history::{broken, entry, head};
 use super::{ChannelError, Entry, RECORD_TYPE, Record, check_name};
@@ -19,7 +22,9 @@ use crate::remote::{Document, Expect, Remote, RemoteError, Upload};
 use crate::store::{Descriptor, MANIFEST, Manifest};
 
 /// Seconds after which somebody else's claim that came to nothing is passed by.
-const CLAIM_AGE: i64 = 300;
+const CLAIM_AGE: u64 = 300;
+/// How long a publisher who saw nobody else may take from there to the last step.
+const GRACE: Duration = Duration::from_secs(2);
 /// Most claims for one sequence number that are looked at.
 const MOST_CLAIMS: usize = 32;
 
@@ -65,30 +70,24 @@ pub fn append(
         // Left by a run that was killed between its last two steps, or overwritten in a race.
         keep_tag(remote, newest)?;
     }
-    let claims = claims(remote, &record, &keys)?;
-    if let Some(own) = claims.iter().find(|c| is_same(&c.record, &record)) {
-        move_head(remote, own, found)?;
-        return Ok(Appended {
-            entry: own.clone(),
-            taken_up: true,
-        });
-    }
-    refuse_young(remote, &record, &claims)?;
-    let entry = put(remote, record, carried, signer)?;
-    keep_tag(remote, &entry)?;
+    let now = record.when;
+    let mine = claims(remote, &record, &keys)?
+        .into_iter()
+        .find(|claim| is_same(&claim.record, &record));
+    let taken_up = mine.is_some();
+    let entry = match mine {
+        Some(own) => own,
+        None => {
+            let entry = put(remote, record, carried, signer)?;
+            keep_tag(remote, &entry)?;
+            entry
+        }
+    };
     if !remote.atomic() {
-        let others = self::claims(remote, &entry.record, &[])?;
-        let others: Vec<Entry> = others
-            .into_iter()
-            .filter(|other| other.digest != entry.digest)
-            .collect();
-        refuse_young(remote, &entry.record, &others)?;
+        give_way(remote, &entry, found, now)?;
     }
     move_head(remote, &entry, found)?;
-    Ok(Appended {
-        entry,
-        taken_up: false,
-    })
+    Ok(Appended { entry, taken_up })
 }
 
 /// The tag of a record: it keeps it from being swept, and says whose it is.
@@ -146,29 +145,39 @@ fn is_same(one: &Record, other: &Record) -> bool {
     timeless(one) == timeless(other)
 }
 
-fn refuse_young(
+/// Where nothing compares and swaps: only one of those who see each other goes on.
+fn give_way(
     remote: &dyn Remote,
-    record: &Record,
-    claims: &[Entry],
+    entry: &Entry,
+    found: Option<Digest>,
+    now: i64,
 ) -> Result<(), ChannelError> {
-    if remote.atomic() {
-        return Ok(());
-    }
-    match claims
-        .iter()
-        .find(|claim| (record.when - claim.record.when).abs() < CLAIM_AGE)
-    {
-        None => Ok(()),
-        Some(claim) => Err(ChannelError::Lost {
-            channel: record.channel.clone(),
+    let others: Vec<Entry> = claims(remote, &entry.record, &[])?
+        .into_iter()
+        .filter(|other| other.digest != entry.digest)
+        // What is older came to nothing: whoever put it up was killed.
+        .filter(|other| now.abs_diff(other.record.when) < CLAIM_AGE)
+        .collect();
+    let place = |entry: &Entry| (entry.record.when, entry.digest);
+    if let Some(earlier) = others.iter().find(|other| place(other) < place(entry)) {
+        return Err(ChannelError::Lost {
+            channel: entry.record.channel.clone(),
             what: format!(
                 "{} is putting up release {} as number {}",
-                claim.record.who,
-                claim.record.release.short(),
-                claim.record.sequence
+                earlier.record.who,
+                earlier.record.release.short(),
+                earlier.record.sequence
             ),
-        }),
+        });
     }
+    if !others.is_empty() {
+        std::thread::sleep(GRACE);
+        let newest = remote.tagged(&entry.record.channel)?.map(|d| d.digest);
+        if newest != found {
+            return Err(lost(&entry.record.channel, newest));
+        }
+    }
+    Ok(())
 }
 
 /// Puts up the record's manifest and envelope, under their digests only.

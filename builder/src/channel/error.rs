@@ -15,7 +15,7 @@ pub enum ChannelError {
     Attest(#[from] AttestError),
     /// Not a channel's name.
     #[error(
-        "'{0}' is no channel: use 1 to 64 lower-case letters, digits and '-', a letter first, and not 'sha256-'"
+        "'{0}' is no channel: use 1 to 64 lower-case letters, digits and '-', a letter first, and neither 'sha256-' nor 'revoked'"
     )]
     Name(String),
     /// No such channel.

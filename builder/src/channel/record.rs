@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::ChannelError;
+use super::{ChannelError, REVOKED};
 use crate::base::Digest;
 
 /// Version of the record's format; a newer one is refused by name.
@@ -13,6 +13,8 @@ pub const RECORD_TYPE: &str = "application/vnd.slipform.release.v1+json";
 const MOST_IMAGES: usize = 64;
 /// Longest text of a person in a record, in bytes.
 const LONGEST_TEXT: usize = 4096;
+/// Longest name or version, in bytes: files are called by them.
+const LONGEST_NAME: usize = 80;
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +56,9 @@ pub struct RecordImage {
     pub image: Digest,
     /// Digest of the test plan that it had to pass.
     pub plan: Digest,
+    /// Names of all checks that there were then: a later slipform may have more, and
+    /// must still let a release of today through again.
+    pub checks: Vec<String>,
     /// Digest of the manifest with its attestations; none for a forced image without any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attestations: Option<Digest>,
@@ -170,10 +175,25 @@ impl Record {
             self.kind != Kind::Forced || self.forced.as_ref().is_some_and(|why| !why.is_empty()),
             "a forced release needs its reason",
         )?;
-        let texts = [&self.name, &self.version, &self.who, &self.why];
         rule(
-            texts.iter().all(|text| text.len() <= LONGEST_TEXT),
+            (self.kind == Kind::Revoke) == (self.channel == REVOKED),
+            "revocations, and nothing else, stand in the channel 'revoked'",
+        )?;
+        let boards = self.images.iter().map(|image| &image.board);
+        rule(
+            boards
+                .chain([&self.name, &self.version])
+                .all(|t| is_name(t)),
+            "a name or version in it is none: 1 to 80 characters, no '/', no '.' first",
+        )?;
+        let said = [&self.who, &self.why].into_iter().chain(&self.forced);
+        rule(
+            said.clone().all(|text| text.len() <= LONGEST_TEXT),
             "a text in it is longer than 4096 bytes",
+        )?;
+        rule(
+            !said.clone().any(|text| text.contains(char::is_control)),
+            "a text in it has control characters; write one line",
         )
     }
 
@@ -183,6 +203,13 @@ impl Record {
             .into_iter()
             .chain(self.images.iter().map(|image| image.image))
     }
+}
+
+/// What a file can be called by without leaving its folder or moving a cursor.
+fn is_name(text: &str) -> bool {
+    (1..=LONGEST_NAME).contains(&text.len())
+        && !text.starts_with('.')
+        && !text.contains(|c: char| c == '/' || c.is_control())
 }
 
 fn malformed(why: String) -> ChannelError {

@@ -4,7 +4,9 @@
 use super::*;
 use crate::attest::{KeyFile, Signer};
 use crate::base::Digest;
-use crate::remote::{Expect, Folder, Remote};
+use crate::remote::testing::{RegistryRules, TestRegistry, quick};
+use crate::remote::{Expect, Folder, Remote, open_with};
+use crate::sources::Host;
 
 struct Scene {
     folder: tempfile::TempDir,
@@ -57,6 +59,7 @@ fn draft(channel: &str, content: &str) -> Record {
             board: "qemu-x86_64".to_owned(),
             image,
             plan: Digest::of("plan"),
+            checks: vec!["reached ready".to_owned()],
             attestations: Some(Digest::of("att")),
         }],
         sources: None,
@@ -153,6 +156,42 @@ fn two_at_once_a_hundred_times_lose_nothing() {
     all.sort_unstable();
     all.dedup();
     assert_eq!((all.len(), history.entries.len()), (100, 100));
+}
+
+/// A registry compares and swaps nothing: those who publish at once must see each other.
+#[test]
+fn two_at_once_on_a_registry_lose_nothing() {
+    const EACH: usize = 8;
+    let scene = Scene::new();
+    let registry = TestRegistry::new(RegistryRules::default());
+    let open = || open_with(&registry.uri("hello"), &Host::real(), quick()).unwrap();
+    let publish = |who: &str| {
+        let remote = open();
+        for round in 0..EACH {
+            let mut record = draft("stable", &format!("{who}{round}"));
+            record.who = who.to_owned();
+            loop {
+                match append(&*remote, record.clone(), Vec::new(), None, &scene.key) {
+                    Ok(_) => break,
+                    Err(ChannelError::Lost { .. }) => {
+                        std::thread::sleep(std::time::Duration::from_millis(20));
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| publish("a"));
+        scope.spawn(|| publish("b"));
+    });
+    let history = History::read(&*open(), "stable", &scene.keys()).unwrap();
+    let mut all = whys(&history);
+    all.sort_unstable();
+    all.dedup();
+    // What was told to be published is in the history, once.
+    assert_eq!((all.len(), history.entries.len()), (2 * EACH, 2 * EACH));
+    assert_eq!(registry.complaints(), Vec::<String>::new());
 }
 
 #[test]
@@ -253,6 +292,14 @@ fn records_that_break_a_rule_are_refused() {
     assert!(change(&|r| r.kind = Kind::Forced));
     assert!(change(&|r| r.channel = "sha256-x".to_owned()));
     assert!(change(&|r| r.why = "x".repeat(5000)));
+    assert!(change(&|r| r.who = "ann\u{1b}[2J".to_owned()));
+    assert!(change(&|r| r.kind = Kind::Revoke));
+    assert!(change(&|r| r.channel = REVOKED.to_owned()));
+    for name in ["", "../../etc/x", ".hidden", "a/b", "a\nb"] {
+        assert!(change(&|r| r.name = name.to_owned()), "{name:?}");
+        assert!(change(&|r| r.version = name.to_owned()), "{name:?}");
+        assert!(change(&|r| r.images[0].board = name.to_owned()), "{name:?}");
+    }
     let newer = String::from_utf8(bytes).unwrap();
     let newer = newer.replace("\"schema\":1", "\"schema\":2");
     let error = Record::parse(newer.as_bytes()).unwrap_err().to_string();

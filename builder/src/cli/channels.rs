@@ -68,19 +68,12 @@ fn line(entry: &Entry) -> String {
     );
     let _ = write!(text, " [{}] {}", record.release.short(), record.who);
     if !record.why.is_empty() {
-        let _ = write!(text, ": {}", one_line(&record.why));
+        let _ = write!(text, ": {}", record.why);
     }
     if let Some(reason) = &record.forced {
-        let _ = write!(text, " (FORCED: {})", one_line(reason));
+        let _ = write!(text, " (FORCED: {reason})");
     }
     text
-}
-
-/// Somebody else's text: nothing in it may move the terminal's cursor.
-fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
 }
 
 fn entry_json(entry: &Entry) -> Value {

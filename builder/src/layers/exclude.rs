@@ -37,7 +37,7 @@ pub(super) struct Excludes {
 }
 
 /// A glob over paths in which `*` stays within one folder and `**` does not.
-pub(super) fn glob(pattern: &str) -> Result<Glob, globset::Error> {
+pub fn glob(pattern: &str) -> Result<Glob, globset::Error> {
     GlobBuilder::new(pattern).literal_separator(true).build()
 }
 

@@ -26,4 +26,5 @@ pub use collect::{CollectInput, collect, collect_with};
 pub use deb::{UnpackedDeb, unpack};
 pub use entry::*;
 pub use error::LayersError;
+pub use exclude::glob;
 pub use files::user_entries;

@@ -7,13 +7,14 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use globset::{GlobBuilder, GlobMatcher};
+use globset::GlobMatcher;
 
 use super::locking::LOCK_FILE;
 use super::{PipelineError, Settings};
 use crate::base::Digest;
 use crate::base::fs::At;
 use crate::board::{BOARDS_DIR, SHIPPED, VENDOR_DIR};
+use crate::layers;
 use crate::lock::LockFile;
 use crate::publish::{Kept, KeptKind, Sources};
 use crate::spec::{Image, LAYER_FILE, SHIPPED_LAYERS, SPEC_FILE};
@@ -167,9 +168,10 @@ impl Gather<'_> {
                 !text.contains(['*', '?', '[', '{', '\\'])
             })
             .collect();
-        let glob = GlobBuilder::new(from).literal_separator(true).build();
         // A glob that is none was refused when the image was cast.
-        let Ok(glob) = glob else { return Ok(()) };
+        let Ok(glob) = layers::glob(from) else {
+            return Ok(());
+        };
         let glob = (glob.compile_matcher(), dir);
         self.all(&dir.join(fixed), Some(&glob), &[])
     }

@@ -1,6 +1,5 @@
 //! Boot tests become evidence, and evidence goes through the gate.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use slipform_qemu_tests::{BootReport, Plan, built_in_checks};
@@ -13,7 +12,7 @@ use crate::attest::{
 use crate::base::Digest;
 use crate::lock::LockFile;
 use crate::output::{Artifact, OutputFormat};
-use crate::publish::{PublishError, Release, Sources};
+use crate::publish::{PublishError, Release, Sources, Tests};
 use crate::spec::Image;
 use crate::store::{Descriptor, MANIFEST, Outputs, Step, StepLog, StepState};
 
@@ -40,8 +39,7 @@ pub struct ReadyToPublish {
 /// An image that asks for publication, before anybody looked at its evidence.
 struct Applicant {
     cast: Cast,
-    plan: Digest,
-    checks: Vec<String>,
+    tests: Tests,
 }
 
 impl Settings {
@@ -131,21 +129,24 @@ impl Settings {
             version: image.version.clone(),
             digest: known.release(image, &lock, &casts)?,
             lock: Digest::of(lock.to_toml()),
-            plans: applicants
+            tests: applicants
                 .iter()
-                .map(|a| (a.cast.board.name.clone(), a.plan))
-                .collect::<BTreeMap<_, _>>(),
+                .map(|a| (a.cast.board.name.clone(), a.tests.clone()))
+                .collect(),
         };
         let policy = Policy::from(&image.gate);
-        let ask = || match door {
-            Door::Gate => through(self.candidates(&applicants)?, trust, &policy, now()?, None),
-            Door::Forced(reason) => through(
+        let forced = match door {
+            Door::Gate => None,
+            Door::Forced(reason) => Some(reason),
+        };
+        let ask = || {
+            through(
                 self.candidates(&applicants)?,
                 trust,
                 &policy,
                 now()?,
-                Some(reason),
-            ),
+                forced,
+            )
         };
         let attested = match ask() {
             Err(refused) => {
@@ -171,16 +172,14 @@ impl Settings {
     ) -> Result<Applicant, PipelineError> {
         let cast = self.cast(image, lock, board)?;
         let plan = self.test_plan(image, &cast);
+        let users = plan.checks.iter().map(|check| check.name.clone());
         let digest = plan.digest().parse();
-        Ok(Applicant {
+        let tests = Tests {
             plan: digest
                 .map_err(|_| PipelineError::Internal("a plan without a digest".to_owned()))?,
-            checks: built_in_checks()
-                .map(str::to_owned)
-                .chain(plan.checks.iter().map(|check| check.name.clone()))
-                .collect(),
-            cast,
-        })
+            checks: built_in_checks().map(str::to_owned).chain(users).collect(),
+        };
+        Ok(Applicant { cast, tests })
     }
 
     fn candidates(&self, applicants: &[Applicant]) -> Result<Vec<Candidate>, PipelineError> {
@@ -189,8 +188,8 @@ impl Settings {
             Ok(Candidate {
                 board: applicant.cast.board.name.clone(),
                 image: applicant.cast.manifest,
-                plan: applicant.plan,
-                checks: applicant.checks.clone(),
+                plan: applicant.tests.plan,
+                checks: applicant.tests.checks.clone(),
                 attestations: kept.map_err(PublishError::from)?,
             })
         };
@@ -208,7 +207,7 @@ impl Settings {
     ) -> Result<bool, PipelineError> {
         let mut signed = false;
         for applicant in applicants {
-            let fits = |report: &BootReport| report.plan == applicant.plan.to_string();
+            let fits = |report: &BootReport| report.plan == applicant.tests.plan.to_string();
             if let Some(report) = self.kept_report(&applicant.cast).filter(fits) {
                 self.attest(image, lock, &applicant.cast, &report, signer)?;
                 signed = true;

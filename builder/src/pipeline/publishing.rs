@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use slipform_qemu_tests::built_in_checks;
 
 use super::{PipelineError, ReadyToPublish, Settings, gate, now};
 use crate::attest::{
@@ -229,8 +228,7 @@ impl Settings {
                 board: image.board.clone(),
                 image: image.image,
                 plan: image.plan,
-                // The plan's digest says which of the user's there were.
-                checks: built_in_checks().map(str::to_owned).collect(),
+                checks: image.checks.clone(),
                 attestations: publish::attestations(remote, image, keys)?,
             });
         }

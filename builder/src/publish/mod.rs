@@ -22,5 +22,5 @@ pub use error::PublishError;
 pub use pull::{attestations, document, fetch_blob, image_manifest, pull};
 pub use push::{Ends, Published, Request, publish, repeat, revoke};
 pub use resolve::{Reference, resolve};
-pub use shipment::{Release, Shipment, shipment};
+pub use shipment::{Release, Shipment, Tests, shipment};
 pub use sources::{Kept, KeptKind, SOURCES_TYPE, Sources};

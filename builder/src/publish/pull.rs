@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::sources::LIST_LIMIT;
 use super::{PublishError, SOURCES_TYPE, Sources};
 use crate::attest::{Attestations, ENVELOPE_LIMIT, Envelope, PublicKey, envelope_layers};
 use crate::base::{Digest, Progress};
@@ -125,14 +126,17 @@ impl Sources {
         let descriptor = manifest
             .layers
             .iter()
-            .find(|layer| layer.digest == list && layer.media_type == SOURCES_TYPE)
+            // The manifest is not what was signed: its figures are only believed within bounds.
+            .find(|layer| {
+                layer.digest == list && layer.media_type == SOURCES_TYPE && layer.size <= LIST_LIMIT
+            })
             .ok_or_else(|| PublishError::Incomplete {
                 remote: remote.uri().to_owned(),
                 digest: list,
                 what: "the list of sources",
             })?;
         fetch_blob(store, remote, &list, descriptor.size)?;
-        let sources = Self::parse(&store.read_at_most(&list, "list of sources", 64 << 20)?)?;
+        let sources = Self::parse(&store.read_at_most(&list, "list of sources", LIST_LIMIT)?)?;
         let pieces: Vec<Piece> = sources.blobs().iter().map(Piece::from).collect();
         download_all(remote, store, &pieces, progress)?;
         Ok(Some(sources))

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{PublishError, Release, Sources, shipment};
 use crate::attest::{Attested, AttestedImage, Signer};
 use crate::base::{Digest, Progress};
-use crate::channel::{self, Entry, Kind, RECORD_SCHEMA, Record};
+use crate::channel::{self, ChannelError, Entry, Kind, RECORD_SCHEMA, REVOKED, Record};
 use crate::remote::{Expect, Remote, upload_all};
 use crate::store::{Descriptor, Manifest, Store};
 
@@ -81,6 +81,9 @@ pub fn publish(
         progress,
     } = *ends;
     channel::check_name(request.channel)?;
+    if request.channel == REVOKED {
+        return Err(ChannelError::Name(request.channel.to_owned()).into());
+    }
     let shipment = shipment(store, attested, release, sources)?;
     let moved = upload_all(store, remote, &shipment.pieces(), progress)?;
     for document in &shipment.documents {

@@ -20,8 +20,17 @@ pub struct Release {
     pub digest: Digest,
     /// Digest of `slipform.lock`.
     pub lock: Digest,
-    /// For each board the digest of its test plan.
-    pub plans: BTreeMap<String, Digest>,
+    /// What each board's image had to pass.
+    pub tests: BTreeMap<String, Tests>,
+}
+
+/// What an image had to pass.
+#[derive(Debug, Clone)]
+pub struct Tests {
+    /// Digest of the test plan.
+    pub plan: Digest,
+    /// Names of all checks, built-in and the user's.
+    pub checks: Vec<String>,
 }
 
 /// A release, taken apart.
@@ -77,14 +86,15 @@ impl Shipment {
         release: &Release,
     ) -> Result<(), PublishError> {
         let document = self.manifest(store, image.image())?;
+        let tests = release
+            .tests
+            .get(image.board())
+            .ok_or(PublishError::OtherRelease(release.digest))?;
         let mut of_record = RecordImage {
             board: image.board().to_owned(),
             image: *image.image(),
-            plan: release
-                .plans
-                .get(image.board())
-                .copied()
-                .ok_or(PublishError::OtherRelease(release.digest))?,
+            plan: tests.plan,
+            checks: tests.checks.clone(),
             attestations: None,
         };
         if let Some(attestations) = image.attestations() {

@@ -16,8 +16,11 @@ pub const SOURCES_TYPE: &str = "application/vnd.slipform.sources.v1+json";
 const FILE_TYPE: &str = "application/octet-stream";
 /// Version of the list's format.
 const SCHEMA: u32 = 1;
-/// Most files that are kept.
-const MOST_FILES: usize = 100_000;
+/// Longest list that is read, in bytes.
+pub(super) const LIST_LIMIT: u64 = 64 << 20;
+/// Most files that are kept: the record's manifest names each, and no reader takes a
+/// manifest of more than [`DESCRIPTOR_LIMIT`](crate::store::DESCRIPTOR_LIMIT) parts.
+const MOST_FILES: usize = 9_000;
 
 /// The list of what was kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +126,10 @@ impl Sources {
             ));
         }
         if self.files.len() > MOST_FILES {
-            return wrong(format!("it lists more than {MOST_FILES} files"));
+            return wrong(format!(
+                "it lists {} files, and at most {MOST_FILES} can be kept with a release; bring a large tree as a package (`debs`)",
+                self.files.len()
+            ));
         }
         if !self.project.is_empty() && !is_clean(&self.project) {
             return wrong(format!("the folder '{}' leads out of it", self.project));
@@ -253,6 +259,9 @@ mod tests {
         );
         assert!(list(vec![file("a"), link("a")]).is_err());
         assert!(list(vec![file("a"), file("a/b")]).is_err());
+        let many = (0..=MOST_FILES).map(|n| file(&format!("f{n}")));
+        let error = list(many.collect()).unwrap_err().to_string();
+        assert!(error.contains("`debs`"), "{error}");
     }
 
     #[test]

@@ -37,10 +37,15 @@ impl Source<'_> {
 /// Checks everything that can be checked without reading the layers' files.
 pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Image, SpecError> {
     values::name(&raw.name).map_err(|m| source.near("name", format!("name: {m}")))?;
-    if raw.version.is_empty() || raw.version.len() > 64 || raw.version.contains(char::is_control) {
+    // Files are called by it.
+    let wrong = |c: char| c == '/' || c.is_control();
+    if !(1..=64).contains(&raw.version.len())
+        || raw.version.starts_with('.')
+        || raw.version.contains(wrong)
+    {
         return Err(source.near(
             "version",
-            "version: write 1 to 64 printable characters".to_owned(),
+            "version: write 1 to 64 printable characters, without '/' and no '.' first".to_owned(),
         ));
     }
     if raw.layer.is_empty() {
