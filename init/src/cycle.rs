@@ -87,6 +87,10 @@ impl Cycle {
         let slowdown = report.slowdown();
         for service in &mut machine.services {
             service.ready_timeout_ms = stretched(service.ready_timeout_ms, slowdown);
+            service.watchdog_ms = stretched(service.watchdog_ms, slowdown);
+            if let Some(health) = &mut service.health {
+                health.timeout_ms = stretched(health.timeout_ms, slowdown);
+            }
         }
         let layers = machine.layers.into_iter().map(|layer| layer.name);
         let layers = LayerReader::new(layers.collect());
@@ -239,7 +243,9 @@ impl Cycle {
             self.layers.start(&mut self.report);
         }
         let command = command.and_then(power::of_command);
-        self.signals.request.take().or(button).or(command)
+        let health = self.supervisor.take_reboot().then_some(power::UNHEALTHY);
+        let asked = self.signals.request.take().or(button).or(command);
+        asked.or(health)
     }
 
     fn go_down(&mut self, request: Request) {

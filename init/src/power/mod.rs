@@ -4,6 +4,7 @@
 //! |---|---|
 //! | SIGTERM, SIGUSR2, ACPI power button, `{"command":"power-off"}` | power-off |
 //! | SIGINT (Ctrl-Alt-Del), `{"command":"reboot"}` | reboot |
+//! | a service that does not get well, if its policy says so | reboot |
 //! | SIGUSR1 | halt |
 //!
 //! SIGUSR1 and SIGUSR2 are those of busybox's `halt` and `poweroff`.
@@ -41,6 +42,12 @@ pub(crate) struct Request {
     /// Who asked.
     pub(crate) reason: &'static str,
 }
+
+/// A service's policy asks for a new start.
+pub(crate) const UNHEALTHY: Request = Request {
+    action: Action::Restart,
+    reason: "health policy",
+};
 
 /// The word for it in reports.
 pub(crate) fn action_name(action: Action) -> &'static str {

@@ -71,6 +71,7 @@ impl World {
                     [dice.roll(3) as usize],
                 ready_timeout: Duration::from_millis(dice.roll(40_000)),
                 stop_timeout: Duration::from_millis(dice.roll(10_000)),
+                ..Policy::default()
             })
             .collect();
         World {
@@ -132,6 +133,7 @@ impl World {
                         process.ends_at = Some(self.now);
                     }
                 }
+                Action::Reboot(_) => {}
                 Action::Report { state, pid, .. } => {
                     assert!(
                         !self.over[number] || pid == 0,
@@ -275,6 +277,7 @@ fn a_stop_goes_from_the_last_to_the_first() {
         restart: Restart::Always,
         ready_timeout: Duration::from_secs(9),
         stop_timeout: Duration::from_secs(3),
+        ..Policy::default()
     };
     let mut fleet = Fleet::new(vec![policy; 3], order::resolve(&services));
     let now = Duration::ZERO;
@@ -308,6 +311,7 @@ fn who_waits_for_a_lost_service_is_told_so() {
         restart: Restart::Never,
         ready_timeout: Duration::from_secs(9),
         stop_timeout: Duration::from_secs(3),
+        ..Policy::default()
     };
     let mut fleet = Fleet::new(vec![policy; 2], order::resolve(&services));
     let mut out = Vec::new();

@@ -51,6 +51,7 @@ fn service(name: &str, script: &str) -> Service {
         capabilities: Vec::new(),
         limits: BTreeMap::new(),
         stop_timeout_ms: 10_000,
+        ..Service::default()
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod net;
 pub(crate) mod poll;
 pub(crate) mod power;
 pub(crate) mod process;
+mod seccomp;
 pub(crate) mod signal;
 
 use std::ffi::CString;

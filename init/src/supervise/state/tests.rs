@@ -10,6 +10,7 @@ fn life(restart: Restart) -> Life {
         restart,
         ready_timeout: READY,
         stop_timeout: GRACE,
+        ..Policy::default()
     })
 }
 
@@ -21,6 +22,7 @@ fn say(life: &mut Life, seconds: f64, input: Input) -> Vec<String> {
         Action::Spawn => "spawn".to_owned(),
         Action::Terminate => "terminate".to_owned(),
         Action::Kill => "kill".to_owned(),
+        Action::Reboot(why) => format!("reboot {why}"),
         Action::Report { state, pid, detail } => {
             format!("{state:?} {pid} {detail}").trim_end().to_owned()
         }

@@ -1,0 +1,260 @@
+//! Services that use all that init offers, and services that are hostile, in one
+//! machine: the others and init stay well.
+//!
+//! TCG only.
+
+mod e2e_support;
+
+use std::time::Duration;
+
+use e2e_support::lab::slot;
+use e2e_support::project::Project;
+use e2e_support::wire::{Machine, Way};
+use slipform_init::contract::event::{Event, LimitKind, Record, ServiceState};
+
+/// What a machine said, and what it is looked for.
+struct Told<'a>(&'a [Record]);
+
+impl Told<'_> {
+    fn lines(&self, wanted: &str) -> Vec<&str> {
+        let lines = self.0.iter().filter_map(|record| match &record.event {
+            Event::Log { service, line, .. } if service == wanted => Some(line.as_str()),
+            _ => None,
+        });
+        lines.collect()
+    }
+
+    #[track_caller]
+    fn says(&self, service: &str, expected: &[&str]) {
+        let lines = self.lines(service);
+        for line in expected {
+            assert!(
+                lines
+                    .iter()
+                    .any(|said| said.split_whitespace().eq(line.split_whitespace())),
+                "{service} did not say {line:?}: {lines:#?}\n{}",
+                self.service(service).join("\n")
+            );
+        }
+    }
+
+    /// All states of a service, with their details.
+    fn service(&self, wanted: &str) -> Vec<String> {
+        let events = self.0.iter().filter_map(|record| match &record.event {
+            Event::Service {
+                name,
+                state,
+                detail,
+                ..
+            } if name == wanted => Some(format!("{state:?} {detail}")),
+            _ => None,
+        });
+        events.collect()
+    }
+
+    fn limits(&self, wanted: &str) -> Vec<(LimitKind, u64, u64, u64)> {
+        let events = self.0.iter().filter_map(|record| match &record.event {
+            Event::Limit {
+                service,
+                kind,
+                count,
+                limit,
+                peak,
+            } if service == wanted => Some((*kind, *count, *limit, *peak)),
+            _ => None,
+        });
+        events.collect()
+    }
+}
+
+/// Resident memory of init as it said at `ready`.
+fn resident(records: &[Record]) -> u64 {
+    let kib = records.iter().find_map(|record| match record.event {
+        Event::Ready { rss_kib } => Some(rss_kib),
+        _ => None,
+    });
+    kib.expect("it was ready")
+}
+
+#[test]
+fn the_others_and_init_stay_well() {
+    let _slot = slot();
+    let subject = Project::own("hardened").cast();
+    let mut machine = Machine::start(&subject.direct("hardened"), Way::Port);
+    assert!(
+        machine.until(|event| matches!(event, Event::Ready { .. })),
+        "{:#?}",
+        machine.records
+    );
+    // The flood has to end, the bomb to go off.
+    assert!(machine.until(
+        |event| matches!(event, Event::Log { service, line, .. } if service == "flood" && line == "the flood is over")
+    ));
+    let calm = |records: &[Record]| Told(records).lines("calm").len();
+    let before = calm(&machine.records);
+    assert!(
+        machine.until(|event| matches!(event, Event::Log { service, .. } if service == "calm"))
+    );
+    assert!(calm(&machine.records) > before);
+    machine.send(r#"{"command":"power-off"}"#);
+    let (status, records) = machine.end();
+    assert!(status.success(), "{status}");
+    assert!(matches!(
+        records.last().map(|record| &record.event),
+        Some(Event::End { clean: true })
+    ));
+    println!("init takes {} KiB", resident(&records));
+    let told = Told(&records);
+    gifts(&told);
+    boxes(&told);
+    hostile(&told);
+}
+
+/// Kinds, hooks, sockets.
+fn gifts(told: &Told<'_>) {
+    told.says("follower", &["once left its work"]);
+    let once = told.service("once");
+    assert!(
+        once.iter().any(|state| state == "Exited exit status 3"),
+        "{once:?}"
+    );
+    assert!(once.iter().any(|state| state == "Stopped done"), "{once:?}");
+    assert!(
+        told.lines("clock").len() >= 3,
+        "{:?}",
+        told.service("clock")
+    );
+    told.says("boxed", &["hooks first second", "asked by SIGUSR1"]);
+    told.says("boxed", &["FROM_FILE=two words OWN=from the specification"]);
+    told.says(
+        "passed",
+        &[
+            "LISTEN_PID is its own",
+            "LISTEN_FDS=2 LISTEN_FDNAMES=web:local",
+            "descriptor 3: socket",
+            "descriptor 4: socket",
+            "socket srw-rw---- app",
+        ],
+    );
+    let deaf = told.service("deaf");
+    assert!(
+        deaf.iter().any(|state| state.contains("SIGKILL")),
+        "{deaf:?}"
+    );
+}
+
+/// What services are kept from.
+fn boxes(told: &Told<'_>) {
+    told.says(
+        "boxed",
+        &[
+            "its own folder works",
+            "another folder refused",
+            "/run refused",
+            "private /tmp works",
+            "/dev/null works",
+            "sees its own /tmp only",
+            "Seccomp: 2",
+            "NoNewPrivs: 1",
+            "cgroup /boxed",
+            "memory.max 33554432",
+            "pids.max 20",
+            "cpu.max 50000 100000",
+            "memory.oom.group 1",
+            "io.max is set",
+        ],
+    );
+    told.says(
+        "filtered",
+        &[
+            "Seccomp: 2",
+            "mount refused",
+            "unshare refused",
+            "hostname refused",
+            "swapoff refused",
+            "date refused",
+            "threads and children works",
+        ],
+    );
+    told.says("unfiltered", &["Seccomp: 0", "mount works"]);
+}
+
+fn hostile(told: &Told<'_>) {
+    let bomb = told.limits("bomb");
+    assert!(
+        bomb.iter()
+            .any(|(kind, count, limit, _)| *kind == LimitKind::Pids && *count > 0 && *limit == 30),
+        "{bomb:?}"
+    );
+    let hog = told.limits("hog");
+    let most = 16 << 20;
+    assert!(
+        hog.iter().any(|(kind, count, limit, peak)| {
+            *kind == LimitKind::Memory
+                && *count >= 1
+                && *limit == most
+                && *peak > most / 2
+                && *peak <= most
+        }),
+        "{hog:?}"
+    );
+    let killed = told.service("hog");
+    assert!(
+        killed
+            .iter()
+            .any(|state| state == "Exited killed by SIGKILL"),
+        "{killed:?}"
+    );
+    let flood = told.lines("flood");
+    let lost: u64 = flood
+        .iter()
+        .filter_map(|line| {
+            line.strip_prefix("[slipform: ")?
+                .split(' ')
+                .next()?
+                .parse::<u64>()
+                .ok()
+        })
+        .sum();
+    println!(
+        "flood: {} lines came, {lost} were counted as lost",
+        flood.len()
+    );
+    assert!(lost > 10_000, "{lost}");
+    told.says("zombies", &["zombies left: 0"]);
+    // Who did no harm was not touched.
+    for name in [
+        "calm", "boxed", "filtered", "follower", "passed", "zombies", "bomb",
+    ] {
+        let states = told.service(name);
+        let before_the_end = states
+            .iter()
+            .take_while(|state| !state.starts_with("Exited"));
+        assert!(before_the_end.count() >= 2, "{states:?}");
+        let troubles =
+            |state: &&String| state.starts_with("Failed") || state.starts_with("Backoff");
+        assert_eq!(states.iter().filter(troubles).count(), 0, "{states:?}");
+    }
+    // A second without a line of the calm one would show in the gaps.
+    let times: Vec<u64> = told
+        .0
+        .iter()
+        .filter(|record| matches!(&record.event, Event::Log { service, .. } if service == "calm"))
+        .map(|record| record.t)
+        .collect();
+    let gap = times
+        .windows(2)
+        .map(|pair| pair[1] - pair[0])
+        .max()
+        .unwrap_or(0);
+    println!(
+        "calm: {} lines, longest gap {:.1} s",
+        times.len(),
+        Duration::from_micros(gap).as_secs_f64()
+    );
+    assert!(gap < 15_000_000, "{times:?}");
+    let states = [ServiceState::Ready];
+    assert!(states.iter().all(|state| told.0.iter().any(
+        |record| matches!(&record.event, Event::Service { name, state: s, .. } if name == "calm" && s == state)
+    )));
+}
