@@ -10,7 +10,7 @@ use std::time::Duration;
 use e2e_support::lab::slot;
 use e2e_support::project::Project;
 use e2e_support::wire::{Machine, Way};
-use slipform_init::contract::event::{Event, LimitKind, Record, ServiceState};
+use slipform_init::contract::event::{EndReason, Event, LimitKind, Record, ServiceState};
 
 /// What a machine said, and what it is looked for.
 struct Told<'a>(&'a [Record]);
@@ -108,6 +108,81 @@ fn the_others_and_init_stay_well() {
     gifts(&told);
     boxes(&told);
     hostile(&told);
+}
+
+/// By health, by a panic, by a frozen init; each time the next boot knows, and after the
+/// third the machine takes its time.
+#[test]
+fn a_machine_knows_how_it_died() {
+    let _slot = slot();
+    let subject = Project::own("restless").cast();
+    let mut machine = Machine::start_by_firmware(&subject.by_firmware("restless"));
+    let last = |event: &Event| {
+        matches!(
+            event,
+            Event::LastBoot {
+                reason: EndReason::Watchdog,
+                ..
+            }
+        )
+    };
+    assert!(machine.until(last), "{:#?}", machine.records);
+    assert!(machine.until(|event| matches!(event, Event::Ready { .. })));
+    machine.send(r#"{"command":"power-off"}"#);
+    let (status, records) = machine.end();
+    assert!(status.success(), "{status}");
+    let boots: Vec<_> = records
+        .iter()
+        .filter_map(|record| match &record.event {
+            Event::LastBoot {
+                reason,
+                unhealthy,
+                pause_seconds,
+                ..
+            } => Some((*reason, *unhealthy, *pause_seconds)),
+            _ => None,
+        })
+        .collect();
+    let expected = [
+        (EndReason::Unknown, 0, 0),
+        (EndReason::Health, 1, 0),
+        (EndReason::Panic, 2, 0),
+        (EndReason::Watchdog, 3, 10),
+    ];
+    assert_eq!(boots, expected);
+    let words = records.iter().find_map(|record| match &record.event {
+        Event::LastBoot {
+            reason: EndReason::Panic,
+            detail,
+            ..
+        } => Some(detail.as_str()),
+        _ => None,
+    });
+    assert_eq!(
+        words,
+        Some("Kernel panic - not syncing: sysrq triggered crash")
+    );
+    let armed = records.iter().filter(|record| {
+        matches!(&record.event, Event::Watchdog { device, seconds } if device.contains("6300ESB") && *seconds == 5)
+    });
+    assert_eq!(armed.count(), 4);
+    // The last boot waited before its services, and said so.
+    let last = records
+        .iter()
+        .rposition(|record| matches!(record.event, Event::LastBoot { .. }));
+    let started = records.iter().rposition(|record| {
+        matches!(
+            &record.event,
+            Event::Service {
+                state: ServiceState::Started,
+                ..
+            }
+        )
+    });
+    let (Some(last), Some(started)) = (last, started) else {
+        panic!("{records:#?}");
+    };
+    assert!(records[started].t - records[last].t >= 10_000_000);
 }
 
 /// Kinds, hooks, sockets.

@@ -250,6 +250,8 @@ pub enum Event {
         detail: String,
         /// Boots in a row, this one not counted, that did not get healthy.
         unhealthy: u32,
+        /// So long this boot waits before its services start, for that reason.
+        pause_seconds: u64,
     },
     /// A watchdog is armed: without a sign of init within `seconds` the machine resets.
     Watchdog {

@@ -12,10 +12,12 @@
 pub(crate) mod button;
 pub(crate) mod down;
 pub(crate) mod fatal;
+pub(crate) mod mark;
+pub(crate) mod watchdog;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use slipform_init::contract::event::Command;
+use slipform_init::contract::event::{Command, EndReason};
 
 use crate::sys::power::Action;
 
@@ -48,6 +50,15 @@ pub(crate) const UNHEALTHY: Request = Request {
     action: Action::Restart,
     reason: "health policy",
 };
+
+/// How the boot will be said to have ended.
+pub(crate) fn end_reason(request: Request) -> EndReason {
+    match request.action {
+        Action::PowerOff | Action::Halt => EndReason::Clean,
+        Action::Restart if request == UNHEALTHY => EndReason::Health,
+        Action::Restart => EndReason::Reboot,
+    }
+}
 
 /// The word for it in reports.
 pub(crate) fn action_name(action: Action) -> &'static str {

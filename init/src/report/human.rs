@@ -66,13 +66,17 @@ pub(crate) fn line(event: &Event) -> Option<String> {
             reason,
             detail,
             unhealthy,
+            pause_seconds,
         } => {
-            let count = match unhealthy {
+            let mut count = match unhealthy {
                 0 => String::new(),
                 _ => format!("; {unhealthy} boots in a row were not healthy"),
             };
-            let detail = join(&[if detail.is_empty() { "" } else { ":" }, detail]);
-            format!("last boot: {}{detail}{count}", reason.name())
+            if *pause_seconds > 0 {
+                count.push_str(&format!(", services start in {pause_seconds} s"));
+            }
+            let colon = if detail.is_empty() { "" } else { ": " };
+            format!("last boot: {}{colon}{detail}{count}", reason.name())
         }
         Event::Watchdog { device, seconds } => {
             format!("watchdog: {device}, resets after {seconds} s without init")
@@ -201,9 +205,12 @@ mod tests {
                 Event::LastBoot {
                     reason: EndReason::Panic,
                     detail: "sysrq".to_owned(),
-                    unhealthy: 2,
+                    unhealthy: 3,
+                    pause_seconds: 10,
                 },
-                Some("slipform: last boot: panic: sysrq; 2 boots in a row were not healthy"),
+                Some(
+                    "slipform: last boot: panic: sysrq; 3 boots in a row were not healthy, services start in 10 s",
+                ),
             ),
             (
                 Event::Ready { rss_kib: 900 },

@@ -12,6 +12,8 @@
 //! [`Supervisor`] carries inputs from the units to the fleet and actions back, and is
 //! one part of the event loop. No failure of a service gets further than its events.
 
+#[cfg(test)]
+mod care_tests;
 mod cgroup;
 mod env_file;
 mod escalate;

@@ -695,4 +695,6 @@ pub(crate) fn pause(unhealthy: u32) -> Duration {
 }
 
 #[cfg(test)]
+mod care_tests;
+#[cfg(test)]
 mod tests;

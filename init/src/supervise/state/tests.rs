@@ -15,7 +15,7 @@ fn life(restart: Restart) -> Life {
 }
 
 /// One input and what it leads to, in words.
-fn say(life: &mut Life, seconds: f64, input: Input) -> Vec<String> {
+pub(super) fn say(life: &mut Life, seconds: f64, input: Input) -> Vec<String> {
     let mut out = Vec::new();
     life.step(Duration::from_secs_f64(seconds), input, &mut out);
     let word = |action: &Action| match action {
