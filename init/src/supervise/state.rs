@@ -247,7 +247,7 @@ impl Life {
             Input::Exited(end) => self.exited(now, end, out),
             Input::Ready => self.ready(now, out),
             Input::Followed(pid) => self.followed(pid),
-            Input::Unhealthy(why) => self.unwell(now, why, out),
+            Input::Unhealthy(why) => self.unwell(now, &why, out),
             Input::Tick(seen) => self.tick(now, &seen, out),
             Input::NoRestart => self.last = true,
             Input::Stop => self.stop(now, out),
@@ -561,7 +561,7 @@ impl Life {
     }
 
     /// Restarts it, as often as the policy allows.
-    fn unwell(&mut self, now: Duration, why: String, out: &mut Vec<Action>) {
+    fn unwell(&mut self, now: Duration, why: &str, out: &mut Vec<Action>) {
         let State::Running {
             pid,
             ready_since: Some(since),

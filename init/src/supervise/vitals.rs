@@ -128,7 +128,7 @@ impl Vitals {
     /// When [`Vitals::advance`] is due at the latest.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let watch = self.watch.as_ref();
-        let probe = watch.and_then(|watch| watch.next.or(watch.probe.deadline()));
+        let probe = watch.and_then(|watch| watch.next.or_else(|| watch.probe.deadline()));
         probe.into_iter().chain(self.sign_due).min()
     }
 

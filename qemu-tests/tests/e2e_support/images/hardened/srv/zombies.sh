@@ -1,12 +1,18 @@
 b=/usr/bin/busybox
-count=0
-# Each subshell leaves an orphan that ends under PID 1.
-while [ $count -lt 10000 ]; do
-    ( ( : ) & )
-    count=$((count + 1))
+# Each parent leaves a thousand children that have ended, all at once, to PID 1.
+for parent in 1 2 3 4 5 6 7 8 9 10; do
+    (
+        count=0
+        while [ $count -lt 1000 ]; do
+            : &
+            count=$((count + 1))
+        done
+        $b sleep 0.2
+        exec $b true
+    )
 done
 $b sleep 1
-$b grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null >/tmp/zombies
-echo "zombies left: $($b wc -l </tmp/zombies)"
+left=$($b grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | $b wc -l)
+echo "zombies left: $left"
 echo "that is all"
 exec $b sleep 100000
