@@ -214,6 +214,13 @@ fn strangers_and_what_was_revoked_are_refused() {
     scene
         .run(&["pull", "candidate", "--key", &public])
         .refused(1, &["channel 'candidate' is broken at record"]);
+    scene
+        .world
+        .configure("trusted-keys = [\"../../../stranger.pub\"]\n");
+    scene
+        .run(&["pull", "candidate"])
+        .refused(1, &["channel 'candidate' is broken at record"]);
+    scene.world.configure("");
     // A record by a stranger's key is no record to those who trust the team's.
     let own = scene.world.path("home/.config/slipform/key.pub");
     scene
