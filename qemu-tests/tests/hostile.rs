@@ -15,8 +15,8 @@ use slipform_init::contract::event::{EndReason, Event, LimitKind, Record, Servic
 /// What a machine said, and what it is looked for.
 struct Told<'a>(&'a [Record]);
 
-impl Told<'_> {
-    fn lines(&self, wanted: &str) -> Vec<&str> {
+impl<'a> Told<'a> {
+    fn lines(&self, wanted: &str) -> Vec<&'a str> {
         let lines = self.0.iter().filter_map(|record| match &record.event {
             Event::Log { service, line, .. } if service == wanted => Some(line.as_str()),
             _ => None,
@@ -212,7 +212,8 @@ fn ten_minutes_leave_no_trace_in_init() {
         return;
     }
     let _slot = slot();
-    let subject = Project::own("hardened").cast();
+    let edits = [("THOUSANDS = \"1\"", "THOUSANDS = \"10\"")];
+    let subject = Project::own("hardened").variant("soak", &edits, &[]).cast();
     let mut machine = Machine::start(&subject.direct("soak"), Way::Port);
     assert!(machine.until(|event| matches!(event, Event::Ready { .. })));
     let start = machine.records.last().map_or(0, |record| record.t);

@@ -1,6 +1,7 @@
 //! One service with all that the kernel holds for it: process, pipes, cgroup,
 //! notify socket, probe. What it sees becomes [`Input`]s for the state machine.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -318,7 +319,11 @@ impl Unit {
             (&mut running.stderr, "err")
         };
         let mut voice = voice(&self.service, &mut self.allowance, turn);
-        capture.read(&mut |line| voice.say(stream, line));
+        let passed = Cell::new(0);
+        capture.read(&passed, &mut |line| {
+            let out = voice.say(stream, line);
+            passed.set(passed.get() + u32::from(out));
+        });
         if voice.found {
             out.push(Input::Ready);
         }
@@ -412,8 +417,11 @@ impl Unit {
         self.probe.end();
         self.vitals.pause();
         let mut voice = voice(&self.service, &mut self.allowance, turn);
-        running.stdout.finish(&mut |line| voice.say("out", line));
-        running.stderr.finish(&mut |line| voice.say("err", line));
+        for (capture, stream) in [(running.stdout, "out"), (running.stderr, "err")] {
+            capture.finish(&mut |line| {
+                voice.say(stream, line);
+            });
+        }
         voice.say_lost("out", true);
         if voice.found {
             out.push(Input::Ready);

@@ -19,17 +19,19 @@ pub(crate) struct Voice<'a, 'b> {
 }
 
 impl Voice<'_, '_> {
-    /// One line.
-    pub(crate) fn say(&mut self, stream: &str, line: String) {
+    /// One line; false if it was dropped.
+    pub(crate) fn say(&mut self, stream: &str, line: String) -> bool {
         self.found |= self.wanted.is_some_and(|wanted| line.contains(wanted));
         self.say_lost(stream, false);
-        if self.allowance.take(self.turn.now, line.len()) {
+        let passes = self.allowance.take(self.turn.now, line.len());
+        if passes {
             self.turn.report.event(Event::Log {
                 service: self.name.to_owned(),
                 stream: stream.to_owned(),
                 line,
             });
         }
+        passes
     }
 
     /// How many lines were lost, if it is time to say so.

@@ -1,6 +1,8 @@
 b=/usr/bin/busybox
 # Each parent leaves a thousand children that have ended, all at once, to PID 1.
-for parent in 1 2 3 4 5 6 7 8 9 10; do
+parent=0
+while [ $parent -lt $THOUSANDS ]; do
+    parent=$((parent + 1))
     (
         count=0
         while [ $count -lt 1000 ]; do
