@@ -152,11 +152,6 @@ impl Machine {
             };
             let record: Record =
                 serde_json::from_str(record).unwrap_or_else(|error| panic!("{error}: {line}"));
-
-                && !matches!(&record.event, Event::Log{service,..} if service=="flood")
-            {
-                eprintln!("{line}");
-            }
             let found = wanted(&record.event);
             self.records.push(record);
             if found {
