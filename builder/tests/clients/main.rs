@@ -13,7 +13,17 @@ mod s3;
 mod skopeo;
 mod tools;
 
+use std::io::Write;
+
 /// Whether what takes minutes is asked for, too.
 fn is_nightly() -> bool {
     std::env::var_os("SLIPFORM_TESTS_NIGHTLY").is_some()
+}
+
+/// What a nightly run found, past what the test runner captures.
+fn figures(text: &str) {
+    if is_nightly() {
+        // A closed stderr is nobody who could be told.
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
 }

@@ -13,9 +13,9 @@ use super::tools::{at_home, client, content, json};
 
 /// What the referrers of an image say that they are.
 fn kinds(found: &Value) -> BTreeSet<&str> {
-    let listed = found["manifests"]
-        .as_array()
-        .or(found["referrers"].as_array());
+    // The first name is oras 1.2's, the second that of those after it.
+    let listed = [&found["manifests"], &found["referrers"]];
+    let listed = listed.iter().find_map(|list| list.as_array());
     let listed = listed.unwrap_or_else(|| panic!("{found}"));
     let kind = |referrer: &'_ Value| {
         assert_eq!(referrer["artifactType"], REFERRER_TYPE, "{found}");

@@ -9,8 +9,8 @@ use slipform::pipeline::{PipelineError, Wanted};
 use slipform::publish::PublishError;
 
 use super::common::release::Scene;
-use super::is_nightly;
 use super::parts::{Moto, Registry};
+use super::{figures, is_nightly};
 
 /// What was told to be done, and how often one of both gave way.
 fn promote(scene: &Scene, uri: &str, who: &str, rounds: usize) -> (BTreeSet<String>, usize) {
@@ -63,11 +63,11 @@ fn race(scene: &Scene, rounds: usize) {
     let all: BTreeSet<String> = whys.iter().cloned().collect();
     assert_eq!(all, ann.union(&bob).cloned().collect(), "no record is lost");
     assert_eq!(whys.len(), all.len(), "and none is there twice: {whys:?}");
-    println!(
+    figures(&format!(
         "{} records in {:.1} s; ann lost {ann_lost} times, bob {bob_lost}",
         whys.len(),
         begun.elapsed().as_secs_f64()
-    );
+    ));
 }
 
 fn rounds() -> usize {

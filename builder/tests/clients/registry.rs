@@ -14,8 +14,8 @@ use slipform::store::{Index, Manifest};
 
 use super::common::digest;
 use super::common::release::{Scene, remote};
-use super::is_nightly;
 use super::parts::Registry;
+use super::{figures, is_nightly};
 
 #[test]
 fn it_keeps_every_promise_of_a_remote() {
@@ -161,10 +161,10 @@ fn killed_at_any_request_the_channel_reads_well_and_a_retry_completes() {
         assert_eq!(number(&again["sequence"]) as usize, after, "{name}");
     }
     assert!(killed * 2 > points.len(), "{killed} of {}", points.len());
-    println!(
+    figures(&format!(
         "{killed} of {} publishers were killed, {count} requests",
         points.len()
-    );
+    ));
 }
 
 #[test]

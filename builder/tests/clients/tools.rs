@@ -14,34 +14,32 @@ type Set = OnceLock<Option<Tools>>;
 /// not fetch and have it not: that is one visible line.
 pub(crate) fn client(name: &str) -> Option<Command> {
     static CLIENT_TOOLS: Set = Set::new();
-    from(&CLIENT_TOOLS, name, || testing::tools("clients", CLIENTS))
+    let tools = CLIENT_TOOLS.get_or_init(|| had(testing::tools("clients", CLIENTS)));
+    command(tools.as_ref()?, name)
 }
 
 /// `python3` with moto, as [`client`].
 pub(crate) fn python() -> Option<Command> {
     static PYTHON: Set = Set::new();
-    from(&PYTHON, "python3", || {
-        testing::tools("object-store", OBJECT_STORE)
-    })
+    let tools = PYTHON.get_or_init(|| had(testing::tools("object-store", OBJECT_STORE)));
+    command(tools.as_ref()?, "python3")
 }
 
 /// `skopeo`, which judges the local store, too; as [`client`].
 pub(crate) fn skopeo() -> Option<Command> {
     static JUDGES: Set = Set::new();
-    from(&JUDGES, "skopeo", testing::judges)
+    let tools = JUDGES.get_or_init(|| had(testing::judges()));
+    command(tools.as_ref()?, "skopeo")
 }
 
-fn from(
-    set: &Set,
-    name: &str,
-    get: impl Fn() -> Result<Option<Tools>, PipelineError>,
-) -> Option<Command> {
-    let tools = set.get_or_init(|| {
-        get().unwrap_or_else(|error| {
-            panic!("{name} cannot be had: {error}; set {OFFLINE}=1 to pass over what needs it")
-        })
-    });
-    let command = tools.as_ref()?.command(name);
+fn had(tools: Result<Option<Tools>, PipelineError>) -> Option<Tools> {
+    tools.unwrap_or_else(|error| {
+        panic!("the tools cannot be had: {error}; set {OFFLINE}=1 to pass over what needs them")
+    })
+}
+
+fn command(tools: &Tools, name: &str) -> Option<Command> {
+    let command = tools.command(name);
     assert!(command.is_some(), "no package of the tools has {name}");
     command
 }
