@@ -179,7 +179,9 @@ fn told(cli: &Cli, published: &Published, word: &str) -> anyhow::Result<Done> {
     } else {
         String::new()
     };
-    let taken_up = if published.taken_up {
+    let note = if published.unchanged {
+        " (it said so already; nothing was added)"
+    } else if published.taken_up {
         " (an interrupted run had written the record; it stands now)"
     } else {
         ""
@@ -190,7 +192,7 @@ fn told(cli: &Cli, published: &Published, word: &str) -> anyhow::Result<Done> {
         "\n(this store cannot compare and swap: of two who publish at the very same moment both may be told so; `slipform log` shows who is in)"
     };
     print(&format!(
-        "{word} {} as {} number {} in {}{moved}{taken_up}{alone}",
+        "{word} {} as {} number {} in {}{moved}{note}{alone}",
         published.release, published.channel, published.sequence, published.remote
     ))
 }

@@ -62,6 +62,8 @@ pub struct Published {
     pub taken_up: bool,
     /// The remote compares and swaps; see [`Remote::atomic`].
     pub atomic: bool,
+    /// The channel said all of this already; nothing was added to it.
+    pub unchanged: bool,
 }
 
 /// Publishes what came through the gate: sends what is missing, then appends the record.
@@ -215,7 +217,11 @@ pub fn revoke(
 }
 
 fn published(remote: &dyn Remote, appended: channel::Appended) -> Published {
-    let channel::Appended { entry, taken_up } = appended;
+    let channel::Appended {
+        entry,
+        taken_up,
+        unchanged,
+    } = appended;
     Published {
         remote: remote.uri().to_owned(),
         channel: entry.record.channel,
@@ -226,5 +232,6 @@ fn published(remote: &dyn Remote, appended: channel::Appended) -> Published {
         bytes: 0,
         taken_up,
         atomic: remote.atomic(),
+        unchanged,
     }
 }

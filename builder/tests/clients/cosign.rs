@@ -15,7 +15,7 @@ use slipform::remote::testing::put;
 use slipform::remote::{Document, Expect, Remote};
 use slipform::store::{MANIFEST, Manifest};
 
-use super::common::release::{Scene, remote};
+use super::common::scene::{Scene, remote};
 use super::parts::Registry;
 use super::tools::{at_home, client, content, refuses};
 

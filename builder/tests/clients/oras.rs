@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 use slipform::attest::{PREDICATE_NOTE, Predicate, Provenance, REFERRER_TYPE, Sbom, TestResult};
 
-use super::common::release::{Scene, remote};
+use super::common::scene::{Scene, remote};
 use super::parts::Registry;
 use super::tools::{at_home, client, content, json};
 

@@ -8,7 +8,7 @@ use slipform::channel::{ChannelError, History, Kind};
 use slipform::pipeline::{PipelineError, Wanted};
 use slipform::publish::PublishError;
 
-use super::common::release::Scene;
+use super::common::scene::Scene;
 use super::parts::{Moto, Registry};
 use super::{figures, is_nightly};
 

@@ -8,7 +8,7 @@ use slipform::channel::History;
 use slipform::remote::testing::{Traits, conformance};
 
 use super::common::digest;
-use super::common::release::Scene;
+use super::common::scene::Scene;
 use super::parts::Moto;
 
 #[test]

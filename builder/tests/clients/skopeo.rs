@@ -6,7 +6,7 @@ use std::fs;
 use slipform::base::Digest;
 use slipform::store::Manifest;
 
-use super::common::release::{Scene, remote};
+use super::common::scene::{Scene, remote};
 use super::parts::Registry;
 use super::tools::{at_home, content, skopeo};
 

@@ -1,4 +1,5 @@
-//! A small project on its way to a channel: tested as far as tests without a boot can.
+//! What tests of publishing share: a project that was built and tested, a key, and
+//! a place to publish to.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,21 +14,20 @@ use slipform::pipeline::{Door, Locking, Settings, Wanted, load};
 use slipform::remote::testing::quick;
 use slipform::remote::{Remote, RemoteOptions, open_with};
 use slipform::sources::Host;
+use slipform_qemu_tests::BootReport;
 
-use super::{Outcome, World, now, outcome};
+use super::{Outcome, World, now};
 
 /// A world with a small project that was built, a key, and a place to publish to.
 pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) dir: PathBuf,
-    /// Where to publish to.
     pub(crate) remote: String,
     /// What the command finds in its environment beside that.
     pub(crate) variables: Vec<(String, String)>,
 }
 
 impl Scene {
-    /// The project, and a key without a passphrase; nothing is built.
     pub(crate) fn new() -> Self {
         let world = World::new();
         let dir = world.small_project("small");
@@ -50,33 +50,43 @@ impl Scene {
         command.env("SLIPFORM_REMOTE", &self.remote);
         command.env("SLIPFORM_BY", "ann");
         command.envs(self.variables.iter().cloned());
-        outcome(&mut command)
+        super::outcome(&mut command)
     }
 
     pub(crate) fn settings(&self) -> Settings {
         Settings::new(Some(self.world.store()), None, true, Arc::new(Quiet)).unwrap()
     }
 
-    /// Builds, and keeps a report as a green boot test would.
+    /// Builds, and keeps reports as a green boot test on each board would.
     pub(crate) fn tested(&self) -> Digest {
-        self.world.build(&self.dir, &[]);
+        let built = self.world.build(&self.dir, &[]);
+        for report in self.reports() {
+            let image = report.image.parse().unwrap();
+            self.settings().keep_report(&image, &report).unwrap();
+        }
+        built.image().parse().unwrap()
+    }
+
+    /// What a green boot test of what is built now says, a report for each board.
+    pub(crate) fn reports(&self) -> Vec<BootReport> {
         let settings = self.settings();
         let image = load(&self.dir).unwrap();
         let lock = settings.lock(&image, &Locking::AsItIs).unwrap();
-        let cast = settings.cast(&image, &lock, "small").unwrap();
         let nowhere = Artifact {
             path: PathBuf::new(),
             format: OutputFormat::Raw,
             bytes: 0,
         };
-        let plan = settings.plan(&image, &cast, &nowhere, Path::new(""));
-        let names: Vec<String> = plan.checks.iter().map(|check| check.name.clone()).collect();
-        let mut checks: Vec<&str> = slipform_qemu_tests::built_in_checks().collect();
-        checks.extend(names.iter().map(String::as_str));
-        let plan = plan.digest().parse().unwrap();
-        let report = testing::report(&cast.manifest, &plan, now(), &checks);
-        settings.keep_report(&cast.manifest, &report).unwrap();
-        cast.manifest
+        let report = |board: &String| {
+            let cast = settings.cast(&image, &lock, board).unwrap();
+            let plan = settings.plan(&image, &cast, &nowhere, Path::new(""));
+            let names: Vec<String> = plan.checks.iter().map(|check| check.name.clone()).collect();
+            let mut checks: Vec<&str> = slipform_qemu_tests::built_in_checks().collect();
+            checks.extend(names.iter().map(String::as_str));
+            let plan = plan.digest().parse().unwrap();
+            testing::report(&cast.manifest, &plan, now(), &checks)
+        };
+        image.boards.iter().map(report).collect()
     }
 
     /// Another version of the page.
@@ -140,4 +150,19 @@ fn remote_on(host: &Host, uri: &str) -> Box<dyn Remote> {
         ..quick()
     };
     open_with(uri, host, options).unwrap()
+}
+
+/// Copies a folder tree of plain files.
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
+    let _gone = fs::remove_dir_all(to);
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), &target).unwrap();
+        }
+    }
 }
