@@ -365,8 +365,7 @@ mod tests {
         }
         let there = manifest(&[("test", "old test"), ("review", "good"), ("scan", "clean")]);
         let (both, config) = beside_others(&ours, &there).unwrap().unwrap();
-        let [good, clean, test, sbom] =
-            ["good", "clean", "new test", "new sbom"].map(|text| Digest::of(text));
+        let [good, clean, test, sbom] = ["good", "clean", "new test", "new sbom"].map(Digest::of);
         let expected = [
             ("review", good),
             ("scan", clean),

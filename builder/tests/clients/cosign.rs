@@ -109,11 +109,43 @@ fn it_believes_what_we_attested_with_our_key_only() {
         let mut other = judged.verify(&stranger.with_extension("pub"), kind);
         refuses(&mut other, "no matching attestations");
     }
+    without_a_registry(&judged);
     let mut other = judged.verify(&judged.own_key(), "https://example.com/other/v1");
     refuses(
         &mut other,
         "none of the attestations matched the predicate type",
     );
+}
+
+/// The same with two files: an image's manifest, and an envelope.
+fn without_a_registry(judged: &Judged) {
+    let (remote, home) = (judged.remote(), judged.registry.home());
+    let manifest = remote.manifest(&judged.image).unwrap().unwrap();
+    fs::write(home.join("image.json"), &manifest.bytes).unwrap();
+    fs::write(home.join("other.json"), "{}").unwrap();
+    let key = judged.own_key();
+    for (layer, kind) in judged.att().layers.iter().zip(KINDS) {
+        let mut envelope = Vec::new();
+        remote
+            .get_blob(&layer.digest, layer.size, &mut envelope)
+            .unwrap();
+        fs::write(home.join("envelope.json"), envelope).unwrap();
+        let verify = |file: &str| {
+            judged.cosign(&[
+                "verify-blob-attestation",
+                "--key",
+                key.to_str().unwrap(),
+                "--insecure-ignore-tlog",
+                "--signature",
+                "envelope.json",
+                "--type",
+                kind,
+                file,
+            ])
+        };
+        content(&mut verify("image.json"));
+        refuses(&mut verify("other.json"), "digest");
+    }
 }
 
 /// Lets cosign find other envelopes: `change` gets each one's JSON.

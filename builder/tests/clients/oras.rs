@@ -6,6 +6,8 @@ use std::path::Path;
 
 use serde_json::Value;
 use slipform::attest::{PREDICATE_NOTE, Predicate, Provenance, REFERRER_TYPE, Sbom, TestResult};
+use slipform::base::Digest;
+use slipform::store::Descriptor;
 
 use super::common::scene::{Scene, remote};
 use super::parts::Registry;
@@ -31,6 +33,30 @@ fn oras(home: &Path, args: &[&str]) -> std::process::Command {
     let mut command = client("oras").unwrap();
     at_home(command.args(args), home);
     command
+}
+
+/// What oras attaches we list; and publishing once more takes nothing away from it.
+fn attach(scene: &Scene, home: &Path, (how, name): (&str, &str), image: &Digest) {
+    std::fs::write(home.join("review.txt"), "by hand\n").unwrap();
+    let kind = "application/vnd.test.review";
+    let args = [
+        "attach",
+        how,
+        "--artifact-type",
+        kind,
+        name,
+        "review.txt:text/plain",
+    ];
+    content(&mut oras(home, &args));
+    let listed = || {
+        let listed = remote(&scene.remote).referrers(image).unwrap();
+        let attached = |d: &&Descriptor| d.artifact_type.as_deref() == Some(kind);
+        (listed.len(), listed.iter().find(attached).cloned())
+    };
+    let before = listed();
+    assert!(before.0 == 4 && before.1.is_some(), "{name}: {before:?}");
+    scene.publish(&["--why", "once more"]);
+    assert_eq!(listed(), before, "{name}");
 }
 
 #[test]
@@ -64,6 +90,7 @@ fn it_reads_documents_and_discovers_attestations() {
         let tags = content(&mut oras(&home, &["repo", "tags", how, &there]));
         let tags = String::from_utf8(tags).unwrap();
         assert!(tags.lines().any(|tag| tag == "candidate"), "{tags}");
+        attach(&scene, &home, (how, &name), &image);
     }
     // The local store, with its names as the pipeline gives them.
     let store = scene.world.store();

@@ -64,4 +64,7 @@ fn it_reads_channels_images_and_attestations_and_copies_them() {
         }
         assert_eq!(remote.tagged(release).unwrap().unwrap().digest, image);
     }
+    // The local store, with its names as the pipeline gives them.
+    let name = format!("oci:{}:small:1-small", scene.world.store().display());
+    assert_eq!(Digest::of(run(&["inspect", "--raw", &name])), image);
 }
