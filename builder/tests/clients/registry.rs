@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use slipform::attest::{PublicKey, Signer};
 use slipform::channel::History;
 use slipform::remote::Remote;
-use slipform::remote::testing::{FaultProxy, Traits, conformance};
+use slipform::remote::testing::{Fault, FaultProxy, Traits, conformance};
 use slipform::store::{Index, Manifest};
 
 use super::common::digest;
@@ -95,10 +95,25 @@ fn number(value: &serde_json::Value) -> u64 {
     value.as_u64().unwrap()
 }
 
-/// The channel as a reader finds it: whole, or not there yet. The number of records.
+/// The channel as a reader finds it: whole down to the newest release's last blob, or
+/// not there yet. The number of records.
 fn records(remote: &dyn Remote, keys: &[PublicKey], round: &str) -> usize {
     match History::read(remote, "candidate", keys) {
-        Ok(history) => history.entries.len(),
+        Ok(history) => {
+            let newest = &history.entries[0];
+            let images = newest.record.images.iter();
+            let named = images.flat_map(|image| [Some(image.image), image.attestations]);
+            for digest in named.flatten().chain([newest.digest]) {
+                let document = remote.manifest(&digest).unwrap();
+                let document = document.unwrap_or_else(|| panic!("{round}: no {digest}"));
+                let manifest = Manifest::parse(&document.bytes).unwrap();
+                for blob in manifest.layers.iter().chain([&manifest.config]) {
+                    let there = remote.has_blob(&blob.digest).unwrap();
+                    assert!(there, "{round}: no {} of {digest}", blob.digest);
+                }
+            }
+            history.entries.len()
+        }
         Err(error) => {
             let error = error.to_string();
             assert!(error.contains("there is no channel"), "{round}: {error}");
@@ -107,8 +122,10 @@ fn records(remote: &dyn Remote, keys: &[PublicKey], round: &str) -> usize {
     }
 }
 
-/// The n-th request of a publish is seen, and the publisher is killed.
+/// The n-th request of a publish is seen and done, and the publisher is killed while
+/// it waits for the answer.
 fn kill_at(scene: &Scene, proxy: &FaultProxy, n: usize) -> bool {
+    proxy.fault_at(n, Fault::Delay(Duration::from_secs(5)));
     let args = ["--quiet", "publish"];
     let mut command = scene.world.command(&scene.dir, &args);
     command
@@ -122,6 +139,8 @@ fn kill_at(scene: &Scene, proxy: &FaultProxy, n: usize) -> bool {
         assert!(Instant::now() < end, "it neither ends nor asks");
         std::thread::sleep(Duration::from_micros(200));
     }
+    // Until the registry has done what it was asked for.
+    std::thread::sleep(Duration::from_millis(100));
     publisher.kill().unwrap();
     publisher.wait().unwrap().signal() == Some(9)
 }
@@ -142,11 +161,25 @@ fn killed_at_any_request_the_channel_reads_well_and_a_retry_completes() {
     scene.tested();
     proxy.reset();
     scene.publish(&[]);
-    let count = proxy.requests().len();
-    // Nightly each request in turn; otherwise some, spread over all, the last ones
-    // (record and channel) among them.
-    let step = if is_nightly() { 1 } else { count / 5 };
-    let points: Vec<usize> = (0..count).rev().step_by(step).collect();
+    let asked = proxy.requests();
+    let count = asked.len();
+    // Nightly each request in turn; otherwise one of each step: a blob, the documents,
+    // the list of referrers, the record, the channel, and after it.
+    let at = |what: &str| asked.iter().position(|asked| asked.starts_with(what));
+    let channel = "PUT /v2/app/manifests/candidate";
+    let some = [
+        at("PATCH "),
+        at("PUT /v2/app/manifests/sha256:"),
+        at("PUT /v2/app/manifests/sha256-"),
+        at(&format!("{channel}.")),
+        asked.iter().position(|asked| asked == channel),
+        Some(count - 1),
+    ];
+    let points: Vec<usize> = if is_nightly() {
+        (0..count).collect()
+    } else {
+        some.map(Option::unwrap).into()
+    };
     let mut killed = 0;
     for (round, n) in points.iter().enumerate() {
         scene.change(&format!("<h1>round {round}</h1>\n"));
