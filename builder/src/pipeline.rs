@@ -6,6 +6,7 @@
 //! kernel.rs   kernel package -> kernel, constant initrd  cargo.rs    a layer's cargo rule
 //! image.rs    UKI, disk, manifest, files                 tools.rs    emulator from locked packages
 //! harness.rs  boot test and interactive run             sweep.rs     many boots, each with one thing changed
+//! bases.rs   layers that were published, and images on them
 //! testing.rs  tools for tests
 //! diff.rs     two images -> what is different
 //! bundle.rs   what a release was built from             bom.rs       what is in it
@@ -13,6 +14,7 @@
 //! pulling.rs  back from a remote, verified
 //! ```
 
+mod bases;
 mod bom;
 mod bundle;
 mod cargo;

@@ -7,99 +7,18 @@
 mod common;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
-use common::{Outcome, World, digest, edit, now};
-use slipform::attest::{KeyFile, Passphrase, Signer, Trust, testing};
-use slipform::base::Digest;
-use slipform::base::progress::Quiet;
+use common::scene::Scene;
+use common::{digest, edit};
+use slipform::attest::{Signer, Trust};
 use slipform::channel::{History, Kind};
-use slipform::output::{Artifact, OutputFormat};
-use slipform::pipeline::{Door, Locking, Settings, Wanted, load};
+use slipform::pipeline::{Door, Wanted, load};
 use slipform::remote::testing::{
     Fault, FaultProxy, RegistryRules, S3Rules, TestRegistry, TestS3, quick,
 };
 use slipform::remote::{Remote, RemoteOptions, open_with};
 use slipform::sources::Host;
-
-/// A world with a small project that was built, a key, and a place to publish to.
-struct Scene {
-    world: World,
-    dir: PathBuf,
-    remote: String,
-    /// What the command finds in its environment beside that.
-    variables: Vec<(String, String)>,
-}
-
-impl Scene {
-    fn new() -> Self {
-        let world = World::new();
-        let dir = world.small_project("small");
-        let remote = format!("file://{}", world.path("published").display());
-        let scene = Self {
-            world,
-            dir,
-            remote,
-            variables: Vec::new(),
-        };
-        scene.run(&["key", "new", "--no-passphrase"]).good();
-        scene
-    }
-
-    /// Runs the command in the project, quietly, with the place to publish to set.
-    fn run(&self, args: &[&str]) -> Outcome {
-        let mut all = vec!["--quiet"];
-        all.extend(args);
-        let mut command = self.world.command(&self.dir, &all);
-        command.env("SLIPFORM_REMOTE", &self.remote);
-        command.envs(self.variables.iter().cloned());
-        command.env("SLIPFORM_BY", "ann");
-        common::outcome(&mut command)
-    }
-
-    fn settings(&self) -> Settings {
-        Settings::new(Some(self.world.store()), None, true, Arc::new(Quiet)).unwrap()
-    }
-
-    /// Builds, and keeps a report as a green boot test would.
-    fn tested(&self) -> Digest {
-        self.world.build(&self.dir, &[]);
-        let settings = self.settings();
-        let image = load(&self.dir).unwrap();
-        let lock = settings.lock(&image, &Locking::AsItIs).unwrap();
-        let cast = settings.cast(&image, &lock, "small").unwrap();
-        let nowhere = Artifact {
-            path: PathBuf::new(),
-            format: OutputFormat::Raw,
-            bytes: 0,
-        };
-        let plan = settings.plan(&image, &cast, &nowhere, Path::new(""));
-        let names: Vec<String> = plan.checks.iter().map(|check| check.name.clone()).collect();
-        let mut checks: Vec<&str> = slipform_qemu_tests::built_in_checks().collect();
-        checks.extend(names.iter().map(String::as_str));
-        let plan = plan.digest().parse().unwrap();
-        let report = testing::report(&cast.manifest, &plan, now(), &checks);
-        settings.keep_report(&cast.manifest, &report).unwrap();
-        cast.manifest
-    }
-
-    /// Another version of the page.
-    fn change(&self, text: &str) {
-        fs::write(self.dir.join("www/index.html"), text).unwrap();
-    }
-
-    fn publish(&self, more: &[&str]) -> serde_json::Value {
-        let mut all = vec!["publish", "--json"];
-        all.extend(more);
-        self.run(&all).good().json()
-    }
-
-    fn key(&self) -> KeyFile {
-        let path = self.world.path("home/.config/slipform/key.pem");
-        KeyFile::load(&path, || Passphrase::new("unused")).unwrap()
-    }
-}
 
 #[test]
 fn what_was_tested_is_published_and_comes_back_bit_for_bit() {

@@ -92,6 +92,14 @@ pub enum PipelineError {
         subject: String,
         changed: Vec<String>,
     },
+    /// What `use` names is not there offline.
+    #[error(
+        "the base {written} ({image}) is not in the store; run `slipform fetch` once without --offline"
+    )]
+    BaseOffline { written: String, image: Digest },
+    /// What `use` names is something else.
+    #[error("use = \"{what}\" names no base: {why}")]
+    NoBase { what: String, why: String },
     #[error("{folder} is not empty; name a folder that is empty or not there yet", folder = .0.display())]
     NotEmpty(PathBuf),
     #[error("layer '{layer}': cargo cannot build {package}: {why}", package = package.display())]
@@ -124,6 +132,7 @@ impl PipelineError {
             | Self::Layer { .. }
             | Self::NotBuilt { .. }
             | Self::NotEmpty(_)
+            | Self::NoBase { .. }
             | Self::SeveralBoards { .. }
             | Self::NoImage { .. } => true,
             Self::Publish(error) => error.is_bad_input(),

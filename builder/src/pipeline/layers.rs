@@ -13,13 +13,14 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use super::bases::{self, BaseFacts, BaseLayer};
 use super::{PipelineError, Settings, blob, cargo, output, packages, value};
 use crate::base::Digest;
 use crate::filesystem::ext4::{self, Ext4Options};
 use crate::layers::{self, CollectInput, Kind, UnpackedDeb, content};
 use crate::lock::LockFile;
 use crate::spec::{Image, LayerSpec};
-use crate::store::{Output, Outputs, StatCache, Step, StepLog, StepState};
+use crate::store::{Descriptor, Output, Outputs, StatCache, Step, StepLog, StepState};
 use crate::tree::generated::{self, Accounts, GenerateInput};
 use crate::tree::{self, Below, Facts, Tree, TreeError, listing};
 use crate::verity::{self, Sealed};
@@ -38,6 +39,8 @@ const GENERATED: &str = "generated";
 pub(super) struct Stack {
     pub(super) layers: Vec<(String, Sealed)>,
     pub(super) accounts: Accounts,
+    /// For an image that is a base: what its manifest carries for others.
+    pub(super) base_parts: Vec<Descriptor>,
 }
 
 /// A layer of the image with what it is made of.
@@ -49,6 +52,8 @@ struct Inputs<'a> {
     user: Vec<layers::Entry>,
     /// Named digests of all that it reads of its own.
     own: Vec<(String, Digest)>,
+    /// It was published, and is taken as it is.
+    base: Option<BaseFacts>,
 }
 
 /// A layer made or found.
@@ -70,6 +75,19 @@ pub(super) fn stack(
     }
     let top = work.generated(&made)?;
     work.stats.save()?;
+    let base_parts = match (work.inputs.first(), made.first()) {
+        (Some(inputs), Some(made)) if image.base => {
+            let base = BaseLayer {
+                packages: &inputs.packages,
+                user: &inputs.user,
+                sealed: &made.sealed,
+                listing: made.listing,
+                accounts: &work.accounts,
+            };
+            settings.base_parts(image, lock, &base)?
+        }
+        _ => Vec::new(),
+    };
     let names = image
         .layers
         .iter()
@@ -81,6 +99,7 @@ pub(super) fn stack(
     Ok(Stack {
         layers,
         accounts: work.accounts,
+        base_parts,
     })
 }
 
@@ -142,6 +161,19 @@ impl<'a> Work<'a> {
         let mut inputs = Vec::new();
         for spec in &image.layers {
             let locked = lock.layers.iter().find(|layer| layer.name == spec.name);
+            if let Some((layer, base)) = locked.and_then(|l| Some((l, l.base.as_ref()?))) {
+                let facts = settings.base_facts(base)?;
+                bases::check_lock(image, layer, &facts)?;
+                inputs.push(Inputs {
+                    spec,
+                    packages: bases::unpack(settings, &facts)?,
+                    built: None,
+                    user: Vec::new(),
+                    own: Vec::new(),
+                    base: Some(facts),
+                });
+                continue;
+            }
             let mut packages = Vec::new();
             for package in locked
                 .map(|layer| layer.packages.as_slice())
@@ -159,6 +191,7 @@ impl<'a> Work<'a> {
                 built: built.transpose()?,
                 user: Vec::new(),
                 own: Vec::new(),
+                base: None,
             });
         }
         let accounts = accounts(image, &inputs)?;
@@ -195,6 +228,12 @@ impl<'a> Work<'a> {
     /// Makes or finds one layer; `below` are those under it.
     fn layer(&self, index: usize, below: &[Made]) -> Result<Made, PipelineError> {
         let inputs = &self.inputs[index];
+        if let Some(facts) = &inputs.base {
+            return Ok(Made {
+                sealed: facts.layer.clone(),
+                listing: facts.listing,
+            });
+        }
         let name = &inputs.spec.name;
         let step = |kind: &str| {
             inputs
@@ -273,6 +312,9 @@ impl<'a> Work<'a> {
 
     /// The tree of one layer with where its files' bytes are.
     fn tree(&self, inputs: &Inputs<'_>, below: &Below<'_>) -> Result<Tree, PipelineError> {
+        if let Some(facts) = &inputs.base {
+            return bases::tree(self.settings, facts);
+        }
         let entries = self.with_input(inputs, |input| {
             layers::collect_with(input, inputs.user.clone())
         })?;
@@ -298,7 +340,10 @@ impl<'a> Work<'a> {
         let rules = self
             .inputs
             .iter()
-            .map(|i| format!("{:?}{:?}", i.spec.users, i.spec.groups))
+            .map(|i| match &i.base {
+                Some(base) => format!("{:?}{:?}", base.users, base.groups),
+                None => format!("{:?}{:?}", i.spec.users, i.spec.groups),
+            })
             .collect::<String>();
         let stack: String = below.iter().map(|m| m.sealed.root_hex()).collect();
         let step = Step::new("generated layer 1", self.subject(GENERATED))
@@ -412,10 +457,23 @@ fn made(outputs: &Outputs) -> Result<Made, PipelineError> {
 
 /// All users and groups of the image: Debian's, the packages', the user's.
 fn accounts(image: &Image, inputs: &[Inputs<'_>]) -> Result<Accounts, PipelineError> {
-    Ok(Accounts::new(
-        &image.layers,
-        inputs.iter().flat_map(|i| &i.packages),
-    )?)
+    let mut layers = image.layers.clone();
+    for (layer, facts) in layers.iter_mut().zip(inputs.iter().map(|i| &i.base)) {
+        if let Some(facts) = facts {
+            layer.users.clone_from(&facts.users);
+            layer.groups.clone_from(&facts.groups);
+        }
+    }
+    let accounts = Accounts::new(&layers, inputs.iter().flat_map(|i| &i.packages))?;
+    for facts in inputs.iter().filter_map(|i| i.base.as_ref()) {
+        facts
+            .check_accounts(&accounts)
+            .map_err(|message| PipelineError::Machine {
+                file: image.dir.join(crate::spec::SPEC_FILE),
+                message,
+            })?;
+    }
+    Ok(accounts)
 }
 
 /// Digests of all that a layer reads of its own: rules, packages, files.

@@ -31,6 +31,7 @@ impl Settings {
     pub fn fetch_all(&self, image: &Image, lock: &LockFile) -> Result<Fetched, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
         let packages: Vec<&LockedPackage> = lock.packages().collect();
+        self.bring_bases(image, lock)?;
         let summary = self.fetch(image, lock, &packages)?;
         let path = lock_path(image);
         let roots = self.store.roots()?;
@@ -38,6 +39,7 @@ impl Settings {
         let before = roots.into_values().find(|root| root.path == path);
         let mut digests = before.map(|root| root.digests).unwrap_or_default();
         digests.extend(packages.iter().map(|p| p.sha256));
+        digests.extend(lock.bases().map(|(_, base)| base.image));
         self.store.set_root(&Root { path, digests })?;
         Ok(Fetched {
             packages: summary.fetched + summary.present,
@@ -62,7 +64,7 @@ impl Settings {
                 ..FetchSummary::default()
             });
         }
-        let wishes = self.wishes(image)?;
+        let wishes = self.lock_wishes(image, lock)?;
         self.fetch_from(&wishes, lock, &image.dir, packages)
     }
 
@@ -132,8 +134,10 @@ impl Settings {
         lock: &LockFile,
         board: &LockedBoard,
     ) -> Result<(), PipelineError> {
-        let layers = lock.layers.iter().flat_map(|layer| &layer.packages);
+        let own = lock.layers.iter().filter(|layer| layer.base.is_none());
+        let layers = own.flat_map(|layer| &layer.packages);
         let packages: Vec<&LockedPackage> = layers.chain([&board.kernel, &board.stub]).collect();
+        self.bring_bases(image, lock)?;
         self.fetch(image, lock, &packages)?;
         Ok(())
     }

@@ -1,0 +1,582 @@
+//! Published bases: a layer folder is published as the smallest image on it, and an
+//! app's image takes the sealed layer over as it is.
+//!
+//! A base does not boot by itself, so what is tested, attested and recorded is a real
+//! image on it ([`crate::spec::Image::base`]): its gate is the gate of every image. The
+//! manifest of that image, which all evidence is bound to, also names what somebody else
+//! needs to build on the layer, so that one digest pins all of it:
+//!
+//! ```text
+//! base.json   the sealed layer, its packages with versions, users and groups, who has which number
+//! listing     the tree of the layer: what the layers above it ask, and what the topmost one reads
+//! *.deb       its packages: file contents, sysusers.d, the bill of materials
+//! files       the user's files in it
+//! extent      the file system with its hash tree: the partition, byte for byte
+//! ```
+//!
+//! Whoever builds on it asks the channel only to lock, with the same checks as `pull`:
+//! history, revocations and, when a key is configured, signatures and the gate. After that
+//! the lock pins the manifest, everything is verified by digest on arrival, and a build
+//! needs the store alone. A base is an input like a package: nothing of it is built here.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::bundle::stored;
+use super::publishing::is_network;
+use super::{Locking, PipelineError, Settings, packages};
+use crate::attest::{TRUSTED_KEYS, Trust, TrustSources};
+use crate::base::Digest;
+use crate::channel::{Entry, Revocations};
+use crate::layers::{Kind, Source, UnpackedDeb};
+use crate::lock::{Finding, LockFile, LockedBase, LockedLayer, LockedPackage};
+use crate::publish::{self, PublishError, Reference};
+use crate::remote::{Piece, Remote, download_all};
+use crate::spec::{BaseUse, GroupRule, Image, UserRule};
+use crate::store::{DESCRIPTOR_LIMIT, Descriptor, Manifest};
+use crate::tree::generated::Accounts;
+use crate::tree::listing;
+use crate::verity::Sealed;
+
+/// Media type of [`BaseFacts`].
+const BASE_TYPE: &str = "application/vnd.slipform.base.v1+json";
+const LISTING_TYPE: &str = "application/vnd.slipform.listing.v1";
+const PACKAGE_TYPE: &str = "application/vnd.debian.binary-package";
+const FILE_TYPE: &str = "application/octet-stream";
+/// Version of the format of [`BaseFacts`].
+const SCHEMA: u32 = 1;
+/// Longest facts that are read, in bytes: a thousand packages have 300 KB.
+const FACTS_LIMIT: u64 = 16 << 20;
+/// Longest listing that is read, in bytes.
+const LISTING_LIMIT: u64 = 1 << 30;
+/// Block of dm-verity and of the file system.
+const BLOCK: u64 = 4096;
+/// Most files of the user's in a base: each is a part of its manifest.
+const MOST_FILES: usize = DESCRIPTOR_LIMIT - 1_000;
+
+/// What others need to know of a base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct BaseFacts {
+    schema: u32,
+    pub(super) name: String,
+    pub(super) version: String,
+    /// The partition.
+    pub(super) layer: Sealed,
+    /// Its tree.
+    pub(super) listing: Digest,
+    /// What an app's packages are resolved against.
+    pub(super) packages: Vec<LockedPackage>,
+    /// What they provide.
+    pub(super) provides: BTreeMap<String, String>,
+    /// Users and groups that the layer adds.
+    pub(super) users: Vec<UserRule>,
+    pub(super) groups: Vec<GroupRule>,
+    /// The numbers that its files' owners have: uid and gid by user, gid by group.
+    user_ids: BTreeMap<String, (u32, u32)>,
+    group_ids: BTreeMap<String, u32>,
+}
+
+/// A base layer of an image that is cast.
+#[derive(Debug)]
+pub(super) struct BaseLayer<'a> {
+    pub(super) packages: &'a [UnpackedDeb],
+    pub(super) user: &'a [crate::layers::Entry],
+    pub(super) sealed: &'a Sealed,
+    pub(super) listing: Digest,
+    pub(super) accounts: &'a Accounts,
+}
+
+impl BaseFacts {
+    fn parse(bytes: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u32,
+        }
+        let version: Version = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        if version.schema != SCHEMA {
+            return Err(format!(
+                "its schema is {}, this slipform reads {SCHEMA}; take a newer slipform",
+                version.schema
+            ));
+        }
+        let facts: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        let Sealed {
+            size,
+            data_blocks,
+            hash_offset,
+            salt,
+            filesystem,
+            ..
+        } = &facts.layer;
+        let data = data_blocks.checked_mul(BLOCK);
+        let fits = *size > 0
+            && size.is_multiple_of(BLOCK)
+            && hash_offset.is_multiple_of(BLOCK)
+            && hash_offset < size
+            && data.is_some_and(|data| data > 0 && data <= *hash_offset);
+        if !fits || salt.len() > 256 || filesystem != "ext4" {
+            return Err("the sizes of its layer do not fit together".to_owned());
+        }
+        Ok(facts)
+    }
+
+    /// Numbers in the base's files must mean the same users in an image on it.
+    pub(super) fn check_accounts(&self, accounts: &Accounts) -> Result<(), String> {
+        let other = |what: &str, name: &str, number: u32| {
+            Err(format!(
+                "{what} '{name}' has number {number} in the base '{}', whose files are sealed with it, and another one in this image; give yours another name or number",
+                self.name
+            ))
+        };
+        for (name, (uid, gid)) in &self.user_ids {
+            if accounts.user(name).map(|user| (user.uid, user.gid)) != Some((*uid, *gid)) {
+                return other("user", name, *uid);
+            }
+        }
+        for (name, gid) in &self.group_ids {
+            if accounts.group(name).map(|group| group.gid) != Some(*gid) {
+                return other("group", name, *gid);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a lock says of it.
+    fn locked(self, layer: &str, written: &str, image: Digest, entry: &Entry) -> LockedLayer {
+        LockedLayer {
+            name: layer.to_owned(),
+            base: Some(LockedBase {
+                written: written.to_owned(),
+                version: self.version,
+                image,
+                record: entry.digest,
+                forced: entry.record.forced.clone(),
+                provides: self.provides,
+            }),
+            packages: self.packages,
+        }
+    }
+}
+
+impl Settings {
+    /// What the manifest of a base's image carries for others, the facts first. All of it
+    /// is in the store afterwards.
+    pub(super) fn base_parts(
+        &self,
+        image: &Image,
+        lock: &LockFile,
+        base: &BaseLayer<'_>,
+    ) -> Result<Vec<Descriptor>, PipelineError> {
+        let locked = lock.layers.first().map_or(&[][..], |layer| &layer.packages);
+        let provides = base.packages.iter().filter_map(|package| {
+            let provides = package.control.get("Provides")?.replace('\n', " ");
+            Some((package.name.clone(), provides))
+        });
+        let layer = image.layers.first();
+        let facts = BaseFacts {
+            schema: SCHEMA,
+            name: image.name.clone(),
+            version: image.version.clone(),
+            layer: base.sealed.clone(),
+            listing: base.listing,
+            packages: locked.to_vec(),
+            provides: provides.collect(),
+            users: layer.map_or_else(Vec::new, |layer| layer.users.clone()),
+            groups: layer.map_or_else(Vec::new, |layer| layer.groups.clone()),
+            user_ids: base
+                .accounts
+                .users()
+                .map(|user| (user.name.clone(), (user.uid, user.gid)))
+                .collect(),
+            group_ids: base
+                .accounts
+                .groups()
+                .map(|group| (group.name.clone(), group.gid))
+                .collect(),
+        };
+        let facts =
+            serde_json::to_vec(&facts).map_err(|e| PipelineError::Internal(e.to_string()))?;
+        let part = |media_type: &str, digest: Digest| {
+            let size = self.store.size(&digest).unwrap_or_default();
+            Descriptor::new(media_type, digest, size)
+        };
+        let mut parts = vec![
+            part(BASE_TYPE, self.store.put(&facts)?),
+            part(LISTING_TYPE, base.listing),
+        ];
+        let debs = locked.iter().map(|package| {
+            part(PACKAGE_TYPE, package.sha256)
+                .with("org.opencontainers.image.title", package.name.as_str())
+        });
+        parts.extend(debs);
+        let mut files: Vec<Descriptor> = Vec::new();
+        for entry in base.user {
+            if let Kind::File(content) = &entry.kind
+                && let Source::Host(path) = &content.source
+            {
+                files.push(part(FILE_TYPE, stored(&self.store, path)?.0));
+            }
+        }
+        files.sort_by_key(|file| file.digest);
+        files.dedup_by_key(|file| file.digest);
+        if files.len() > MOST_FILES {
+            return Err(PipelineError::Machine {
+                file: image.dir.clone(),
+                message: format!(
+                    "the layer has {} files of yours, and a base can have {MOST_FILES}; bring a large tree as a package (`debs`)",
+                    files.len()
+                ),
+            });
+        }
+        parts.extend(files);
+        Ok(parts)
+    }
+
+    /// What is known of the base that `locked` pins; all of it is in the store.
+    pub(super) fn base_facts(&self, locked: &LockedBase) -> Result<BaseFacts, PipelineError> {
+        let bytes = self.store.read(&locked.image)?;
+        let parts = Parts::of(&bytes).map_err(|why| no_base(locked.written.as_str(), why))?;
+        self.checked_facts(&parts, &locked.written)
+    }
+
+    fn checked_facts(&self, parts: &Parts, written: &str) -> Result<BaseFacts, PipelineError> {
+        let facts = &parts.facts.digest;
+        let bytes = self
+            .store
+            .read_at_most(facts, "base's facts", FACTS_LIMIT)?;
+        let facts = BaseFacts::parse(&bytes).map_err(|why| no_base(written, why))?;
+        let fits = |digest: &Digest, size: Option<u64>| {
+            let named = |part: &&Descriptor| part.digest == *digest;
+            parts
+                .all
+                .iter()
+                .find(named)
+                .is_some_and(|part| size.is_none_or(|size| part.size == size))
+        };
+        let layer = fits(&facts.layer.blob, Some(facts.layer.size));
+        let mut packages = facts.packages.iter();
+        if !layer
+            || !fits(&facts.listing, None)
+            || !packages.all(|package| fits(&package.sha256, Some(package.size)))
+        {
+            return Err(no_base(
+                written,
+                "its manifest does not carry what its facts name".to_owned(),
+            ));
+        }
+        Ok(facts)
+    }
+
+    /// The bases of `image`, pinned: as `before` has them, unless they are to move or the
+    /// specification names others; those are looked up where they were published.
+    pub(super) fn pin_bases(
+        &self,
+        image: &Image,
+        before: Option<&LockFile>,
+        locking: &Locking,
+    ) -> Result<Vec<LockedLayer>, PipelineError> {
+        let mut pinned = Vec::new();
+        for layer in &image.layers {
+            let Some(wanted) = &layer.base else { continue };
+            let moves = match locking {
+                Locking::UpdateAll => true,
+                Locking::Update(names) => names.contains(&layer.name),
+                Locking::IfNeeded | Locking::AsItIs => false,
+            };
+            let kept = before.and_then(|lock| {
+                lock.layers.iter().find(|locked| {
+                    let base = locked.base.as_ref();
+                    locked.name == layer.name && base.is_some_and(|b| b.written == wanted.written)
+                })
+            });
+            match kept {
+                Some(kept) if !moves => pinned.push(kept.clone()),
+                _ if *locking == Locking::AsItIs => {}
+                _ => pinned.push(self.pin(image, &layer.name, wanted)?),
+            }
+        }
+        Ok(pinned)
+    }
+
+    fn pin(
+        &self,
+        image: &Image,
+        layer: &str,
+        wanted: &BaseUse,
+    ) -> Result<LockedLayer, PipelineError> {
+        let (remote, entry) = self.base_release(image, wanted)?;
+        let digest = image_of(&entry, wanted)?;
+        let facts = self.bring_base(&*remote, digest, &wanted.written)?;
+        if let Some(reason) = &entry.record.forced {
+            self.progress.note(&format!(
+                "{}: this base never passed the gate, it was forced: {reason}",
+                wanted.written
+            ));
+        }
+        Ok(facts.locked(layer, &wanted.written, digest, &entry))
+    }
+
+    /// The release that `wanted` names now, with all that is checked of one: its history,
+    /// that it was not revoked, and with a key configured its signatures and the gate.
+    fn base_release(
+        &self,
+        image: &Image,
+        wanted: &BaseUse,
+    ) -> Result<(Box<dyn Remote>, Entry), PipelineError> {
+        if self.offline && is_network(&wanted.remote) {
+            return Err(PipelineError::OfflineResolve);
+        }
+        let reference: Reference = wanted.release.parse()?;
+        let remote = self.remote(&wanted.remote)?;
+        let trust = base_trust(image, wanted)?;
+        let entry = publish::resolve(&*remote, &reference, trust.keys())?;
+        self.vet_base(&*remote, &entry, &trust, wanted)?;
+        Ok((remote, entry))
+    }
+
+    fn vet_base(
+        &self,
+        remote: &dyn Remote,
+        entry: &Entry,
+        trust: &Trust,
+        wanted: &BaseUse,
+    ) -> Result<(), PipelineError> {
+        if trust.keys().is_empty() {
+            self.progress.note(&format!(
+                "{}: no key is configured, so its signature is not checked; name one with `keys` beside `use`",
+                wanted.written
+            ));
+            Revocations::read(remote, &[])
+                .and_then(|revoked| revoked.check(entry.record.names()))
+                .map_err(PublishError::from)?;
+        } else {
+            // Only that it comes through again counts here.
+            let _through = self.again(remote, entry, trust)?;
+        }
+        Ok(())
+    }
+
+    /// The parts of a base into the store, each verified by its digest.
+    fn bring_base(
+        &self,
+        remote: &dyn Remote,
+        digest: Digest,
+        written: &str,
+    ) -> Result<BaseFacts, PipelineError> {
+        let document = publish::document(remote, &digest, "a base")?;
+        let parts = Parts::of(&document.bytes).map_err(|why| no_base(written, why))?;
+        let facts = &parts.facts;
+        publish::fetch_blob(&self.store, remote, &facts.digest, facts.size)?;
+        let facts = self.checked_facts(&parts, written)?;
+        let pieces = parts.pieces(&facts);
+        download_all(remote, &self.store, &pieces, &*self.progress).map_err(PublishError::from)?;
+        // Last, so that a manifest that is here has all its parts here.
+        self.store.put(&document.bytes)?;
+        Ok(facts)
+    }
+
+    /// Every base of the lock into the store. Where one comes anew from the remote that it
+    /// was published to, it must not have been revoked meanwhile.
+    pub(super) fn bring_bases(&self, image: &Image, lock: &LockFile) -> Result<(), PipelineError> {
+        for (name, locked) in lock.bases() {
+            if self.has_base(locked) {
+                continue;
+            }
+            let layer = image.layers.iter().find(|layer| layer.name == name);
+            let wanted = layer.and_then(|layer| layer.base.as_ref());
+            let wanted = wanted.ok_or_else(|| {
+                PipelineError::Internal(format!("the lock has a base '{name}' that nobody uses"))
+            })?;
+            if self.offline && is_network(&wanted.remote) {
+                return Err(PipelineError::BaseOffline {
+                    written: locked.written.clone(),
+                    image: locked.image,
+                });
+            }
+            let remote = self.remote(&wanted.remote)?;
+            let trust = base_trust(image, wanted)?;
+            let named = Reference::Digest(locked.image);
+            let entry = publish::resolve(&*remote, &named, trust.keys())?;
+            self.vet_base(&*remote, &entry, &trust, wanted)?;
+            self.bring_base(&*remote, locked.image, &locked.written)?;
+        }
+        Ok(())
+    }
+
+    /// Whether all of a base is in the store.
+    fn has_base(&self, locked: &LockedBase) -> bool {
+        self.store.has(&locked.image)
+            && self.base_facts(locked).is_ok_and(|facts| {
+                self.base_pieces(locked, &facts)
+                    .iter()
+                    .all(|piece| self.store.size(&piece.digest) == Some(piece.size))
+            })
+    }
+
+    fn base_pieces(&self, locked: &LockedBase, facts: &BaseFacts) -> Vec<Piece> {
+        let bytes = self.store.read(&locked.image).unwrap_or_default();
+        Parts::of(&bytes).map_or_else(|_| Vec::new(), |parts| parts.pieces(facts))
+    }
+
+    /// Every blob of the lock's bases, their manifests among them, with sizes.
+    pub(super) fn base_blobs(&self, lock: &LockFile) -> Result<Vec<Piece>, PipelineError> {
+        let mut blobs = Vec::new();
+        for (_, locked) in lock.bases() {
+            let facts = self.base_facts(locked)?;
+            blobs.extend(self.base_pieces(locked, &facts));
+            blobs.push(Piece {
+                digest: locked.image,
+                size: self.store.size(&locked.image).unwrap_or_default(),
+            });
+        }
+        Ok(blobs)
+    }
+
+    /// Channels that name another release by now than the lock has.
+    pub(super) fn newer_bases(
+        &self,
+        image: &Image,
+        lock: &LockFile,
+    ) -> Result<Vec<Finding>, PipelineError> {
+        let mut found = Vec::new();
+        for layer in &image.layers {
+            let locked = lock.bases().find(|(name, _)| *name == layer.name);
+            let (Some(wanted), Some((_, locked))) = (&layer.base, locked) else {
+                continue;
+            };
+            let (_, entry) = self.base_release(image, wanted)?;
+            let digest = image_of(&entry, wanted)?;
+            if digest != locked.image {
+                let told = |version: &str, image: &Digest| format!("{version} ({})", image.short());
+                found.push(Finding {
+                    package: layer.name.clone(),
+                    locked: told(&locked.version, &locked.image),
+                    newest: Some(format!(
+                        "{} at {}",
+                        told(&entry.record.version, &digest),
+                        wanted.written
+                    )),
+                    security: false,
+                    gone: false,
+                });
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// What the manifest of a base's image names.
+struct Parts {
+    facts: Descriptor,
+    all: Vec<Descriptor>,
+}
+
+impl Parts {
+    fn of(manifest: &[u8]) -> Result<Self, String> {
+        let manifest = Manifest::parse(manifest).map_err(|error| error.to_string())?;
+        let facts = manifest
+            .layers
+            .iter()
+            .find(|part| part.media_type == BASE_TYPE)
+            .ok_or("it is an image for itself; publish a folder with a layer.toml as a base")?;
+        let listing = |part: &&Descriptor| part.media_type == LISTING_TYPE;
+        let listing = manifest.layers.iter().find(listing);
+        if facts.size > FACTS_LIMIT || listing.is_some_and(|part| part.size > LISTING_LIMIT) {
+            return Err("its facts are longer than any base's".to_owned());
+        }
+        Ok(Self {
+            facts: facts.clone(),
+            all: manifest.layers,
+        })
+    }
+
+    /// What is needed to build on it: not its own boot entry and partition table.
+    fn pieces(&self, facts: &BaseFacts) -> Vec<Piece> {
+        let needed = |part: &&Descriptor| {
+            [BASE_TYPE, LISTING_TYPE, PACKAGE_TYPE, FILE_TYPE].contains(&part.media_type.as_str())
+                || part.digest == facts.layer.blob
+        };
+        self.all.iter().filter(needed).map(Piece::from).collect()
+    }
+}
+
+/// The image of a release that carries the base.
+fn image_of(entry: &Entry, wanted: &BaseUse) -> Result<Digest, PipelineError> {
+    match entry.record.images.as_slice() {
+        [only] => Ok(only.image),
+        _ => Err(no_base(
+            &wanted.written,
+            "it is a release for several boards, and a base is for none in particular".to_owned(),
+        )),
+    }
+}
+
+/// Whose signatures count for a base: its own `keys`, else those of `[gate]` and of the
+/// environment. The user's own key says nothing about other people's bases.
+fn base_trust(image: &Image, wanted: &BaseUse) -> Result<Trust, PipelineError> {
+    let environment = std::env::var(TRUSTED_KEYS).ok();
+    let sources = if wanted.keys.is_empty() {
+        TrustSources {
+            spec: &image.gate.keys,
+            environment: environment.as_deref(),
+            ..TrustSources::default()
+        }
+    } else {
+        TrustSources {
+            spec: &wanted.keys,
+            ..TrustSources::default()
+        }
+    };
+    Ok(Trust::load(&sources).map_err(PublishError::from)?)
+}
+
+/// The tree of a base, from its listing.
+pub(super) fn tree(
+    settings: &Settings,
+    facts: &BaseFacts,
+) -> Result<crate::tree::Tree, PipelineError> {
+    let bytes = settings.store.read(&facts.listing)?;
+    Ok(listing::read(&String::from_utf8_lossy(&bytes))?)
+}
+
+/// The packages of a base, unpacked.
+pub(super) fn unpack(
+    settings: &Settings,
+    facts: &BaseFacts,
+) -> Result<Vec<UnpackedDeb>, PipelineError> {
+    let packages = facts.packages.iter();
+    packages
+        .map(|package| packages::unpack(settings, &package.sha256))
+        .collect()
+}
+
+/// A lock that somebody edited must not say other things of a base than the base itself.
+pub(super) fn check_lock(
+    image: &Image,
+    locked: &LockedLayer,
+    facts: &BaseFacts,
+) -> Result<(), PipelineError> {
+    let provides = locked.base.as_ref().map(|base| &base.provides);
+    let mut packages = facts.packages.clone();
+    packages.sort_by(|a, b| a.name.cmp(&b.name));
+    if packages == locked.packages && provides == Some(&facts.provides) {
+        return Ok(());
+    }
+    Err(PipelineError::Stale {
+        lock: image.dir.join(super::LOCK_FILE),
+        dir: image.dir.clone(),
+        reason: format!(
+            "it says other things of the packages of layer '{}' than the base itself",
+            locked.name
+        ),
+    })
+}
+
+fn no_base(what: &str, why: impl Into<String>) -> PipelineError {
+    PipelineError::NoBase {
+        what: what.to_owned(),
+        why: why.into(),
+    }
+}
