@@ -33,6 +33,7 @@ use crate::layers::{Kind, Source, UnpackedDeb};
 use crate::lock::{Finding, LockFile, LockedBase, LockedLayer, LockedPackage};
 use crate::publish::{self, PublishError, Reference};
 use crate::remote::{Piece, Remote, download_all};
+use crate::sources::{Host, UserConfig};
 use crate::spec::{BaseUse, GroupRule, Image, UserRule};
 use crate::store::{DESCRIPTOR_LIMIT, Descriptor, Manifest};
 use crate::tree::generated::Accounts;
@@ -513,14 +514,16 @@ fn image_of(entry: &Entry, wanted: &BaseUse) -> Result<Digest, PipelineError> {
     }
 }
 
-/// Whose signatures count for a base: its own `keys`, else those of `[gate]` and of the
-/// environment. The user's own key says nothing about other people's bases.
+/// Whose signatures count for a base: its own `keys`, else those of `[gate]`, of the
+/// environment and of the user's configuration. The user's own key says nothing about other people's bases.
 fn base_trust(image: &Image, wanted: &BaseUse) -> Result<Trust, PipelineError> {
     let environment = std::env::var(TRUSTED_KEYS).ok();
+    let configured = UserConfig::load(&Host::real())?.trusted_keys;
     let sources = if wanted.keys.is_empty() {
         TrustSources {
             spec: &image.gate.keys,
             environment: environment.as_deref(),
+            configured: &configured,
             ..TrustSources::default()
         }
     } else {

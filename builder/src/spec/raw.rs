@@ -91,7 +91,7 @@ pub struct RawLayer {
     /// A layer that ships with slipform (`base`, `busybox`), the path of a folder with a `layer.toml`, or a published base: `oci://host/repository:channel` or `…@sha256:…`, also `s3://` and `file:///`.
     #[serde(rename = "use")]
     pub uses: Option<String>,
-    /// Files beside this one with the public keys that a published base must be signed by; otherwise those of `[gate]` and SLIPFORM_TRUSTED_KEYS.
+    /// Files beside this one with the public keys that a published base must be signed by; otherwise those of `[gate]`, SLIPFORM_TRUSTED_KEYS and `trusted-keys` in the user's configuration.
     #[serde(default)]
     pub keys: Vec<String>,
     /// Only in a `layer.toml`: the version under which `slipform publish` publishes the layer as a base. Default: `"0"`.
