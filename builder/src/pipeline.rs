@@ -7,6 +7,7 @@
 //! image.rs    UKI, disk, manifest, files                 tools.rs    emulator from locked packages
 //! harness.rs  boot test and interactive run             sweep.rs     many boots, each with one thing changed
 //! bases.rs   layers that were published, and images on them
+//! elsewhere.rs  stores of the team's: inputs kept for good
 //! testing.rs  tools for tests
 //! diff.rs     two images -> what is different
 //! bundle.rs   what a release was built from             bom.rs       what is in it
@@ -19,6 +20,7 @@ mod bom;
 mod bundle;
 mod cargo;
 pub mod diff;
+mod elsewhere;
 mod error;
 mod gate;
 mod harness;
@@ -45,6 +47,8 @@ use crate::base::{Digest, Progress};
 use crate::spec::{self, Image};
 use crate::store::{Output, Outputs, Step, StepLog, StepState, Store, StoreError};
 
+use elsewhere::Elsewhere;
+pub use elsewhere::{Copied, Team};
 pub use error::PipelineError;
 pub use gate::{Door, ReadyToPublish};
 pub use image::Cast;
@@ -65,6 +69,8 @@ pub struct Settings {
     /// Nothing is made: what was not made before is an error.
     only_known: bool,
     steps: StepLog,
+    /// Stores of the team's further away.
+    elsewhere: Arc<Elsewhere>,
 }
 
 /// Loads and checks the specification in `dir`.
@@ -104,6 +110,7 @@ impl Settings {
             progress,
             only_known: false,
             steps: StepLog::default(),
+            elsewhere: Arc::default(),
         })
     }
 
@@ -119,6 +126,7 @@ impl Settings {
             progress: Arc::clone(&self.progress),
             only_known: true,
             steps: StepLog::default(),
+            elsewhere: Arc::clone(&self.elsewhere),
         }
     }
 
@@ -135,6 +143,7 @@ impl Settings {
             progress: Arc::clone(&self.progress),
             only_known: false,
             steps: StepLog::default(),
+            elsewhere: Arc::clone(&self.elsewhere),
         })
     }
 

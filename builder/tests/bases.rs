@@ -161,6 +161,20 @@ fn images_on_a_published_base_share_its_bytes_and_need_nothing_else_of_it() {
         .good()
         .json();
     assert_eq!(again["image"], built_one["image"]);
+    // The team's own store keeps the base, too.
+    let kept = format!("file://{}", base.scene.world.path("kept").display());
+    base.elsewhere("runner", &one, &["fetch", "--to", &kept], true)
+        .good();
+    let args = [
+        "--offline",
+        "--sources",
+        &kept,
+        "build",
+        "--locked",
+        "--json",
+    ];
+    let again = base.elsewhere("cellar", &one, &args, false).good().json();
+    assert_eq!(again["image"], built_one["image"]);
     base.elsewhere("nobody", &one, &["--offline", "build", "--locked"], false)
         .refused(
             1,

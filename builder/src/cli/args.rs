@@ -35,6 +35,15 @@ pub struct Cli {
     /// Folder of the store.
     #[arg(long, global = true, value_name = "DIR", env = "SLIPFORM_STORE")]
     pub store: Option<PathBuf>,
+    /// Store of the team's that `slipform fetch --to` filled, asked before any mirror: `oci://host/repository`, `s3://bucket/prefix` or `file:///folder`.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URI",
+        value_delimiter = ',',
+        env = "SLIPFORM_SOURCES"
+    )]
+    pub sources: Vec<String>,
 }
 
 /// The verbs.
@@ -49,8 +58,10 @@ pub enum Verb {
     )]
     Lock(Lock),
     /// Put everything that the lock names into the store.
-    #[command(after_help = "Example: slipform fetch . && slipform build --offline")]
-    Fetch(Project),
+    #[command(
+        after_help = "Examples:\n  slipform fetch && slipform build --offline\n  slipform fetch --to oci://registry.example.com/inputs          copy it all to the team's own store\n  slipform build --sources oci://registry.example.com/inputs     and build from there, whatever becomes of the mirror"
+    )]
+    Fetch(Fetch),
     /// Cast the image.
     #[command(after_help = "Example: slipform build --format raw,qcow2 --explain")]
     Build(Build),
@@ -80,7 +91,7 @@ pub enum Verb {
     Key(Key),
     /// Publish an image that passed its boot test.
     #[command(
-        after_help = "Examples:\n  slipform publish --to oci://registry.example.com/hello\n  slipform publish --to file:///srv/images --channel candidate --why 'new page'\n\nOnly what was tested as it is now is published; --force needs a --reason, which stays with it."
+        after_help = "Examples:\n  slipform publish --to oci://registry.example.com/hello\n  slipform publish layers/base --to oci://registry.example.com/base --channel stable    (a base, for `use`)\n  slipform publish --to file:///srv/images --channel candidate --why 'new page'\n\nOnly what was tested as it is now is published; --force needs a --reason, which stays with it."
     )]
     Publish(Publish),
     /// Print a channel's history, newest first.
@@ -133,12 +144,15 @@ pub struct New {
     pub dir: PathBuf,
 }
 
-/// A project's folder.
+/// `slipform fetch`.
 #[derive(Debug, Args)]
-pub struct Project {
+pub struct Fetch {
     /// Folder with slipform.toml.
     #[arg(default_value = ".")]
     pub dir: PathBuf,
+    /// Also copy all of it to a store of the team's, for `--sources`; only what is missing there moves.
+    #[arg(long, value_name = "URI")]
+    pub to: Option<String>,
 }
 
 /// `slipform lock`.
@@ -147,7 +161,7 @@ pub struct Lock {
     /// Folder with slipform.toml.
     #[arg(default_value = ".")]
     pub dir: PathBuf,
-    /// Move these packages to the newest; all of them if none is named.
+    /// Move these packages, or layers that are published bases, to the newest; all of them if none is named.
     #[arg(long, num_args = 0.., value_name = "PKG", conflicts_with = "check")]
     pub update: Option<Vec<String>>,
     /// Change nothing; say what is newer. Exit code 1 if anything is.

@@ -126,6 +126,8 @@ pub struct LockedBase {
     pub version: String,
     /// The manifest of the image on it that was tested: pins every byte of it.
     pub image: Digest,
+    /// Its length in bytes.
+    pub size: u64,
     /// The release record that the channel named when it was locked.
     pub record: Digest,
     /// Why it was published around the gate, if it was.

@@ -35,7 +35,7 @@ use crate::publish::{self, PublishError, Reference};
 use crate::remote::{Piece, Remote, download_all};
 use crate::sources::{Host, UserConfig};
 use crate::spec::{BaseUse, GroupRule, Image, UserRule};
-use crate::store::{DESCRIPTOR_LIMIT, Descriptor, Manifest};
+use crate::store::{DESCRIPTOR_LIMIT, DOCUMENT_LIMIT, Descriptor, Manifest};
 use crate::tree::generated::Accounts;
 use crate::tree::listing;
 use crate::verity::Sealed;
@@ -145,13 +145,14 @@ impl BaseFacts {
     }
 
     /// What a lock says of it.
-    fn locked(self, layer: &str, written: &str, image: Digest, entry: &Entry) -> LockedLayer {
+    fn locked(self, layer: &str, written: &str, image: Piece, entry: &Entry) -> LockedLayer {
         LockedLayer {
             name: layer.to_owned(),
             base: Some(LockedBase {
                 written: written.to_owned(),
                 version: self.version,
-                image,
+                image: image.digest,
+                size: image.size,
                 record: entry.digest,
                 forced: entry.record.forced.clone(),
                 provides: self.provides,
@@ -309,14 +310,19 @@ impl Settings {
     ) -> Result<LockedLayer, PipelineError> {
         let (remote, entry) = self.base_release(image, wanted)?;
         let digest = image_of(&entry, wanted)?;
-        let facts = self.bring_base(&*remote, digest, &wanted.written)?;
+        let document = publish::document(&*remote, &digest, "a base")?;
+        let facts = self.bring_base(&*remote, &document.bytes, &wanted.written)?;
         if let Some(reason) = &entry.record.forced {
             self.progress.note(&format!(
                 "{}: this base never passed the gate, it was forced: {reason}",
                 wanted.written
             ));
         }
-        Ok(facts.locked(layer, &wanted.written, digest, &entry))
+        let image = Piece {
+            digest,
+            size: document.bytes.len() as u64,
+        };
+        Ok(facts.locked(layer, &wanted.written, image, &entry))
     }
 
     /// The release that `wanted` names now, with all that is checked of one: its history,
@@ -363,18 +369,17 @@ impl Settings {
     fn bring_base(
         &self,
         remote: &dyn Remote,
-        digest: Digest,
+        manifest: &[u8],
         written: &str,
     ) -> Result<BaseFacts, PipelineError> {
-        let document = publish::document(remote, &digest, "a base")?;
-        let parts = Parts::of(&document.bytes).map_err(|why| no_base(written, why))?;
+        let parts = Parts::of(manifest).map_err(|why| no_base(written, why))?;
         let facts = &parts.facts;
         publish::fetch_blob(&self.store, remote, &facts.digest, facts.size)?;
         let facts = self.checked_facts(&parts, written)?;
         let pieces = parts.pieces(&facts);
         download_all(remote, &self.store, &pieces, &*self.progress).map_err(PublishError::from)?;
         // Last, so that a manifest that is here has all its parts here.
-        self.store.put(&document.bytes)?;
+        self.store.put(manifest)?;
         Ok(facts)
     }
 
@@ -390,6 +395,9 @@ impl Settings {
             let wanted = wanted.ok_or_else(|| {
                 PipelineError::Internal(format!("the lock has a base '{name}' that nobody uses"))
             })?;
+            if self.base_from_team(locked) {
+                continue;
+            }
             if self.offline && is_network(&wanted.remote) {
                 return Err(PipelineError::BaseOffline {
                     written: locked.written.clone(),
@@ -401,9 +409,35 @@ impl Settings {
             let named = Reference::Digest(locked.image);
             let entry = publish::resolve(&*remote, &named, trust.keys())?;
             self.vet_base(&*remote, &entry, &trust, wanted)?;
-            self.bring_base(&*remote, locked.image, &locked.written)?;
+            let document = publish::document(&*remote, &locked.image, "a base")?;
+            self.bring_base(&*remote, &document.bytes, &locked.written)?;
         }
         Ok(())
+    }
+
+    /// Whether one of the team's own stores had all of a base. One that does not is
+    /// passed by: where it was published it may still be.
+    fn base_from_team(&self, locked: &LockedBase) -> bool {
+        for team in self.teams() {
+            let brought = publish::fetch_blob(
+                &self.store,
+                team.remote(),
+                &locked.image,
+                locked.size.min(DOCUMENT_LIMIT),
+            )
+            .map_err(PipelineError::from)
+            .and_then(|()| Ok(self.store.read(&locked.image)?))
+            .and_then(|manifest| self.bring_base(team.remote(), &manifest, &locked.written));
+            match brought {
+                Ok(_) => return true,
+                Err(error) => self.progress.note(&format!(
+                    "the base {} is not taken from {}: {error}",
+                    locked.written,
+                    team.remote().uri()
+                )),
+            }
+        }
+        false
     }
 
     /// Whether all of a base is in the store.
@@ -429,7 +463,7 @@ impl Settings {
             blobs.extend(self.base_pieces(locked, &facts));
             blobs.push(Piece {
                 digest: locked.image,
-                size: self.store.size(&locked.image).unwrap_or_default(),
+                size: locked.size,
             });
         }
         Ok(blobs)

@@ -183,7 +183,8 @@ impl Settings {
             return Ok(lock);
         }
         if *locking == Locking::AsItIs {
-            if self.store.has(&lock.init.sha256) {
+            let LockedInit { size, sha256 } = &lock.init;
+            if self.store.has(sha256) || self.blob_from_team(sha256, *size) {
                 return Ok(lock);
             }
             return Err(PipelineError::Stale {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::locking::{lock_path, options};
 use super::{PipelineError, Settings};
 use crate::lock::{Finding, LockFile, LockedBoard, LockedPackage, Update, Wishes, check};
-use crate::sources::{FetchSummary, Fetcher, Host, Mirrors};
+use crate::sources::{Blobs, FetchSummary, Fetcher, Host, Mirrors};
 use crate::spec::Image;
 use crate::store::Root;
 
@@ -87,6 +87,7 @@ impl Settings {
                 .find(|f| f.package == package.name)
                 .and_then(|f| f.newest.clone())
         };
+        let teams: Vec<&dyn Blobs> = self.teams().map(|team| team as &dyn Blobs).collect();
         Ok(Fetcher {
             store: &self.store,
             mirrors: &mirrors,
@@ -94,6 +95,7 @@ impl Settings {
             locked: &lock.suites,
             folder,
             verify: false,
+            teams: &teams,
             current: Some(&current),
             progress: &*self.progress,
         }
