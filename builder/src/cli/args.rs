@@ -8,6 +8,7 @@ use super::release_args::{
     Channels, Checkout, Log, Promote, Publish, Pull, Revoke, Rollback, Verify,
 };
 use super::sweep::Sweeping;
+use crate::pipeline::CacheMode;
 
 /// Casts bootable, minimal, immutable OS images, and boots them before anybody else does.
 #[derive(Debug, Parser)]
@@ -44,6 +45,18 @@ pub struct Cli {
         env = "SLIPFORM_SOURCES"
     )]
     pub sources: Vec<String>,
+    /// Cache that many machines share, for built layers and fetched packages: `oci://host/repository`, `s3://bucket/prefix` or `file:///folder`. Never trusted for an attestation.
+    #[arg(long, global = true, value_name = "URI", env = "SLIPFORM_CACHE")]
+    pub cache: Option<String>,
+    /// Whether this machine only takes from the cache, or also gives to it.
+    #[arg(
+        long,
+        global = true,
+        value_name = "MODE",
+        default_value = "read",
+        env = "SLIPFORM_CACHE_MODE"
+    )]
+    pub cache_mode: CacheMode,
 }
 
 /// The verbs.
@@ -63,7 +76,9 @@ pub enum Verb {
     )]
     Fetch(Fetch),
     /// Cast the image.
-    #[command(after_help = "Example: slipform build --format raw,qcow2 --explain")]
+    #[command(
+        after_help = "Examples:\n  slipform build --format raw,qcow2 --explain\n  slipform build --cache s3://bucket/cache --cache-mode read-write     what is built here, other machines need not build"
+    )]
     Build(Build),
     /// Boot the image for a person; Ctrl-] ends it.
     #[command(after_help = "Example: slipform run --publish 8080:8080")]

@@ -117,7 +117,8 @@ pub(crate) fn settings(cli: &Cli) -> anyhow::Result<Settings> {
             .map_err(PipelineError::from)?
             .sources;
     }
-    Ok(settings.with_sources(&sources)?)
+    let cache = cli.cache.as_deref().filter(|uri| !uri.is_empty());
+    Ok(settings.with_elsewhere(&sources, cache.map(|uri| (uri, cli.cache_mode)))?)
 }
 
 /// Prints a result on stdout.

@@ -51,8 +51,6 @@ const SCHEMA: u32 = 1;
 const FACTS_LIMIT: u64 = 16 << 20;
 /// Longest listing that is read, in bytes.
 const LISTING_LIMIT: u64 = 1 << 30;
-/// Block of dm-verity and of the file system.
-const BLOCK: u64 = 4096;
 /// Most files of the user's in a base: each is a part of its manifest.
 const MOST_FILES: usize = DESCRIPTOR_LIMIT - 1_000;
 
@@ -103,21 +101,7 @@ impl BaseFacts {
             ));
         }
         let facts: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-        let Sealed {
-            size,
-            data_blocks,
-            hash_offset,
-            salt,
-            filesystem,
-            ..
-        } = &facts.layer;
-        let data = data_blocks.checked_mul(BLOCK);
-        let fits = *size > 0
-            && size.is_multiple_of(BLOCK)
-            && hash_offset.is_multiple_of(BLOCK)
-            && hash_offset < size
-            && data.is_some_and(|data| data > 0 && data <= *hash_offset);
-        if !fits || salt.len() > 256 || filesystem != "ext4" {
+        if !facts.layer.is_sound() {
             return Err("the sizes of its layer do not fit together".to_owned());
         }
         Ok(facts)

@@ -12,8 +12,10 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use super::cache::{CacheMode, CacheUse};
 use super::{PipelineError, Settings};
 use crate::base::Digest;
+use crate::base::progress::Quiet;
 use crate::lock::LockFile;
 use crate::publish::PublishError;
 use crate::remote::{Document, Expect, Piece, Remote, RemoteError, upload_all};
@@ -32,7 +34,17 @@ const MOST_INPUTS: usize = 5_000;
 /// All stores of the team's.
 #[derive(Debug, Default)]
 pub(super) struct Elsewhere {
+    /// The cache, then the stores of inputs: they are asked in this order.
     teams: Vec<Team>,
+    /// How the first of them is used, if it is a cache.
+    pub(super) cache: Option<CacheUse>,
+}
+
+impl Elsewhere {
+    /// The cache and how it is used.
+    pub(super) fn cache(&self) -> Option<(&Team, &CacheUse)> {
+        self.teams.first().zip(self.cache.as_ref())
+    }
 }
 
 /// One store of the team's.
@@ -77,14 +89,25 @@ pub struct Copied {
 }
 
 impl Settings {
-    /// Asks these stores of the team's before any mirror, in this order.
+    /// Asks these stores of the team's before any mirror, in this order; before them a
+    /// cache, which also has results of steps.
     ///
     /// # Errors
     /// [`PipelineError::Publish`] for a URI that names no remote.
-    pub fn with_sources(mut self, uris: &[String]) -> Result<Self, PipelineError> {
-        let teams = uris.iter().map(|uri| Ok(Team(self.remote(uri)?)));
-        let teams = teams.collect::<Result<_, PipelineError>>()?;
-        self.elsewhere = Elsewhere { teams }.into();
+    pub fn with_elsewhere(
+        mut self,
+        sources: &[String],
+        cache: Option<(&str, CacheMode)>,
+    ) -> Result<Self, PipelineError> {
+        let uris = cache.iter().map(|(uri, _)| *uri);
+        let teams = uris
+            .chain(sources.iter().map(String::as_str))
+            .map(|uri| Ok(Team(self.remote(uri)?)));
+        self.elsewhere = Elsewhere {
+            teams: teams.collect::<Result<_, PipelineError>>()?,
+            cache: cache.map(|(_, mode)| CacheUse::new(mode)),
+        }
+        .into();
         Ok(self)
     }
 
@@ -121,7 +144,8 @@ impl Settings {
         pieces.dedup();
         let plan = upload_all(&self.store, remote, &pieces, &*self.progress)
             .map_err(PublishError::from)?;
-        self.keep_inputs(image, lock, remote, &pieces)
+        let text = lock.to_toml();
+        self.keep_inputs(&image.name, text.as_bytes(), remote, &pieces)
             .map_err(PublishError::from)?;
         Ok(Copied {
             remote: remote.uri().to_owned(),
@@ -132,37 +156,29 @@ impl Settings {
     }
 
     /// A registry sweeps blobs that no manifest names: here are some, by tags.
-    fn keep_inputs(
+    /// Each is named by its own digest: what one runner kept, no other takes away.
+    pub(super) fn keep_inputs(
         &self,
-        image: &Image,
-        lock: &LockFile,
+        title: &str,
+        what: &[u8],
         remote: &dyn Remote,
         pieces: &[Piece],
     ) -> Result<(), RemoteError> {
-        let text = lock.to_toml();
-        let config = Descriptor::new(
-            LOCK_TYPE,
-            self.store.put(text.as_bytes())?,
-            text.len() as u64,
-        );
-        upload_all(
-            &self.store,
-            remote,
-            &[Piece::from(&config)],
-            &crate::base::progress::Quiet,
-        )?;
-        for (number, part) in pieces.chunks(MOST_INPUTS).enumerate() {
+        let config = Descriptor::new(LOCK_TYPE, self.store.put(what)?, what.len() as u64);
+        for part in pieces.chunks(MOST_INPUTS) {
             let parts = part
                 .iter()
                 .map(|piece| Descriptor::new(INPUT_TYPE, piece.digest, piece.size));
             let mut manifest = Manifest::artifact(INPUTS_TYPE, config.clone(), parts.collect());
-            let title = "org.opencontainers.image.title".to_owned();
-            manifest.annotations.insert(title, image.name.clone());
+            let key = "org.opencontainers.image.title".to_owned();
+            manifest.annotations.insert(key, title.to_owned());
             let document = Document::new(MANIFEST, manifest.to_bytes()?);
-            let tag = format!("inputs-{}-{number}", config.digest.short());
+            let tag = format!("inputs-{}", document.digest.short());
             if remote.tagged(&tag)?.map(|there| there.digest) == Some(document.digest) {
                 continue;
             }
+            let all: Vec<Piece> = part.iter().copied().chain([Piece::from(&config)]).collect();
+            upload_all(&self.store, remote, &all, &Quiet)?;
             remote.put_manifest(&document.bytes, &document.media_type)?;
             remote.set_tag(&tag, &document, Expect::Any)?;
         }

@@ -20,7 +20,7 @@ use crate::filesystem::ext4::{self, Ext4Options};
 use crate::layers::{self, CollectInput, Kind, UnpackedDeb, content};
 use crate::lock::LockFile;
 use crate::spec::{Image, LayerSpec};
-use crate::store::{Descriptor, Output, Outputs, StatCache, Step, StepLog, StepState};
+use crate::store::{CAME_FROM, Descriptor, Output, Outputs, StatCache, Step, StepState};
 use crate::tree::generated::{self, Accounts, GenerateInput};
 use crate::tree::{self, Below, Facts, Tree, TreeError, listing};
 use crate::verity::{self, Sealed};
@@ -243,21 +243,20 @@ impl<'a> Work<'a> {
                     s.input(n, *d)
                 })
         };
-        let store = &self.settings.store;
-        let quiet = StepLog::default();
-        let quick = step("layer, nothing below changed").value(
-            "below",
-            below
-                .iter()
-                .map(|m| m.listing.to_string())
-                .collect::<String>(),
-        );
-        let asked = step("layer, what it asks of those below");
+        let settings = self.settings;
+        let store = &settings.store;
+        let listings = below.iter().map(|m| m.listing.to_string());
+        let listings = listings.collect::<String>();
+        let steps = LayerSteps {
+            quick: step("layer, nothing below changed").value("below", &listings),
+            asked: step("layer, what it asks of those below"),
+            shared: step(&format!("{FORMAT}, on these below")).value("below", &listings),
+        };
         let keyed = |facts: Digest| step(FORMAT).input("layers below", facts);
 
-        let mut facts = match store.step(&quick, &quiet) {
-            StepState::Hit(outputs) => Some(blob(&outputs, "facts")?),
-            StepState::Miss { .. } => None,
+        let (mut facts, mut from) = match settings.ask(&steps.quick) {
+            (StepState::Hit(outputs), from) => (Some(blob(&outputs, "facts")?), from),
+            (StepState::Miss { .. }, _) => (None, None),
         };
         let trees = if facts.is_none() {
             self.listings(below)?
@@ -265,33 +264,51 @@ impl<'a> Work<'a> {
             Vec::new()
         };
         let view = Below::new(&self.named(&trees));
+        let mut why = Vec::new();
         if facts.is_none() {
-            let why = match store.step(&asked, &quiet) {
-                StepState::Hit(outputs) => {
+            why = match settings.ask(&steps.asked) {
+                (StepState::Hit(outputs), said_by) => {
                     let digest = blob(&outputs, "facts")?;
                     let answers: Option<Facts> = serde_json::from_slice(&store.read(&digest)?).ok();
                     facts = answers
                         .filter(|answers| view.still_true(answers))
                         .map(|_| digest);
+                    from = said_by;
                     vec!["layers below".to_owned()]
                 }
-                StepState::Miss { changed } => changed,
+                (StepState::Miss { changed }, _) => changed,
             };
-            if facts.is_none() {
-                self.settings.steps.missed(&step(FORMAT), why);
+        }
+        if let Some(digest) = facts {
+            match settings.ask(&keyed(digest)) {
+                (StepState::Hit(outputs), said_by) => {
+                    let from = from.or(said_by);
+                    settings.steps.found(&keyed(digest), from.clone());
+                    store.record_from(&steps.quick, &known(digest), from.clone())?;
+                    if from.is_none() {
+                        settings.to_cache(&steps.shared, &with_facts(&outputs, digest));
+                    }
+                    return made(&outputs);
+                }
+                (StepState::Miss { changed }, _) => why = changed,
             }
         }
-        if let Some(digest) = facts
-            && let StepState::Hit(outputs) = store.step(&keyed(digest), &self.settings.steps)
-        {
-            store.record(
-                &quick,
-                &Outputs::from([("facts".to_owned(), Output::Blob(digest))]),
-            )?;
+        let sound = |outputs: &Outputs| self.check_made(outputs);
+        if let Some((outputs, from)) = settings.from_cache(&steps.shared, &sound) {
+            let facts = blob(&outputs, "facts")?;
+            settings.steps.found(&step(FORMAT), Some(from.clone()));
+            store.record_from(&keyed(facts), &outputs, Some(from.clone()))?;
+            for step in [&steps.asked, &steps.quick] {
+                store.record_from(step, &known(facts), Some(from.clone()))?;
+            }
             return made(&outputs);
         }
-        self.settings
-            .may_make(&step(FORMAT), vec!["its inputs".to_owned()])?;
+        settings.steps.missed(&step(FORMAT), why.clone());
+        why.retain(|why| why.starts_with(CAME_FROM));
+        if why.is_empty() {
+            why.push("its inputs".to_owned());
+        }
+        settings.may_make(&step(FORMAT), why)?;
         let trees = if trees.is_empty() && !below.is_empty() {
             self.listings(below)?
         } else {
@@ -303,11 +320,27 @@ impl<'a> Work<'a> {
         let answers = serde_json::to_vec(&view.facts())
             .map_err(|e| PipelineError::Internal(e.to_string()))?;
         let facts = store.put(&answers)?;
-        let known = Outputs::from([("facts".to_owned(), Output::Blob(facts))]);
         store.record(&keyed(facts), &outputs)?;
-        store.record(&asked, &known)?;
-        store.record(&quick, &known)?;
+        store.record(&steps.asked, &known(facts))?;
+        store.record(&steps.quick, &known(facts))?;
+        settings.to_cache(&steps.shared, &with_facts(&outputs, facts));
         made(&outputs)
+    }
+
+    /// Whether a cache's result can be a layer at all. That it is the right one nobody can
+    /// see: that is why it is never attested.
+    fn check_made(&self, outputs: &Outputs) -> Result<(), PipelineError> {
+        let store = &self.settings.store;
+        let made = made(outputs)?;
+        let sealed = &made.sealed;
+        if blob(outputs, "blob")? != sealed.blob
+            || store.size(&sealed.blob) != Some(sealed.size)
+            || !sealed.is_sound()
+        {
+            return Err(PipelineError::Store(super::damaged("sealed")));
+        }
+        listing::read(&String::from_utf8_lossy(&store.read(&made.listing)?))?;
+        Ok(())
     }
 
     /// The tree of one layer with where its files' bytes are.
@@ -354,7 +387,8 @@ impl<'a> Work<'a> {
                 format!("{} {}", self.image.name, self.image.version),
             )
             .value("scratch", format!("{:?}", self.image.scratch));
-        let outputs = self.settings.step(&step, || {
+        let sound = |outputs: &Outputs| self.check_made(outputs);
+        let outputs = self.settings.shared_step(&step, &sound, || {
             let tree = self.generated_tree(&self.trees()?)?;
             self.seal(GENERATED, &tree)
         })?;
@@ -448,6 +482,24 @@ impl<'a> Work<'a> {
     }
 }
 
+/// The steps under which a layer is found without knowing what it asks of those below.
+struct LayerSteps {
+    quick: Step,
+    asked: Step,
+    /// As it is shared with other machines: everything under one key.
+    shared: Step,
+}
+
+fn known(facts: Digest) -> Outputs {
+    Outputs::from([("facts".to_owned(), Output::Blob(facts))])
+}
+
+fn with_facts(outputs: &Outputs, facts: Digest) -> Outputs {
+    let mut outputs = outputs.clone();
+    outputs.extend(known(facts));
+    outputs
+}
+
 fn made(outputs: &Outputs) -> Result<Made, PipelineError> {
     Ok(Made {
         sealed: value(outputs, "sealed")?,
@@ -486,6 +538,8 @@ fn own_inputs(inputs: &Inputs<'_>, user: &[layers::Entry]) -> Vec<(String, Diges
     // The folder is not an input, what is in it is.
     let rules = LayerSpec {
         dir: PathBuf::new(),
+        // Where its own packages lie is none either: they are among the packages.
+        debs: Vec::new(),
         ..inputs.spec.clone()
     };
     let mut files = String::new();

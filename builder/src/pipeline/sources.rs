@@ -59,13 +59,16 @@ impl Settings {
             .iter()
             .all(|package| self.store.has(&package.sha256))
         {
+            self.inputs_to_cache(packages);
             return Ok(FetchSummary {
                 present: packages.len(),
                 ..FetchSummary::default()
             });
         }
         let wishes = self.lock_wishes(image, lock)?;
-        self.fetch_from(&wishes, lock, &image.dir, packages)
+        let summary = self.fetch_from(&wishes, lock, &image.dir, packages)?;
+        self.inputs_to_cache(packages);
+        Ok(summary)
     }
 
     /// As [`Settings::fetch`], for a lock without an image.
