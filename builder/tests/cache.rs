@@ -288,7 +288,7 @@ fn a_poisoned_cache_poisons_no_evidence() {
     for part in [
         &cast.manifest.to_string(),
         &honest,
-        "layers app, generated differ",
+        "layers app differ",
         "not attested",
     ] {
         assert!(told.contains(part), "{part} in {told}");
