@@ -6,6 +6,7 @@
 mod common;
 
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -83,7 +84,9 @@ fn shared(world: &World, cache: &str, variables: &[(String, String)]) {
         "base, floor, app, generated, boot parts: {second:#}"
     );
     assert_eq!(first["image"], second["image"]);
-    eprintln!("{cache}: built in {slow:.1?}, cast from the cache in {quick:.1?}");
+    let figures = format!("{cache}: built in {slow:.1?}, cast from the cache in {quick:.1?}");
+    // A closed stderr is nobody who could be told.
+    let _ = writeln!(std::io::stderr(), "{figures}");
     // From then on they are in its own store, and are called what they are.
     let (third, _) = runner(world, "second", &dir, &[], variables, false);
     assert_eq!(counts(&third), (0, 0, 5), "{third:#}");

@@ -19,9 +19,11 @@
 //! the lock pins the manifest, everything is verified by digest on arrival, and a build
 //! needs the store alone. A base is an input like a package: nothing of it is built here.
 
-use std::collections::BTreeMap;
+mod facts;
 
-use serde::{Deserialize, Serialize};
+use facts::{BASE_TYPE, FACTS_LIMIT, FILE_TYPE, LISTING_TYPE, PACKAGE_TYPE, Parts, SCHEMA};
+
+pub(super) use facts::BaseFacts;
 
 use super::bundle::stored;
 use super::publishing::is_network;
@@ -30,52 +32,18 @@ use crate::attest::{TRUSTED_KEYS, Trust, TrustSources};
 use crate::base::Digest;
 use crate::channel::{Entry, Revocations};
 use crate::layers::{Kind, Source, UnpackedDeb};
-use crate::lock::{Finding, LockFile, LockedBase, LockedLayer, LockedPackage};
+use crate::lock::{Finding, LockFile, LockedBase, LockedLayer};
 use crate::publish::{self, PublishError, Reference};
 use crate::remote::{Piece, Remote, download_all};
 use crate::sources::{Host, UserConfig};
-use crate::spec::{BaseUse, GroupRule, Image, UserRule};
-use crate::store::{DESCRIPTOR_LIMIT, DOCUMENT_LIMIT, Descriptor, Manifest};
+use crate::spec::{BaseUse, Image};
+use crate::store::{DESCRIPTOR_LIMIT, DOCUMENT_LIMIT, Descriptor};
 use crate::tree::generated::Accounts;
 use crate::tree::listing;
 use crate::verity::Sealed;
 
-/// Media type of [`BaseFacts`].
-const BASE_TYPE: &str = "application/vnd.slipform.base.v1+json";
-const LISTING_TYPE: &str = "application/vnd.slipform.listing.v1";
-const PACKAGE_TYPE: &str = "application/vnd.debian.binary-package";
-const FILE_TYPE: &str = "application/octet-stream";
-/// Version of the format of [`BaseFacts`].
-const SCHEMA: u32 = 1;
-/// Longest facts that are read, in bytes: a thousand packages have 300 KB.
-const FACTS_LIMIT: u64 = 16 << 20;
-/// Longest listing that is read, in bytes.
-const LISTING_LIMIT: u64 = 1 << 30;
 /// Most files of the user's in a base: each is a part of its manifest.
 const MOST_FILES: usize = DESCRIPTOR_LIMIT - 1_000;
-
-/// What others need to know of a base.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) struct BaseFacts {
-    schema: u32,
-    pub(super) name: String,
-    pub(super) version: String,
-    /// The partition.
-    pub(super) layer: Sealed,
-    /// Its tree.
-    pub(super) listing: Digest,
-    /// What an app's packages are resolved against.
-    pub(super) packages: Vec<LockedPackage>,
-    /// What they provide.
-    pub(super) provides: BTreeMap<String, String>,
-    /// Users and groups that the layer adds.
-    pub(super) users: Vec<UserRule>,
-    pub(super) groups: Vec<GroupRule>,
-    /// The numbers that its files' owners have: uid and gid by user, gid by group.
-    user_ids: BTreeMap<String, (u32, u32)>,
-    group_ids: BTreeMap<String, u32>,
-}
 
 /// A base layer of an image that is cast.
 #[derive(Debug)]
@@ -85,65 +53,6 @@ pub(super) struct BaseLayer<'a> {
     pub(super) sealed: &'a Sealed,
     pub(super) listing: Digest,
     pub(super) accounts: &'a Accounts,
-}
-
-impl BaseFacts {
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Version {
-            schema: u32,
-        }
-        let version: Version = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-        if version.schema != SCHEMA {
-            return Err(format!(
-                "its schema is {}, this slipform reads {SCHEMA}; take a newer slipform",
-                version.schema
-            ));
-        }
-        let facts: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-        if !facts.layer.is_sound() {
-            return Err("the sizes of its layer do not fit together".to_owned());
-        }
-        Ok(facts)
-    }
-
-    /// Numbers in the base's files must mean the same users in an image on it.
-    pub(super) fn check_accounts(&self, accounts: &Accounts) -> Result<(), String> {
-        let other = |what: &str, name: &str, number: u32| {
-            Err(format!(
-                "{what} '{name}' has number {number} in the base '{}', whose files are sealed with it, and another one in this image; give yours another name or number",
-                self.name
-            ))
-        };
-        for (name, (uid, gid)) in &self.user_ids {
-            if accounts.user(name).map(|user| (user.uid, user.gid)) != Some((*uid, *gid)) {
-                return other("user", name, *uid);
-            }
-        }
-        for (name, gid) in &self.group_ids {
-            if accounts.group(name).map(|group| group.gid) != Some(*gid) {
-                return other("group", name, *gid);
-            }
-        }
-        Ok(())
-    }
-
-    /// What a lock says of it.
-    fn locked(self, layer: &str, written: &str, image: Piece, entry: &Entry) -> LockedLayer {
-        LockedLayer {
-            name: layer.to_owned(),
-            base: Some(LockedBase {
-                written: written.to_owned(),
-                version: self.version,
-                image: image.digest,
-                size: image.size,
-                record: entry.digest,
-                forced: entry.record.forced.clone(),
-                provides: self.provides,
-            }),
-            packages: self.packages,
-        }
-    }
 }
 
 impl Settings {
@@ -483,41 +392,6 @@ impl Settings {
             }
         }
         Ok(found)
-    }
-}
-
-/// What the manifest of a base's image names.
-struct Parts {
-    facts: Descriptor,
-    all: Vec<Descriptor>,
-}
-
-impl Parts {
-    fn of(manifest: &[u8]) -> Result<Self, String> {
-        let manifest = Manifest::parse(manifest).map_err(|error| error.to_string())?;
-        let facts = manifest
-            .layers
-            .iter()
-            .find(|part| part.media_type == BASE_TYPE)
-            .ok_or("it is an image for itself; publish a folder with a layer.toml as a base")?;
-        let listing = |part: &&Descriptor| part.media_type == LISTING_TYPE;
-        let listing = manifest.layers.iter().find(listing);
-        if facts.size > FACTS_LIMIT || listing.is_some_and(|part| part.size > LISTING_LIMIT) {
-            return Err("its facts are longer than any base's".to_owned());
-        }
-        Ok(Self {
-            facts: facts.clone(),
-            all: manifest.layers,
-        })
-    }
-
-    /// What is needed to build on it: not its own boot entry and partition table.
-    fn pieces(&self, facts: &BaseFacts) -> Vec<Piece> {
-        let needed = |part: &&Descriptor| {
-            [BASE_TYPE, LISTING_TYPE, PACKAGE_TYPE, FILE_TYPE].contains(&part.media_type.as_str())
-                || part.digest == facts.layer.blob
-        };
-        self.all.iter().filter(needed).map(Piece::from).collect()
     }
 }
 

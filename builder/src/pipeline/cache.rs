@@ -106,7 +106,7 @@ impl Settings {
             }
             (StepState::Miss { changed }, _) => changed,
         };
-        if let Some((outputs, from)) = self.from_cache(step, sound) {
+        if let Some((outputs, from)) = self.take_cached(step, sound) {
             self.steps.found(step, Some(from.clone()));
             self.store.record_from(step, &outputs, Some(from))?;
             return Ok(outputs);
@@ -120,7 +120,7 @@ impl Settings {
     }
 
     /// What the cache says that a step comes to, its blobs in the store, and the cache's name.
-    pub(super) fn from_cache(
+    pub(super) fn take_cached(
         &self,
         step: &Step,
         sound: &dyn Fn(&Outputs) -> Result<(), PipelineError>,

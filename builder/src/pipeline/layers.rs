@@ -10,10 +10,13 @@
 //! own inputs + facts               -> sealed   the answers are the same: the layer is the same
 //! ```
 
-use std::fmt::Write as _;
+mod inputs;
+
 use std::path::PathBuf;
 
 use super::bases::{self, BaseFacts, BaseLayer};
+use inputs::{accounts, own_inputs};
+
 use super::{PipelineError, Settings, blob, cargo, output, packages, value};
 use crate::base::Digest;
 use crate::filesystem::ext4::{self, Ext4Options};
@@ -234,97 +237,105 @@ impl<'a> Work<'a> {
                 listing: facts.listing,
             });
         }
-        let name = &inputs.spec.name;
-        let step = |kind: &str| {
-            inputs
-                .own
-                .iter()
-                .fold(Step::new(kind, self.subject(name)), |s, (n, d)| {
-                    s.input(n, *d)
-                })
+        let (settings, store) = (self.settings, &self.settings.store);
+        let steps = self.layer_steps(inputs, below);
+        let mut why = match self.found(&steps, below)? {
+            Found::Made(made) => return Ok(made),
+            Found::No(why) => why,
         };
-        let settings = self.settings;
-        let store = &settings.store;
-        let listings = below.iter().map(|m| m.listing.to_string());
-        let listings = listings.collect::<String>();
-        let steps = LayerSteps {
-            quick: step("layer, nothing below changed").value("below", &listings),
-            asked: step("layer, what it asks of those below"),
-            shared: step(&format!("{FORMAT}, on these below")).value("below", &listings),
-        };
-        let keyed = |facts: Digest| step(FORMAT).input("layers below", facts);
-
-        let (mut facts, mut from) = match settings.ask(&steps.quick) {
-            (StepState::Hit(outputs), from) => (Some(blob(&outputs, "facts")?), from),
-            (StepState::Miss { .. }, _) => (None, None),
-        };
-        let trees = if facts.is_none() {
-            self.listings(below)?
-        } else {
-            Vec::new()
-        };
-        let view = Below::new(&self.named(&trees));
-        let mut why = Vec::new();
-        if facts.is_none() {
-            why = match settings.ask(&steps.asked) {
-                (StepState::Hit(outputs), said_by) => {
-                    let digest = blob(&outputs, "facts")?;
-                    let answers: Option<Facts> = serde_json::from_slice(&store.read(&digest)?).ok();
-                    facts = answers
-                        .filter(|answers| view.still_true(answers))
-                        .map(|_| digest);
-                    from = said_by;
-                    vec!["layers below".to_owned()]
-                }
-                (StepState::Miss { changed }, _) => changed,
-            };
+        if let Some(made) = self.cached(&steps)? {
+            return Ok(made);
         }
-        if let Some(digest) = facts {
-            match settings.ask(&keyed(digest)) {
-                (StepState::Hit(outputs), said_by) => {
-                    let from = from.or(said_by);
-                    settings.steps.found(&keyed(digest), from.clone());
-                    store.record_from(&steps.quick, &known(digest), from.clone())?;
-                    if from.is_none() {
-                        settings.to_cache(&steps.shared, &with_facts(&outputs, digest));
-                    }
-                    return made(&outputs);
-                }
-                (StepState::Miss { changed }, _) => why = changed,
-            }
-        }
-        let sound = |outputs: &Outputs| self.check_made(outputs);
-        if let Some((outputs, from)) = settings.from_cache(&steps.shared, &sound) {
-            let facts = blob(&outputs, "facts")?;
-            settings.steps.found(&step(FORMAT), Some(from.clone()));
-            store.record_from(&keyed(facts), &outputs, Some(from.clone()))?;
-            for step in [&steps.asked, &steps.quick] {
-                store.record_from(step, &known(facts), Some(from.clone()))?;
-            }
-            return made(&outputs);
-        }
-        settings.steps.missed(&step(FORMAT), why.clone());
+        settings.steps.missed(&steps.made, why.clone());
         why.retain(|why| why.starts_with(CAME_FROM));
         if why.is_empty() {
             why.push("its inputs".to_owned());
         }
-        settings.may_make(&step(FORMAT), why)?;
-        let trees = if trees.is_empty() && !below.is_empty() {
-            self.listings(below)?
-        } else {
-            trees
-        };
+        settings.may_make(&steps.made, why)?;
+        let trees = self.listings(below)?;
         let view = Below::new(&self.named(&trees));
         let tree = self.tree(inputs, &view)?;
-        let outputs = self.seal(name, &tree)?;
+        let outputs = self.seal(&inputs.spec.name, &tree)?;
         let answers = serde_json::to_vec(&view.facts())
             .map_err(|e| PipelineError::Internal(e.to_string()))?;
         let facts = store.put(&answers)?;
-        store.record(&keyed(facts), &outputs)?;
+        store.record(&steps.keyed(facts), &outputs)?;
         store.record(&steps.asked, &known(facts))?;
         store.record(&steps.quick, &known(facts))?;
         settings.to_cache(&steps.shared, &with_facts(&outputs, facts));
         made(&outputs)
+    }
+
+    fn layer_steps(&self, inputs: &Inputs<'_>, below: &[Made]) -> LayerSteps {
+        let step = |kind: &str| {
+            let step = Step::new(kind, self.subject(&inputs.spec.name));
+            let own = inputs.own.iter();
+            own.fold(step, |step, (name, digest)| step.input(name, *digest))
+        };
+        let listings = below.iter().map(|m| m.listing.to_string());
+        let listings = listings.collect::<String>();
+        LayerSteps {
+            quick: step("layer, nothing below changed").value("below", &listings),
+            asked: step("layer, what it asks of those below"),
+            made: step(FORMAT),
+            shared: step(&format!("{FORMAT}, on these below")).value("below", &listings),
+        }
+    }
+
+    /// Looks for a layer in the store.
+    fn found(&self, steps: &LayerSteps, below: &[Made]) -> Result<Found, PipelineError> {
+        let (settings, store) = (self.settings, &self.settings.store);
+        let mut why = Vec::new();
+        let (facts, from) = match settings.ask(&steps.quick) {
+            (StepState::Hit(outputs), from) => (Some(blob(&outputs, "facts")?), from),
+            (StepState::Miss { .. }, _) => match settings.ask(&steps.asked) {
+                (StepState::Hit(outputs), from) => {
+                    why.push("layers below".to_owned());
+                    let digest = blob(&outputs, "facts")?;
+                    let answers: Option<Facts> = serde_json::from_slice(&store.read(&digest)?).ok();
+                    let trees = self.listings(below)?;
+                    let view = Below::new(&self.named(&trees));
+                    let same = answers.is_some_and(|answers| view.still_true(&answers));
+                    (same.then_some(digest), from)
+                }
+                (StepState::Miss { changed }, _) => {
+                    why = changed;
+                    (None, None)
+                }
+            },
+        };
+        let Some(facts) = facts else {
+            return Ok(Found::No(why));
+        };
+        let keyed = steps.keyed(facts);
+        match settings.ask(&keyed) {
+            (StepState::Hit(outputs), said_by) => {
+                let from = from.or(said_by);
+                settings.steps.found(&keyed, from.clone());
+                store.record_from(&steps.quick, &known(facts), from.clone())?;
+                if from.is_none() {
+                    settings.to_cache(&steps.shared, &with_facts(&outputs, facts));
+                }
+                Ok(Found::Made(made(&outputs)?))
+            }
+            (StepState::Miss { changed }, _) => Ok(Found::No(changed)),
+        }
+    }
+
+    /// Looks for a layer in the cache.
+    fn cached(&self, steps: &LayerSteps) -> Result<Option<Made>, PipelineError> {
+        let (settings, store) = (self.settings, &self.settings.store);
+        let sound = |outputs: &Outputs| self.check_made(outputs);
+        let Some((outputs, from)) = settings.take_cached(&steps.shared, &sound) else {
+            return Ok(None);
+        };
+        let facts = blob(&outputs, "facts")?;
+        settings.steps.found(&steps.made, Some(from.clone()));
+        store.record_from(&steps.keyed(facts), &outputs, Some(from.clone()))?;
+        for step in [&steps.asked, &steps.quick] {
+            store.record_from(step, &known(facts), Some(from.clone()))?;
+        }
+        Ok(Some(made(&outputs)?))
     }
 
     /// Whether a cache's result can be a layer at all. That it is the right one nobody can
@@ -340,6 +351,11 @@ impl<'a> Work<'a> {
             return Err(PipelineError::Store(super::damaged("sealed")));
         }
         listing::read(&String::from_utf8_lossy(&store.read(&made.listing)?))?;
+        if outputs.contains_key("facts") {
+            let facts = store.read(&blob(outputs, "facts")?)?;
+            let read: Result<Facts, _> = serde_json::from_slice(&facts);
+            read.map_err(|_| PipelineError::Store(super::damaged("facts")))?;
+        }
         Ok(())
     }
 
@@ -482,12 +498,27 @@ impl<'a> Work<'a> {
     }
 }
 
-/// The steps under which a layer is found without knowing what it asks of those below.
+/// The steps under which a layer is found.
 struct LayerSteps {
     quick: Step,
     asked: Step,
+    /// Without what it asked of those below, which [`LayerSteps::keyed`] adds.
+    made: Step,
     /// As it is shared with other machines: everything under one key.
     shared: Step,
+}
+
+impl LayerSteps {
+    fn keyed(&self, facts: Digest) -> Step {
+        self.made.clone().input("layers below", facts)
+    }
+}
+
+/// What the store has of a layer.
+enum Found {
+    Made(Made),
+    /// It must be made, because of this.
+    No(Vec<String>),
 }
 
 fn known(facts: Digest) -> Outputs {
@@ -505,74 +536,4 @@ fn made(outputs: &Outputs) -> Result<Made, PipelineError> {
         sealed: value(outputs, "sealed")?,
         listing: blob(outputs, "listing")?,
     })
-}
-
-/// All users and groups of the image: Debian's, the packages', the user's.
-fn accounts(image: &Image, inputs: &[Inputs<'_>]) -> Result<Accounts, PipelineError> {
-    let mut layers = image.layers.clone();
-    for (layer, facts) in layers.iter_mut().zip(inputs.iter().map(|i| &i.base)) {
-        if let Some(facts) = facts {
-            layer.users.clone_from(&facts.users);
-            layer.groups.clone_from(&facts.groups);
-        }
-    }
-    let accounts = Accounts::new(&layers, inputs.iter().flat_map(|i| &i.packages))?;
-    for facts in inputs.iter().filter_map(|i| i.base.as_ref()) {
-        facts
-            .check_accounts(&accounts)
-            .map_err(|message| PipelineError::Machine {
-                file: image.dir.join(crate::spec::SPEC_FILE),
-                message,
-            })?;
-    }
-    Ok(accounts)
-}
-
-/// Digests of all that a layer reads of its own: rules, packages, files.
-fn own_inputs(inputs: &Inputs<'_>, user: &[layers::Entry]) -> Vec<(String, Digest)> {
-    let packages: Vec<String> = inputs
-        .packages
-        .iter()
-        .map(|package| package.tar.to_string())
-        .collect();
-    // The folder is not an input, what is in it is.
-    let rules = LayerSpec {
-        dir: PathBuf::new(),
-        // Where its own packages lie is none either: they are among the packages.
-        debs: Vec::new(),
-        ..inputs.spec.clone()
-    };
-    let mut files = String::new();
-    for entry in user {
-        add_file(&mut files, entry);
-    }
-    vec![
-        ("rules".to_owned(), Digest::of(format!("{rules:?}"))),
-        ("packages".to_owned(), Digest::of(packages.join("\n"))),
-        (FILES.to_owned(), Digest::of(files)),
-    ]
-}
-
-/// A file of the user's as a line: everything of it that enters the image.
-fn add_file(text: &mut String, entry: &layers::Entry) {
-    let layers::Meta {
-        mode,
-        uid,
-        gid,
-        mtime,
-        xattrs,
-    } = &entry.meta;
-    // Writing to a String cannot fail.
-    let _ = write!(
-        text,
-        "{}\0{mode:o} {uid} {gid} {mtime} {xattrs:?} ",
-        entry.path
-    );
-    let _ = match &entry.kind {
-        Kind::File(content) => match content.digest {
-            Some(digest) => writeln!(text, "file {} {digest}", content.size),
-            None => writeln!(text, "file {}", content.size),
-        },
-        other => writeln!(text, "{other:?}"),
-    };
 }

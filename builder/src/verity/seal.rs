@@ -60,7 +60,7 @@ impl Sealed {
     /// Whether the sizes of one that came from elsewhere fit together.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        let block = u64::from(BLOCK_SIZE);
+        let block = BLOCK_SIZE;
         let data = self.data_blocks.checked_mul(block);
         self.size.is_multiple_of(block)
             && self.hash_offset.is_multiple_of(block)
