@@ -102,9 +102,11 @@ fn keep(
     if !report.passed || report.image != cast.manifest.to_string() {
         return Ok(());
     }
+    let lock = settings.read_lock(image)?.context("there is no lock")?;
+    // What a cache said of its steps is done again here, or it is no evidence.
+    settings.prove(image, &lock, cast)?;
     settings.keep_report(&cast.manifest, report)?;
     if let Some(key) = key {
-        let lock = settings.read_lock(image)?.context("there is no lock")?;
         let att = settings.attest(image, &lock, cast, report, key)?;
         settings.progress.note(&format!(
             "attested {} by {}: {att}",

@@ -92,6 +92,27 @@ pub enum PipelineError {
         subject: String,
         changed: Vec<String>,
     },
+    /// What `use` names is not there offline.
+    #[error(
+        "the base {written} ({image}) is not in the store; run `slipform fetch` once without --offline"
+    )]
+    BaseOffline { written: String, image: Digest },
+    /// What `use` names is something else.
+    #[error("use = \"{what}\" names no base: {why}")]
+    NoBase { what: String, why: String },
+    /// A result that nobody here has made proves nothing of the lock.
+    #[error(
+        "{subject} came from the cache {from}, which says what it likes; run `slipform test`, which makes it here, then publish what passed"
+    )]
+    FromCache { subject: String, from: String },
+    /// A cache's result is not what the same inputs come to here.
+    #[error("the image {tested} has steps from a cache, and made here from the same inputs it is {own}: {} the cache holds something else, or a step cannot be repeated; it is not attested. Look at what differs with `slipform diff {tested} {own}`, and test without --cache",
+        if .layers.is_empty() { String::new() } else { format!("layers {} differ;", .layers.join(", ")) })]
+    Poisoned {
+        tested: Digest,
+        own: Digest,
+        layers: Vec<String>,
+    },
     #[error("{folder} is not empty; name a folder that is empty or not there yet", folder = .0.display())]
     NotEmpty(PathBuf),
     #[error("layer '{layer}': cargo cannot build {package}: {why}", package = package.display())]
@@ -124,6 +145,8 @@ impl PipelineError {
             | Self::Layer { .. }
             | Self::NotBuilt { .. }
             | Self::NotEmpty(_)
+            | Self::NoBase { .. }
+            | Self::FromCache { .. }
             | Self::SeveralBoards { .. }
             | Self::NoImage { .. } => true,
             Self::Publish(error) => error.is_bad_input(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use slipform_qemu_tests::{Allowance, Check};
 
 /// One image, ready to be locked and cast.
@@ -39,6 +39,22 @@ pub struct Image {
     pub scratch: Vec<ScratchSpec>,
     /// What publishing insists on.
     pub gate: GateSpec,
+    /// There is no image specification, only one layer's: this is the smallest image on it,
+    /// and what is published is that layer, for others to build on.
+    pub base: bool,
+}
+
+/// A layer that was published: `use = "oci://host/repository:channel"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseUse {
+    /// As written.
+    pub written: String,
+    /// The remote: `oci://host/repository`.
+    pub remote: String,
+    /// Channel, `channel@number`, or digest.
+    pub release: String,
+    /// Files with the public keys that it must be signed by; empty for the image's.
+    pub keys: Vec<PathBuf>,
 }
 
 /// `[gate]`.
@@ -108,6 +124,8 @@ pub struct LayerSpec {
     pub remove: Vec<String>,
     /// A Rust program that cargo builds into this layer.
     pub cargo: Option<CargoRule>,
+    /// It is a published base, and nothing else of the above is set.
+    pub base: Option<BaseUse>,
 }
 
 /// Owner of an entry: numbers, or names looked up in the image's own users.
@@ -153,7 +171,8 @@ pub struct SymlinkRule {
 }
 
 /// `users = [{ name, uid, group, gid, home, shell, groups }]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UserRule {
     /// Login name.
     pub name: String,
@@ -170,7 +189,8 @@ pub struct UserRule {
 }
 
 /// `groups = [{ name, gid }]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GroupRule {
     /// Group name.
     pub name: String,

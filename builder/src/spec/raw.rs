@@ -88,9 +88,14 @@ pub struct RawApt {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawLayer {
-    /// A layer that ships with slipform (`base`, `busybox`), or the path of a folder with a `layer.toml`.
+    /// A layer that ships with slipform (`base`, `busybox`), the path of a folder with a `layer.toml`, or a published base: `oci://host/repository:channel` or `…@sha256:…`, also `s3://` and `file:///`.
     #[serde(rename = "use")]
     pub uses: Option<String>,
+    /// Files beside this one with the public keys that a published base must be signed by; otherwise those of `[gate]`, SLIPFORM_TRUSTED_KEYS and `trusted-keys` in the user's configuration.
+    #[serde(default)]
+    pub keys: Vec<String>,
+    /// Only in a `layer.toml`: the version under which `slipform publish` publishes the layer as a base. Default: `"0"`.
+    pub version: Option<String>,
     /// Name of a layer made here; unique in the image.
     pub name: Option<String>,
     /// Debian packages: `"redis-server"`, `"redis-server (>= 7)"`, `"redis-server=5:7.0.15-1"`. Their scripts are never run.

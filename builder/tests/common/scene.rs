@@ -59,8 +59,13 @@ impl Scene {
 
     /// Builds, and keeps reports as a green boot test on each board would.
     pub(crate) fn tested(&self) -> Digest {
-        let built = self.world.build(&self.dir, &[]);
-        for report in self.reports() {
+        self.tested_in(&self.dir)
+    }
+
+    /// As [`Scene::tested`], of a project in another folder.
+    pub(crate) fn tested_in(&self, dir: &Path) -> Digest {
+        let built = self.world.build(dir, &[]);
+        for report in self.reports_in(dir) {
             let image = report.image.parse().unwrap();
             self.settings().keep_report(&image, &report).unwrap();
         }
@@ -69,8 +74,12 @@ impl Scene {
 
     /// What a green boot test of what is built now says, a report for each board.
     pub(crate) fn reports(&self) -> Vec<BootReport> {
+        self.reports_in(&self.dir)
+    }
+
+    fn reports_in(&self, dir: &Path) -> Vec<BootReport> {
         let settings = self.settings();
-        let image = load(&self.dir).unwrap();
+        let image = load(dir).unwrap();
         let lock = settings.lock(&image, &Locking::AsItIs).unwrap();
         let nowhere = Artifact {
             path: PathBuf::new(),
