@@ -9,8 +9,6 @@ use crate::spec::{self, CAPABILITIES, Image, LIMITS};
 use crate::tree::generated::Accounts;
 use crate::verity::Sealed;
 
-/// Kernel panics end in a reboot after so many seconds.
-const PANIC_SECONDS: u32 = 10;
 /// What services find their programs with unless they say otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -50,7 +48,8 @@ pub(crate) fn describe(facts: &Facts<'_>) -> Result<contract::Machine, String> {
             .map(|s| service(s, facts.accounts).map_err(|m| format!("service '{}': {m}", s.name)))
             .collect::<Result<_, _>>()?,
         clock_floor: facts.clock_floor,
-        panic_seconds: PANIC_SECONDS,
+        panic_seconds: image.panic_seconds,
+        health: image.health,
     })
 }
 
@@ -149,6 +148,16 @@ fn service(spec: &spec::ServiceSpec, accounts: &Accounts) -> Result<contract::Se
             .map(|(name, n)| (u32::from(n), spec.limits[name]))
             .collect(),
         stop_timeout_ms: millis(spec.stop_timeout),
+        kind: spec.kind,
+        env_files: spec.env_files.clone(),
+        pre_start: spec.pre_start.clone(),
+        stop_signal: spec.stop_signal,
+        start_limit: spec.start_limit,
+        resources: spec.resources,
+        sandbox: spec.sandbox.clone(),
+        sockets: spec.sockets.clone(),
+        watchdog_ms: spec.watchdog.map_or(0, millis),
+        health: spec.health.clone(),
     })
 }
 

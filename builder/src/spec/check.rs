@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use slipform_init::contract::service::Kind;
+
 use crate::base::{bytes, toml as toml_text};
 
 use super::image::{AptSource, GateSpec, Image, KernelSpec, LayerSpec, ScratchSpec, ServiceSpec};
 use super::raw::{RawApt, RawGate, RawImage, RawKernel, RawScalar, RawScratch};
-use super::{SpecError, layer, service, test, values};
+use super::{SpecError, care, layer, service, test, values};
 
 /// More layers than this cannot be stacked (each is a partition and a mount).
 const MOST_LAYERS: usize = 60;
@@ -77,6 +79,8 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
             .map(|s| check_scratch(&s, source))
             .collect::<Result<_, _>>()?,
         gate: check_gate(raw.gate, source, dir)?,
+        panic_seconds: care::panic(&raw.health).map_err(|m| source.near("panic", m))?,
+        health: care::machine(&raw.health).map_err(|m| source.near("[health]", m))?,
         services,
         name: raw.name,
         version: raw.version,
@@ -329,6 +333,17 @@ pub(super) fn check_order(services: &[ServiceSpec]) -> Result<(), String> {
             return Err(format!(
                 "service '{}' is after '{unknown}', which is no service; {hint}",
                 service.name
+            ));
+        }
+    }
+    for service in services {
+        let timer = services.iter().find(|other| {
+            matches!(other.kind, Kind::Every(_)) && service.after.contains(&other.name)
+        });
+        if let Some(timer) = timer {
+            return Err(format!(
+                "service '{}' is after '{}', which is a timer and never done; make it a oneshot, or leave it out of `after`",
+                service.name, timer.name
             ));
         }
     }

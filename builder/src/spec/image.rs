@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use slipform_init::contract::service as contract;
 use slipform_qemu_tests::{Allowance, Check};
 
 /// One image, ready to be locked and cast.
@@ -42,6 +43,10 @@ pub struct Image {
     /// There is no image specification, only one layer's: this is the smallest image on it,
     /// and what is published is that layer, for others to build on.
     pub base: bool,
+    /// Watchdog, and what counts as a healthy boot.
+    pub health: contract::MachineHealth,
+    /// Seconds from a kernel panic to the next start.
+    pub panic_seconds: u32,
 }
 
 /// A layer that was published: `use = "oci://host/repository:channel"`.
@@ -262,8 +267,28 @@ pub struct ServiceSpec {
     pub capabilities: Vec<String>,
     /// Resource limits by name (`nofile`, `nproc`, `core`, `memlock`, `stack`, …).
     pub limits: BTreeMap<String, u64>,
-    /// Grace time between SIGTERM and SIGKILL.
+    /// Grace time between the stop signal and SIGKILL.
     pub stop_timeout: Duration,
+    /// Number of the stop signal; 0 is SIGTERM.
+    pub stop_signal: i32,
+    /// Daemon, oneshot or timer.
+    pub kind: contract::Kind,
+    /// Programs before each start.
+    pub pre_start: Vec<Vec<String>>,
+    /// Files with environment.
+    pub env_files: Vec<String>,
+    /// When starting again is in vain.
+    pub start_limit: Option<contract::StartLimit>,
+    /// Limits of its cgroup.
+    pub resources: contract::Resources,
+    /// What it is kept from.
+    pub sandbox: contract::Sandbox,
+    /// Sockets that init opens for it.
+    pub sockets: Vec<contract::Socket>,
+    /// Time within which it must say that it lives; none: it need not.
+    pub watchdog: Option<Duration>,
+    /// What must hold once it is ready.
+    pub health: Option<contract::Health>,
 }
 
 /// `[kernel]`.

@@ -6,6 +6,7 @@
 //! image.rs checked types                   values.rs sizes, modes, names, guest paths
 //! ```
 
+mod care;
 mod check;
 mod error;
 pub mod image;
@@ -22,5 +23,7 @@ pub use load::{LAYER_FILE, SHIPPED_LAYERS, SPEC_FILE, load};
 pub use service::{CAPABILITIES, LIMITS};
 pub use values::name as check_name;
 
+#[cfg(test)]
+mod care_tests;
 #[cfg(test)]
 mod tests;

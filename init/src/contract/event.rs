@@ -106,6 +106,55 @@ pub enum ServiceState {
     Stopped,
 }
 
+/// A limit of a service's cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LimitKind {
+    /// Memory: the kernel killed the service's processes.
+    Memory,
+    /// Processes: a fork was refused.
+    Pids,
+}
+
+/// How a boot ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndReason {
+    /// There was none before, or nothing keeps what it was.
+    Unknown,
+    /// Switched off in order.
+    Clean,
+    /// Started again in order.
+    Reboot,
+    /// Started again because a service did not get well.
+    Health,
+    /// The boot failed in init.
+    BootFailed,
+    /// The kernel panicked.
+    Panic,
+    /// The watchdog reset it.
+    Watchdog,
+    /// It ended without a word: power was lost, or somebody pressed reset.
+    PowerLoss,
+}
+
+impl EndReason {
+    /// The name, as it stands in records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Clean => "clean",
+            Self::Reboot => "reboot",
+            Self::Health => "health",
+            Self::BootFailed => "boot-failed",
+            Self::Panic => "panic",
+            Self::Watchdog => "watchdog",
+            Self::PowerLoss => "power-loss",
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -170,6 +219,47 @@ pub enum Event {
         #[serde(default)]
         detail: String,
     },
+    /// A service met a limit of its cgroup.
+    Limit {
+        /// Service.
+        service: String,
+        /// Which limit.
+        kind: LimitKind,
+        /// How often since the last such event: processes killed, or forks refused.
+        count: u64,
+        /// The limit in bytes or processes; 0 if it was the machine's own memory that was short.
+        limit: u64,
+        /// The most that it used: bytes of memory, or 0 if unknown.
+        #[serde(default)]
+        peak: u64,
+    },
+    /// A service that was ready got unhealthy, or well again.
+    Health {
+        /// Service.
+        service: String,
+        /// Whether it is well.
+        healthy: bool,
+        /// What was seen, and what is done about it.
+        detail: String,
+    },
+    /// How the machine's last life ended, as far as firmware, watchdog and kernel kept it.
+    LastBoot {
+        /// How.
+        reason: EndReason,
+        /// For people: the kernel's last words, say.
+        detail: String,
+        /// Boots in a row, this one not counted, that did not get healthy.
+        unhealthy: u32,
+        /// So long this boot waits before its services start, for that reason.
+        pause_seconds: u64,
+    },
+    /// A watchdog is armed: without a sign of init within `seconds` the machine resets.
+    Watchdog {
+        /// What it is.
+        device: String,
+        /// Its time.
+        seconds: u32,
+    },
     /// A line of a service's output.
     Log {
         /// Service.
@@ -230,6 +320,22 @@ mod tests {
             assert_eq!(phase as usize, index);
             let json = serde_json::to_value(phase).unwrap();
             assert_eq!(json, phase.name());
+        }
+    }
+
+    #[test]
+    fn reasons_are_called_as_in_the_records() {
+        for reason in [
+            EndReason::Unknown,
+            EndReason::Clean,
+            EndReason::Reboot,
+            EndReason::Health,
+            EndReason::BootFailed,
+            EndReason::Panic,
+            EndReason::Watchdog,
+            EndReason::PowerLoss,
+        ] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.name());
         }
     }
 }

@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::service::{
+    Health, Kind, MachineHealth, Resources, Sandbox, Socket, StartLimit, is_default,
+};
+
 /// Where init finds it in the initrd.
 pub const MACHINE_PATH: &str = "/machine.json";
 /// Folder in the initrd with uncompressed kernel modules, and [`MODULES_LIST`].
@@ -43,6 +47,9 @@ pub struct Machine {
     pub clock_floor: i64,
     /// Reboot so many seconds after a kernel panic.
     pub panic_seconds: u32,
+    /// Watchdog, and what counts as a healthy boot.
+    #[serde(default, skip_serializing_if = "MachineHealth::is_default")]
+    pub health: MachineHealth,
 }
 
 /// One sealed layer: a partition with a read-only ext4 and its dm-verity tree behind it.
@@ -142,6 +149,68 @@ pub struct Service {
     /// setrlimit(2) resource number and value (soft and hard).
     #[serde(default)]
     pub limits: BTreeMap<u32, u64>,
-    /// Milliseconds between SIGTERM and SIGKILL.
+    /// Milliseconds between the stop signal and SIGKILL.
     pub stop_timeout_ms: u64,
+    /// What kind of program it is.
+    #[serde(default, skip_serializing_if = "Kind::is_daemon")]
+    pub kind: Kind,
+    /// Files with further environment, read at each start; later ones win, `env` wins over all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env_files: Vec<String>,
+    /// Programs that run, one after the other, before each start; with the service's own rights.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pre_start: Vec<Vec<String>>,
+    /// Number of the signal that asks it to stop; 0 is SIGTERM.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stop_signal: i32,
+    /// After how many starts in vain something else is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_limit: Option<StartLimit>,
+    /// Limits of its cgroup.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub resources: Resources,
+    /// What it is kept from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sandbox: Sandbox,
+    /// Sockets that init opens for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<Socket>,
+    /// Milliseconds within which it must say `WATCHDOG=1`, again and again; 0: it need not.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub watchdog_ms: u64,
+    /// What must hold after it became ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+}
+
+impl Default for Service {
+    /// Root's, without a program: to be filled in.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            exec: Vec::new(),
+            env: BTreeMap::new(),
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            workdir: "/".to_owned(),
+            restart: Restart::OnFailure,
+            ready: Ready::Started,
+            ready_timeout_ms: 30_000,
+            after: Vec::new(),
+            capabilities: Vec::new(),
+            limits: BTreeMap::new(),
+            stop_timeout_ms: 10_000,
+            kind: Kind::Daemon,
+            env_files: Vec::new(),
+            pre_start: Vec::new(),
+            stop_signal: 0,
+            start_limit: None,
+            resources: Resources::default(),
+            sandbox: Sandbox::default(),
+            sockets: Vec::new(),
+            watchdog_ms: 0,
+            health: None,
+        }
+    }
 }

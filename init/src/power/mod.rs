@@ -4,6 +4,7 @@
 //! |---|---|
 //! | SIGTERM, SIGUSR2, ACPI power button, `{"command":"power-off"}` | power-off |
 //! | SIGINT (Ctrl-Alt-Del), `{"command":"reboot"}` | reboot |
+//! | a service that does not get well, if its policy says so | reboot |
 //! | SIGUSR1 | halt |
 //!
 //! SIGUSR1 and SIGUSR2 are those of busybox's `halt` and `poweroff`.
@@ -11,10 +12,12 @@
 pub(crate) mod button;
 pub(crate) mod down;
 pub(crate) mod fatal;
+pub(crate) mod mark;
+pub(crate) mod watchdog;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use slipform_init::contract::event::Command;
+use slipform_init::contract::event::{Command, EndReason};
 
 use crate::sys::power::Action;
 
@@ -40,6 +43,21 @@ pub(crate) struct Request {
     pub(crate) action: Action,
     /// Who asked.
     pub(crate) reason: &'static str,
+}
+
+/// A service's policy asks for a new start.
+pub(crate) const UNHEALTHY: Request = Request {
+    action: Action::Restart,
+    reason: "health policy",
+};
+
+/// How the boot will be said to have ended.
+pub(crate) fn end_reason(request: Request) -> EndReason {
+    match request.action {
+        Action::PowerOff | Action::Halt => EndReason::Clean,
+        Action::Restart if request == UNHEALTHY => EndReason::Health,
+        Action::Restart => EndReason::Reboot,
+    }
 }
 
 /// The word for it in reports.

@@ -4,6 +4,7 @@
 //! A service that writes faster than its [`Allowance`] loses lines, not speed: the
 //! pipe is still emptied, what is lost is counted, and the count is reported.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsRawFd, RawFd};
@@ -15,6 +16,11 @@ pub(crate) const LINE_MAX: usize = 8 * 1024;
 pub(crate) const CUT_MARK: &str = " [cut]";
 /// Bytes that one pipe may hand over in one turn of the loop.
 const READ_PER_TURN: usize = 16 * 1024;
+/// Lines of one pipe that go out in one turn: each costs far more than one that is
+/// dropped, and the other services wait for their turn.
+const LINES_PER_TURN: u32 = 64;
+/// Bytes between two looks at that count.
+const READ_BLOCK: usize = 512;
 /// A pipe's whole capacity (pipe(7)): what can be left in it when the service ends.
 const READ_AT_END: usize = 64 * 1024;
 /// Lines that a silent service has in store.
@@ -183,21 +189,21 @@ impl Capture {
         self.pipe.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// One turn's share.
-    pub(crate) fn read(&mut self, out: &mut dyn FnMut(String)) {
-        self.take(READ_PER_TURN, out);
+    /// One turn's share; `out` counts in `passed` the lines that went out.
+    pub(crate) fn read(&mut self, passed: &Cell<u32>, out: &mut dyn FnMut(String)) {
+        self.take(READ_PER_TURN, passed, out);
     }
 
     /// The service has ended: what is left in the pipe, and the last line.
     pub(crate) fn finish(mut self, out: &mut dyn FnMut(String)) {
-        self.take(READ_AT_END, out);
+        self.take(READ_AT_END, &Cell::new(0), out);
         self.lines.finish(out);
     }
 
-    fn take(&mut self, limit: usize, out: &mut dyn FnMut(String)) {
-        let mut buffer = [0; 4096];
+    fn take(&mut self, limit: usize, passed: &Cell<u32>, out: &mut dyn FnMut(String)) {
+        let mut buffer = [0; READ_BLOCK];
         let mut taken = 0;
-        while taken < limit {
+        while taken < limit && passed.get() < LINES_PER_TURN {
             let Some(pipe) = &mut self.pipe else { return };
             match pipe.read(&mut buffer) {
                 Ok(0) => {
@@ -334,5 +340,24 @@ mod tests {
                 || allowance.lost(Duration::MAX, true).is_some()
         );
         assert!(allowance.take(Duration::ZERO, 1));
+    }
+
+    #[test]
+    fn a_turn_ends_with_its_lines_and_goes_on_with_those_that_are_dropped() {
+        let file = || {
+            let file = tempfile::NamedTempFile::new().expect("file");
+            std::fs::write(file.path(), "y\n".repeat(20_000)).expect("write");
+            file.reopen().expect("open")
+        };
+        let passed = Cell::new(0);
+        let mut lines = 0;
+        Capture::new(file()).read(&passed, &mut |_| {
+            lines += 1;
+            passed.set(passed.get() + 1);
+        });
+        assert!((64..=64 + 256).contains(&lines), "{lines}");
+        let mut dropped = 0;
+        Capture::new(file()).read(&Cell::new(0), &mut |_| dropped += 1);
+        assert_eq!(dropped, READ_PER_TURN / 2);
     }
 }

@@ -6,6 +6,7 @@
 mod child;
 pub(crate) mod clock;
 pub(crate) mod dm;
+pub(crate) mod efi;
 pub(crate) mod entry;
 pub(crate) mod host;
 pub(crate) mod module;
@@ -14,7 +15,9 @@ pub(crate) mod net;
 pub(crate) mod poll;
 pub(crate) mod power;
 pub(crate) mod process;
+mod seccomp;
 pub(crate) mod signal;
+pub(crate) mod watchdog;
 
 use std::ffi::CString;
 use std::io;

@@ -99,6 +99,8 @@ impl Words {
         }
         self.option("-object", "rng-builtin,id=rng0");
         self.option("-device", "virtio-rng-pci,rng=rng0");
+        // Resets a guest whose init hangs; nothing happens until a driver arms it.
+        self.option("-device", "i6300esb");
     }
 
     fn boot(&mut self, setup: &Setup<'_>) {
@@ -359,6 +361,7 @@ mod tests {
 -action reboot=shutdown
 -object rng-builtin,id=rng0
 -device virtio-rng-pci,rng=rng0
+-device i6300esb
 -drive if=pflash,unit=0,format=raw,readonly=on,file.filename=/q/code.fd
 -drive if=pflash,unit=1,format=raw,file.filename=/tmp/slipform-x/vars.fd
 -boot strict=on,menu=off

@@ -225,6 +225,20 @@ impl Watch {
             Event::Log { service, line, .. } => self.patterns.line(Source::Service(service), line),
             // Only told when a sweep asks for it, and judged there.
             Event::Network { .. } | Event::LayerRead { .. } => {}
+            Event::Health {
+                service,
+                healthy,
+                detail,
+            } => {
+                let state = if *healthy { "healthy" } else { "unhealthy" };
+                self.news.push(format!("service {service}: {state}"));
+                if !healthy && !self.asked_to_end && self.shutdown.is_none() {
+                    let line = format!("service {service} is unhealthy: {detail}");
+                    self.problem(BuiltIn::Services, Cause::Service(service.clone()), line);
+                }
+            }
+            // A service that was killed or refused ends, and that is judged.
+            Event::Limit { .. } | Event::LastBoot { .. } | Event::Watchdog { .. } => {}
         }
     }
 

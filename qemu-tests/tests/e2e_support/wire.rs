@@ -46,20 +46,48 @@ impl Machine {
         else {
             panic!("the plan boots by firmware");
         };
+        let mut command = Self::command(plan);
+        command
+            .args(["-action", "reboot=shutdown"])
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(initrd)
+            .args(["-append", cmdline]);
+        Self::run(plan, command, way)
+    }
+
+    /// Starts `plan` by firmware, with variables of its own that live as long as QEMU.
+    /// The guest reboots as it wants, and has a watchdog.
+    pub(crate) fn start_by_firmware(plan: &Plan) -> Self {
         let emulator = emulator();
-        let monitor = plan.disk.with_file_name("monitor");
+        let vars = plan.disk.with_file_name("vars");
+        std::fs::copy(&emulator.firmware_vars, &vars).expect("a copy of the variables");
+        let mut command = Self::command(plan);
+        let code = emulator.firmware_code.display();
+        command
+            .arg("-drive")
+            .arg(format!(
+                "if=pflash,unit=0,format=raw,readonly=on,file={code}"
+            ))
+            .arg("-drive")
+            .arg(format!(
+                "if=pflash,unit=1,format=raw,file={}",
+                vars.display()
+            ))
+            .args(["-device", "i6300esb"]);
+        Self::run(plan, command, Way::Port)
+    }
+
+    fn command(plan: &Plan) -> Command {
+        let emulator = emulator();
         let mut command = Command::new(&emulator.command[0]);
         command
             .args(&emulator.command[1..])
             .envs(&emulator.env)
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(["-machine", "q35", "-accel", "tcg", "-m", "512M"])
-            .args(["-cpu", &plan.emulation.cpu, "-action", "reboot=shutdown"])
-            .arg("-kernel")
-            .arg(kernel)
-            .arg("-initrd")
-            .arg(initrd)
-            .args(["-append", cmdline])
+            .args(["-cpu", &plan.emulation.cpu])
             .arg("-drive")
             .arg(format!(
                 "if=none,id=disk,format=raw,snapshot=on,file={}",
@@ -72,7 +100,13 @@ impl Machine {
                 "user,id=net",
                 "-device",
                 "virtio-net-pci,netdev=net,romfile=",
-            ])
+            ]);
+        command
+    }
+
+    fn run(plan: &Plan, mut command: Command, way: Way<'_>) -> Self {
+        let monitor = plan.disk.with_file_name("monitor");
+        command
             .arg("-monitor")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .args(["-chardev", "stdio,id=report,signal=off"])

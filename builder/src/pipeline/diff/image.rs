@@ -145,6 +145,16 @@ const SERVICE: &[&str] = &[
     "capabilities",
     "limits",
     "stop_timeout_ms",
+    "kind",
+    "env_files",
+    "pre_start",
+    "stop_signal",
+    "start_limit",
+    "resources",
+    "sandbox",
+    "sockets",
+    "watchdog_ms",
+    "health",
 ];
 
 fn services(facts: &ImageFacts) -> BTreeMap<String, Values> {
@@ -184,6 +194,7 @@ fn plain_settings(machine: &Machine) -> impl Iterator<Item = (String, Values)> {
         ("schema", json!(machine.schema)),
         ("clock floor", json!(machine.clock_floor)),
         ("panic seconds", json!(machine.panic_seconds)),
+        ("health", json!(machine.health)),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), vec![("value", value)]))

@@ -25,6 +25,7 @@ fn service(name: &str) -> Service {
         capabilities: Vec::new(),
         limits: BTreeMap::new(),
         stop_timeout_ms: 1000,
+        ..Service::default()
     }
 }
 
@@ -68,6 +69,7 @@ fn facts() -> ImageFacts {
         services: vec![service("web")],
         clock_floor: 5,
         panic_seconds: 10,
+        health: Default::default(),
     };
     let boot = BootInfo {
         size: 1000,
