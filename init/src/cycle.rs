@@ -14,6 +14,7 @@ use crate::power::button::Buttons;
 use crate::power::{self, Request, down};
 use crate::report::Reporter;
 use crate::report::kmsg::Kmsg;
+use crate::state::look::Looker;
 use crate::supervise::Supervisor;
 use crate::sys::poll;
 use crate::sys::signal::{self, Reaped, Signals};
@@ -68,6 +69,7 @@ pub(crate) struct Cycle {
     dhcp: Dhcp,
     supervisor: Supervisor,
     layers: LayerReader,
+    looker: Looker,
     stop_limit: Duration,
     state: State,
 }
@@ -90,6 +92,8 @@ impl Cycle {
         }
         let layers = machine.layers.into_iter().map(|layer| layer.name);
         let layers = LayerReader::new(layers.collect());
+        let kept = machine.state.into_iter().flat_map(|state| state.paths);
+        let looker = Looker::new(kept.map(|path| path.path).collect());
         let supervisor = Supervisor::new(machine.services);
         Self {
             report,
@@ -103,6 +107,7 @@ impl Cycle {
             dhcp,
             supervisor,
             layers,
+            looker,
             stop_limit,
             state: State::Starting,
         }
@@ -151,14 +156,15 @@ impl Cycle {
         }
     }
 
-    fn parts(&mut self) -> ([&mut dyn Watched; 6], &mut Reporter) {
-        let parts: [&mut dyn Watched; 6] = [
+    fn parts(&mut self) -> ([&mut dyn Watched; 7], &mut Reporter) {
+        let parts: [&mut dyn Watched; 7] = [
             &mut self.signals,
             &mut self.kmsg,
             &mut self.buttons,
             &mut self.dhcp,
             &mut self.supervisor,
             &mut self.layers,
+            &mut self.looker,
         ];
         (parts, &mut self.report)
     }
@@ -235,10 +241,15 @@ impl Cycle {
             reason: "power button",
         });
         let command = self.report.take_command();
-        if command == Some(Command::ReadLayers) {
-            self.layers.start(&mut self.report);
+        match &command {
+            Some(Command::ReadLayers) => self.layers.start(&mut self.report),
+            Some(Command::StateFile { path, contains }) => {
+                self.looker
+                    .start(path.clone(), contains.clone(), &mut self.report);
+            }
+            _ => {}
         }
-        let command = command.and_then(power::of_command);
+        let command = command.as_ref().and_then(power::of_command);
         self.signals.request.take().or(button).or(command)
     }
 

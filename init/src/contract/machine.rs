@@ -36,6 +36,9 @@ pub struct Machine {
     /// tmpfs mounts beyond /run, /tmp and /dev/shm.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scratch: Vec<Scratch>,
+    /// What persists; without it nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
     /// Services, already in an order that respects `after`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Service>,
@@ -77,6 +80,44 @@ pub struct Scratch {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+}
+
+/// The state partition, made by init on the boot disk at first boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Least bytes.
+    pub size: u64,
+    /// What becomes of one that cannot be mounted.
+    pub policy: StatePolicy,
+    /// Version of what the services keep there; one that a newer version has written is refused.
+    pub version: u32,
+    /// Paths that are kept; none lies within another.
+    pub paths: Vec<StatePath>,
+}
+
+/// What becomes of a state partition that cannot be mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StatePolicy {
+    /// The boot ends with an error; nothing is written.
+    Fail,
+    /// A new file system is made, and reported.
+    Recreate,
+}
+
+/// A path that is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatePath {
+    /// Absolute path of a folder of the image.
+    pub path: String,
+    /// Owner and group, set at every boot; without them those of the image's folder, at first use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<(u32, u32)>,
+    /// Mode, in the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
 }
 
 /// When an ended service is started again.

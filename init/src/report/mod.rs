@@ -375,7 +375,10 @@ fn cut(event: &mut Event, limit: usize) {
         Event::Boot { name, version, .. } => [name, version],
         Event::Layer { name, root_hash } => [name, root_hash],
         Event::LayerRead { name, error, .. } => [name, error],
-        Event::RootWrite { detail, .. } => return truncate(detail, limit),
+        Event::StateFile { path, error, .. } => [path, error],
+        Event::State { detail, .. } | Event::RootWrite { detail, .. } => {
+            return truncate(detail, limit);
+        }
         Event::Phase { .. } | Event::Ready { .. } | Event::End { .. } => return,
     };
     texts.into_iter().for_each(|text| truncate(text, limit));
