@@ -7,7 +7,7 @@ use crate::base::{bytes, toml as toml_text};
 
 use super::image::{AptSource, GateSpec, Image, KernelSpec, LayerSpec, ScratchSpec, ServiceSpec};
 use super::raw::{RawApt, RawGate, RawImage, RawKernel, RawScalar, RawScratch};
-use super::{SpecError, layer, service, test, values};
+use super::{SpecError, layer, service, state, test, values};
 
 /// More layers than this cannot be stacked (each is a partition and a mount).
 const MOST_LAYERS: usize = 60;
@@ -56,6 +56,19 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
     }
     let layers = check_layers(raw.layer, source, dir)?;
     let services = service::check_all(raw.service, source)?;
+    let scratch: Vec<ScratchSpec> = raw
+        .scratch
+        .iter()
+        .map(|s| check_scratch(s, source))
+        .collect::<Result<_, _>>()?;
+    let state = raw
+        .state
+        .map(|raw| state::check(raw, &scratch, source))
+        .transpose()?;
+    let names = test::Names {
+        services: &services,
+        state: state.as_ref(),
+    };
     Ok(Image {
         boards: if raw.boards.is_empty() {
             vec!["qemu-x86_64".to_owned()]
@@ -69,7 +82,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
             .map(|apt| check_apt(apt, source, dir))
             .collect::<Result<_, _>>()?,
         layers,
-        tests: test::check_all(raw.test, &services, source)?,
+        tests: test::check_all(raw.test, &names, source)?,
         allowances: test::allowances(raw.allow, source)?,
         kernel: check_kernel(raw.kernel, source)?,
         sysctl: raw
@@ -77,11 +90,8 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
             .into_iter()
             .map(|(key, value)| check_sysctl(key, &value, source))
             .collect::<Result<_, _>>()?,
-        scratch: raw
-            .scratch
-            .into_iter()
-            .map(|s| check_scratch(&s, source))
-            .collect::<Result<_, _>>()?,
+        state,
+        scratch,
         gate: check_gate(raw.gate, source, dir)?,
         services,
         name: raw.name,

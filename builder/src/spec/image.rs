@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
+use slipform_init::contract::machine::StatePolicy;
 use slipform_qemu_tests::{Allowance, Check};
 
 /// One image, ready to be locked and cast.
@@ -37,6 +38,8 @@ pub struct Image {
     pub sysctl: BTreeMap<String, String>,
     /// tmpfs mounts.
     pub scratch: Vec<ScratchSpec>,
+    /// What persists.
+    pub state: Option<StateSpec>,
     /// What publishing insists on.
     pub gate: GateSpec,
 }
@@ -266,4 +269,28 @@ pub struct ScratchSpec {
     pub mode: u32,
     /// Owner of its root.
     pub owner: Option<Owner>,
+}
+
+/// `[state]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateSpec {
+    /// Least bytes, whole MiB.
+    pub size: u64,
+    /// What becomes of one that cannot be mounted.
+    pub policy: StatePolicy,
+    /// Version of what is kept.
+    pub version: u32,
+    /// At least one; none lies within another.
+    pub paths: Vec<StatePathSpec>,
+}
+
+/// A folder that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatePathSpec {
+    /// Absolute guest path; made in the image if it is not there.
+    pub path: String,
+    /// As in the layers unless given.
+    pub owner: Option<Owner>,
+    /// As in the layers unless given.
+    pub mode: Option<u32>,
 }

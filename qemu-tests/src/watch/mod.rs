@@ -64,6 +64,8 @@ pub(crate) struct Watch {
     pub(crate) shutdown: Option<String>,
     /// Init's last word: whether all was left clean.
     pub(crate) end: Option<bool>,
+    /// What init last said of a file on the state partition.
+    pub(crate) state_file: Option<Event>,
     /// QEMU's reason.
     pub(crate) machine_end: Option<String>,
     /// The process's status.
@@ -102,6 +104,7 @@ impl Watch {
             unplugged: false,
             shutdown: None,
             end: None,
+            state_file: None,
             machine_end: None,
             exited: None,
         }
@@ -225,6 +228,11 @@ impl Watch {
             Event::Log { service, line, .. } => self.patterns.line(Source::Service(service), line),
             // Only told when a sweep asks for it, and judged there.
             Event::Network { .. } | Event::LayerRead { .. } => {}
+            Event::State { news, detail, .. } => {
+                self.news
+                    .push(format!("state {news:?}: {detail}").to_lowercase());
+            }
+            Event::StateFile { .. } => self.state_file = Some(event.clone()),
         }
     }
 
