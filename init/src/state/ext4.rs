@@ -233,7 +233,7 @@ impl Image<'_> {
     }
 
     fn inode_bitmap(&self) -> Vec<u8> {
-        bitmap(|bit| bit < LOST_FOUND_INODE || bit >= INODES)
+        bitmap(|bit| !(LOST_FOUND_INODE..INODES).contains(&bit))
     }
 
     /// The first block of the table of inodes.

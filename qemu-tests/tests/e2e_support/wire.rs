@@ -25,6 +25,24 @@ pub(crate) enum Way<'a> {
     Console(&'a str),
 }
 
+/// What differs from a machine that leaves no trace.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Extra {
+    /// The disk's file is written to.
+    pub(crate) writes: bool,
+    /// Port of the host's loopback, and the guest's port that it leads to.
+    pub(crate) forward: Option<(u16, u16)>,
+}
+
+impl Extra {
+    fn network(&self) -> String {
+        let forward = self
+            .forward
+            .map(|(host, guest)| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
+        format!("user,id=net{}", forward.unwrap_or_default())
+    }
+}
+
 /// A running machine.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -38,6 +56,11 @@ pub(crate) struct Machine {
 impl Machine {
     /// Starts a direct boot of `plan`. QEMU ends when the guest reboots.
     pub(crate) fn start(plan: &Plan, way: Way<'_>) -> Self {
+        Self::start_with(plan, way, &Extra::default())
+    }
+
+    /// The same with what differs.
+    pub(crate) fn start_with(plan: &Plan, way: Way<'_>, extra: &Extra) -> Self {
         let BootPath::Direct {
             kernel,
             initrd,
@@ -62,17 +85,15 @@ impl Machine {
             .args(["-append", cmdline])
             .arg("-drive")
             .arg(format!(
-                "if=none,id=disk,format=raw,snapshot=on,file={}",
+                "if=none,id=disk,format=raw,snapshot={},file={}",
+                if extra.writes { "off" } else { "on" },
                 plan.disk.display()
             ))
             .args(["-device", "virtio-blk-pci,drive=disk"])
             // The harness's network is closed, and then QEMU's server names no name server.
-            .args([
-                "-netdev",
-                "user,id=net",
-                "-device",
-                "virtio-net-pci,netdev=net,romfile=",
-            ])
+            .arg("-netdev")
+            .arg(extra.network())
+            .args(["-device", "virtio-net-pci,netdev=net,romfile="])
             .arg("-monitor")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .args(["-chardev", "stdio,id=report,signal=off"])
