@@ -21,6 +21,7 @@ mod error;
 mod gate;
 mod harness;
 mod image;
+mod keeping;
 mod kernel;
 mod layers;
 mod locking;
@@ -46,6 +47,7 @@ use crate::store::{Output, Outputs, Step, StepLog, StepState, Store, StoreError}
 pub use error::PipelineError;
 pub use gate::{Door, ReadyToPublish};
 pub use image::Cast;
+pub use keeping::KeptDisk;
 pub use kernel::BootParts;
 pub use locking::{LOCK_FILE, Locking, changes, init_binary};
 pub use publishing::{Wanted, WouldMove};

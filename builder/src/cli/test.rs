@@ -323,19 +323,31 @@ fn finish(
 pub(crate) fn interactive(cli: &Cli, verb: &Run) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
     let image = load(&verb.casting.dir)?;
-    let (emulator, cast, artifact) = settings.healed(|| {
+    if verb.state.is_some() && image.state.is_none() {
+        let text = "--state keeps what [state] names, and the specification has none; add [state] with its paths, or leave --state out";
+        return Err(BadInput(text.to_owned()).into());
+    }
+    let (emulator, cast, artifact, kept) = settings.healed(|| {
         let (_, casts) = cast_all(&settings, &image, &verb.casting)?;
         let cast = casts.into_iter().next();
         let cast = cast.context("there is no board to run")?;
         let emulator = settings.emulator(&image, &verb.emulating.qemu)?;
-        let raw = write(&settings, &image, &cast, OutputFormat::Raw, &verb.casting)?;
-        anyhow::Ok((emulator, cast, raw))
+        let kept = match &verb.state {
+            Some(file) => Some(settings.keeping(&cast, file)?),
+            None => None,
+        };
+        let raw = match &kept {
+            Some(kept) => kept.artifact.clone(),
+            None => write(&settings, &image, &cast, OutputFormat::Raw, &verb.casting)?,
+        };
+        anyhow::Ok((emulator, cast, raw, kept))
     })?;
     let folder = artifact
         .path
         .with_file_name(format!("run-{}", cast.board.name));
     let mut plan = settings.plan(&image, &cast, &artifact, &folder);
     plan.publish.clone_from(&verb.publish);
+    plan.run.writes = kept.is_some();
     match settings.interactive(&plan, &emulator, &verb.emulating.accel)? {
         ExitKind::Died(reason) => anyhow::bail!("the machine died: {reason}"),
         ExitKind::PoweredOff | ExitKind::Asked | ExitKind::Killed => Ok(Done::Good),

@@ -95,3 +95,7 @@ fn apart(path: &str, others: &[StatePathSpec], scratch: &[ScratchSpec]) -> Resul
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

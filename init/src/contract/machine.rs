@@ -13,6 +13,16 @@ pub const MODULES_DIR: &str = "/modules";
 pub const MODULES_LIST: &str = "/modules/list";
 /// Folder of each layer's file system that is stacked; what stands beside it (`lost+found`) is not.
 pub const LAYER_ROOT: &str = "rootfs";
+/// Type of the state partition, in the order of its text: 54fce1b4-8ef4-8c5c-954b-c8e4db624db8.
+///
+/// Slipform's own, as that of layers. The Discoverable Partitions Specification's type for
+/// `/var` promises a GUID made of the machine id, and tools would mount the whole as /var.
+pub const STATE_TYPE: [u8; 16] = [
+    0x54, 0xfc, 0xe1, 0xb4, 0x8e, 0xf4, 0x8c, 0x5c, 0x95, 0x4b, 0xc8, 0xe4, 0xdb, 0x62, 0x4d, 0xb8,
+];
+/// Name of the state partition, and label of its file system. A partition of the type with
+/// another name is not the state: so a person can put an old one aside.
+pub const STATE_NAME: &str = "slipform-state";
 /// Version of the format.
 pub const MACHINE_SCHEMA: u32 = 1;
 

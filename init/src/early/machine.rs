@@ -241,6 +241,7 @@ mod tests {
     const GOOD: &str = r#"{"schema":1,"name":"hello","version":"0.1.0","board":"qemu-x86_64",
         "layers":[{"name":"base","filesystem":"ext4","root_hash":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         "salt":"00ff","data_blocks":16,"hash_offset":69632}],"sysctl":{"net.core.somaxconn":"1"},
+        "state":{"size":67108864,"policy":"fail","version":1,"paths":[{"path":"/var/lib/a","owner":[1,2],"mode":488},{"path":"/var/lib/b"}]},
         "scratch":[{"path":"/var/cache","size":4096,"mode":493,"uid":0,"gid":0}],"clock_floor":1,"panic_seconds":5}"#;
 
     #[test]
@@ -248,6 +249,7 @@ mod tests {
         let machine = parse(GOOD.as_bytes()).unwrap();
         assert_eq!(machine.layers[0].data_blocks, 16);
         assert_eq!(machine.scratch[0].mode, 0o755);
+        assert_eq!(machine.state.unwrap().paths[0].owner, Some((1, 2)));
     }
 
     #[test]
@@ -291,6 +293,16 @@ mod tests {
             ("net.core", "/net.core", "sysctl"),
             ("net.core", "net.//.core", "sysctl"),
             ("/var/cache", "/var/../etc", "scratch.path"),
+            ("/var/lib/a", "/var/lib/../a", "state.paths"),
+            ("/var/lib/a", "/", "state.paths"),
+            (
+                "/var/lib/a",
+                "/var/lib/b/c",
+                "state.paths is \"/var/lib/b/c\"",
+            ),
+            ("488", "4096", "state.paths.mode is \"10000\""),
+            ("67108864", "1125899906842624", "state.size"),
+            ("\"fail\"", "\"format\"", "unknown variant `format`"),
             ("/var/cache", "/", "scratch.path"),
             (
                 "\"clock_floor\":1",

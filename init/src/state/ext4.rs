@@ -16,6 +16,8 @@
 
 use std::io;
 
+use slipform_init::contract::machine::STATE_NAME;
+
 use super::Blocks;
 
 /// Bytes of a block.
@@ -40,12 +42,10 @@ const LOST_FOUND_INODE: u32 = 11;
 /// as much again.
 pub(crate) const MIN_BYTES: u64 = 16 << 20;
 /// Where the superblock lies, in bytes.
-pub(crate) const SUPER_OFFSET: u64 = 1024;
-/// Volume label.
-pub(crate) const LABEL: &str = "slipform-state";
+const SUPER_OFFSET: u64 = 1024;
 
 /// What stands in front while it is being made; ext4 leaves these bytes to others.
-pub(crate) const BEING_MADE: &[u8] = b"slipform: state is being made\n";
+const BEING_MADE: &[u8] = b"slipform: state is being made\n";
 
 /// has_journal, ext_attr, dir_index.
 const COMPAT: u32 = 0x4 | 0x8 | 0x20;
@@ -188,7 +188,7 @@ impl Image<'_> {
             put(bytes, at, &value.to_le_bytes());
         }
         put(bytes, 0x68, &self.identity.uuid);
-        put(bytes, 0x78, LABEL.as_bytes());
+        put(bytes, 0x78, STATE_NAME.as_bytes());
         put(bytes, 0xec, &self.identity.hash_seed);
         // Half MD4; the journal's inode is kept here as well.
         put(bytes, 0xfc, &[1, 1]);

@@ -13,19 +13,11 @@
 //! anything there.
 
 use super::Blocks;
+use slipform_init::contract::machine::{STATE_NAME as NAME, STATE_TYPE as KIND};
+
 use super::ext4::{self, Identity};
 use super::table::{Entry, NewEntry, Table, TableError};
 
-/// Type of the state partition, in the order of its text: 54fce1b4-8ef4-8c5c-954b-c8e4db624db8.
-///
-/// Slipform's own, as that of layers. The Discoverable Partitions Specification's type for
-/// `/var` promises a GUID made of the machine id, and tools would mount the whole as /var.
-pub(crate) const KIND: [u8; 16] = [
-    0x54, 0xfc, 0xe1, 0xb4, 0x8e, 0xf4, 0x8c, 0x5c, 0x95, 0x4b, 0xc8, 0xe4, 0xdb, 0x62, 0x4d, 0xb8,
-];
-/// Its name in the table. A partition of the type with another name is not the state: so a
-/// person can put an old one aside.
-pub(crate) const NAME: &str = ext4::LABEL;
 /// Partitions start and end at whole MiB.
 const ALIGNMENT: u64 = 1 << 20;
 

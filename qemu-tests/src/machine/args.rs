@@ -148,7 +148,10 @@ impl Words {
         };
         let hardware = &setup.mode.hardware;
         let artifact = plan.disk.as_os_str();
-        let mut options = ",cache=unsafe".to_owned();
+        // A disk that is kept must outlive a crash of the host.
+        let writes = plan.run.writes && setup.overlay.is_none();
+        let cache = if writes { "writeback" } else { "unsafe" };
+        let mut options = format!(",cache={cache}");
         if let Some((bytes, operations)) = hardware.throttle {
             options.push_str(&format!(
                 ",throttling.bps-total={bytes},throttling.iops-total={operations}"
@@ -158,7 +161,9 @@ impl Words {
         match setup.overlay {
             // `snapshot=on`: the artifact is opened read-only below a temporary overlay in TMPDIR.
             None => {
-                let drive = format!("if=none,id=disk0,format={format},snapshot=on{options}");
+                let snapshot = if writes { "off" } else { "on" };
+                let drive =
+                    format!("if=none,id=disk0,format={format},snapshot={snapshot}{options}");
                 self.option("-drive", with_file(&drive, "file.filename", artifact));
             }
             // A backing file is opened read-only. The guest's flushes go to the host's

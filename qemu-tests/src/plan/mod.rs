@@ -105,6 +105,9 @@ pub struct RunOptions {
     pub shard: Option<(u32, u32)>,
     /// The image has a layer for debugging.
     pub debug: bool,
+    /// The disk itself is written to, and keeps what it was told: only for an
+    /// interactive run.
+    pub writes: bool,
 }
 
 impl Default for RunOptions {
@@ -114,6 +117,7 @@ impl Default for RunOptions {
             attempt: 1,
             shard: None,
             debug: false,
+            writes: false,
         }
     }
 }
@@ -222,6 +226,7 @@ mod tests {
             attempt: 2,
             shard: Some((1, 2)),
             debug: true,
+            writes: true,
         };
         assert_eq!(first.identity(), other.identity());
         let changes: [fn(&mut Plan); 7] = [
