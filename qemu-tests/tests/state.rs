@@ -83,9 +83,15 @@ fn port() -> u16 {
 
 /// Starts the machine on its disk's file, and waits for redis, or for the end.
 fn start(plan: &Plan) -> (Machine, u16, bool) {
+    start_with(plan, None)
+}
+
+/// The same with a second disk of serial number `data`.
+fn start_with(plan: &Plan, second: Option<&Path>) -> (Machine, u16, bool) {
     let port = port();
     let extra = Extra {
         writes: true,
+        second: second.map(|file| (file.to_owned(), "data".to_owned())),
         forward: Some((port, REDIS)),
     };
     let mut machine = Machine::start_with(plan, Way::Port, &extra);
@@ -390,4 +396,49 @@ fn with_policy_recreate_it_is_made_anew_and_said() {
     assert_eq!(client.ask(&["GET", "key1"]).expect("an answer"), "$-1");
     drop(machine);
     fsck(&plan.disk, &place);
+}
+
+#[test]
+fn a_disk_of_its_own_is_found_by_its_serial_number_and_grows() {
+    let _slot = slot();
+    let own = "[state]\ndisk = { serial = \"data\" }\n";
+    let subject = Project::shipped("redis")
+        .variant("redis-own-disk", &[("[state]\n", own)], &[])
+        .cast();
+    let plan = subject.direct("state-own-disk");
+    let before = std::fs::read(&plan.disk).expect("the boot disk");
+    let data = subject.folder.path().join("data.raw");
+    let file = File::create(&data).expect("a file");
+    file.set_len(64 * MIB).expect("its length");
+
+    let (machine, port, ready) = start_with(&plan, Some(&data));
+    assert!(ready, "{:#?}", machine.records);
+    assert_eq!(
+        news(&machine.records),
+        [StateNews::Made, StateNews::Mounted]
+    );
+    let mut client = Client::connect(port);
+    assert_eq!(
+        client.ask(&["SET", "key1", "value1"]).expect("an answer"),
+        "+OK"
+    );
+    drop(machine);
+
+    file.set_len(300 * MIB).expect("a larger disk");
+    let (machine, port, ready) = start_with(&plan, Some(&data));
+    assert!(ready, "{:#?}", machine.records);
+    assert_eq!(
+        news(&machine.records),
+        [StateNews::Grown, StateNews::Mounted]
+    );
+    all_are_there(&mut Client::connect(port), 1);
+    drop(machine);
+    fsck(&data, &(0..300 * MIB));
+    assert!(std::fs::read(&plan.disk).expect("the boot disk") == before);
+
+    let (machine, _, ready) = start(&plan);
+    assert!(!ready);
+    let why = error(&machine.records).unwrap_or_else(|| panic!("{:#?}", machine.records));
+    assert!(why.contains("serial number \"data\""), "{why}");
+    assert!(why.contains("no disk has it"), "{why}");
 }

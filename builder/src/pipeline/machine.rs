@@ -100,6 +100,7 @@ fn state(spec: &spec::StateSpec, accounts: &Accounts) -> Result<contract::State,
         size: spec.size,
         policy: spec.policy,
         version: spec.version,
+        disk: spec.serial.clone().map(contract::StateDisk::Serial),
         paths: spec.paths.iter().map(path).collect::<Result<_, String>>()?,
     })
 }

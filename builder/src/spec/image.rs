@@ -282,6 +282,8 @@ pub struct StateSpec {
     pub version: u32,
     /// At least one; none lies within another.
     pub paths: Vec<StatePathSpec>,
+    /// Serial number of a disk of its own.
+    pub serial: Option<String>,
 }
 
 /// A folder that is kept.

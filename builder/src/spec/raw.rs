@@ -470,6 +470,8 @@ pub struct RawState {
     pub paths: Vec<RawStatePath>,
     /// Least size; the image's disk gets so much longer. A larger disk gives all that it has. Default: `"64MiB"`.
     pub size: Option<String>,
+    /// A disk of its own instead, such as `{ serial = "data" }`. A blank one is taken at first boot.
+    pub disk: Option<RawStateDisk>,
     /// When the state cannot be mounted: `fail` (default) ends the boot with an error and touches nothing; `recreate` makes a new, empty one and reports it.
     pub policy: Option<RawStatePolicy>,
     /// Version of what your programs keep there; count it up when older ones cannot read it any more. An image with a lower version refuses the state. Default: 1.
@@ -549,6 +551,14 @@ impl JsonSchema for RawStatePath {
             "anyOf": [{ "type": "string" }, folder],
         })
     }
+}
+
+/// A disk that holds the state and nothing else.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawStateDisk {
+    /// Its serial number, as `lsblk -o SERIAL` shows it; 1 to 20 letters, digits, `-` or `_`.
+    pub serial: String,
 }
 
 /// When the state cannot be mounted.

@@ -15,6 +15,8 @@ use super::{SpecError, values};
 const LEAST: u64 = 16 << 20;
 const MOST: u64 = 1 << 50;
 const MOST_PATHS: usize = 64;
+/// What virtio and NVMe have room for.
+const LONGEST_SERIAL: usize = 20;
 /// Nothing at or below these is kept: the kernel's, and what is new at every boot.
 const VOLATILE: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 /// Nothing may lie over these; a folder below them may be kept.
@@ -49,6 +51,18 @@ pub(super) fn check(
         apart(&path.path, &paths, scratch).map_err(|m| fail(format!("paths: {m}")))?;
         paths.push(path);
     }
+    let serial = raw.disk.map(|disk| disk.serial);
+    let plain = |serial: &String| {
+        (1..=LONGEST_SERIAL).contains(&serial.len())
+            && serial
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if let Some(serial) = serial.as_ref().filter(|serial| !plain(serial)) {
+        return Err(fail(format!(
+            "disk: '{serial}' is no serial number; write 1 to {LONGEST_SERIAL} letters, digits, '-' or '_'"
+        )));
+    }
     Ok(StateSpec {
         size: size.next_multiple_of(1 << 20),
         policy: match raw.policy {
@@ -57,6 +71,7 @@ pub(super) fn check(
         },
         version,
         paths,
+        serial,
     })
 }
 

@@ -90,6 +90,11 @@ fn refusals_name_the_rule_and_the_remedy() {
         (format!("{good}size = \"2000TiB\"\n"), "too few or too many"),
         (format!("{good}size = \"1GB\"\n"), "'1GB' is no size"),
         (
+            format!("{good}disk = {{ serial = \"a b\" }}\n"),
+            "'a b' is no serial number; write 1 to 20",
+        ),
+        (format!("{good}disk = {{ label = \"a\" }}\n"), "serial"),
+        (
             format!("{good}version = 0\n"),
             "version: 0 is none; count from 1",
         ),

@@ -104,6 +104,17 @@ pub struct State {
     pub version: u32,
     /// Paths that are kept; none lies within another.
     pub paths: Vec<StatePath>,
+    /// A disk of its own instead of a partition of the boot disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<StateDisk>,
+}
+
+/// Which disk is the state's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StateDisk {
+    /// The only one with this serial number.
+    Serial(String),
 }
 
 /// What becomes of a state partition that cannot be mounted.

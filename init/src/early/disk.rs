@@ -218,12 +218,7 @@ fn guid_text(guid: &[u8; 16]) -> String {
 /// Brings `disks` up to date; true if something changed. Disks that are known and
 /// unchanged are not read again.
 fn look(disks: &mut Vec<Disk>) -> bool {
-    let mut names: Vec<String> = fs::read_dir(SYS_BLOCK)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| is_disk(name))
-        .collect();
+    let mut names = names();
     names.sort_by_key(|name| name_order(name));
     let mut changed = false;
     let mut old = std::mem::take(disks);
@@ -248,6 +243,16 @@ fn look(disks: &mut Vec<Disk>) -> bool {
         }
     }
     changed
+}
+
+/// The kernel's names of all disks that there are now.
+pub(crate) fn names() -> Vec<String> {
+    fs::read_dir(SYS_BLOCK)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| is_disk(name))
+        .collect()
 }
 
 fn is_disk(name: &str) -> bool {

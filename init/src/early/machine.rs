@@ -6,7 +6,9 @@ use std::io::{self, Read};
 use std::path::{Component, Path};
 
 use sha2::{Digest, Sha256};
-use slipform_init::contract::machine::{Layer, MACHINE_SCHEMA, Machine, Scratch, State, StatePath};
+use slipform_init::contract::machine::{
+    Layer, MACHINE_SCHEMA, Machine, Scratch, State, StateDisk, StatePath,
+};
 
 /// 60 layers and some dozens of services are a tenth of this.
 const MAX_BYTES: u64 = 1 << 20;
@@ -191,6 +193,10 @@ fn check_state(state: &State) -> Result<(), MachineError> {
         &count,
         "1 to 64",
     )?;
+    if let Some(StateDisk::Serial(serial)) = &state.disk {
+        let printable = "1 to 64 printable ASCII characters";
+        rule(is_name(serial), "state.disk.serial", serial, printable)?;
+    }
     for path in &state.paths {
         check_folder("state.paths", &path.path)?;
         check_mode("state.paths.mode", path.mode.unwrap_or(0))?;

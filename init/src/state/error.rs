@@ -4,6 +4,7 @@ use std::io;
 
 use super::plan::PlanError;
 use super::record::RecordError;
+use super::separate::SeparateError;
 
 /// What came back.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,9 @@ pub(crate) enum StateError {
     /// No partition.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// No disk of its own.
+    #[error(transparent)]
+    Separate(#[from] SeparateError),
     /// Somebody else's, or newer.
     #[error(transparent)]
     Record(#[from] RecordError),

@@ -19,6 +19,7 @@ use std::io;
 use slipform_init::contract::machine::STATE_NAME;
 
 use super::Blocks;
+use crate::early::gpt::ReadAt;
 
 /// Bytes of a block.
 pub(crate) const BLOCK: u64 = 4096;
@@ -45,7 +46,7 @@ pub(crate) const MIN_BYTES: u64 = 16 << 20;
 const SUPER_OFFSET: u64 = 1024;
 
 /// What stands in front while it is being made; ext4 leaves these bytes to others.
-const BEING_MADE: &[u8] = b"slipform: state is being made\n";
+pub(crate) const BEING_MADE: &[u8] = b"slipform: state is being made\n";
 
 /// has_journal, ext_attr, dir_index.
 const COMPAT: u32 = 0x4 | 0x8 | 0x20;
@@ -110,6 +111,41 @@ pub(crate) fn format(
     disk.flush()?;
     disk.write(&image.superblock(), at(0))?;
     disk.flush()
+}
+
+/// What is on a disk that is to hold a state whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Nothing at its ends, or what formatting left when it was cut.
+    Blank,
+    /// A file system of this label, in order or not.
+    Own,
+    /// Anything else.
+    Foreign,
+}
+
+/// Looks at a disk of `bytes` bytes, 2 MiB at least.
+pub(crate) fn content(disk: &dyn ReadAt, bytes: u64) -> io::Result<Content> {
+    const END: usize = 1 << 20;
+    let mut end = vec![0; END];
+    disk.read_exact_at(&mut end, 0)?;
+    let superblock = &end[SUPER_OFFSET as usize..][..1024];
+    if superblock[0x38..0x3a] == [0x53, 0xef]
+        && superblock[0x78..].starts_with(STATE_NAME.as_bytes())
+    {
+        return Ok(Content::Own);
+    }
+    if end.starts_with(BEING_MADE) {
+        return Ok(Content::Blank);
+    }
+    let mut blank = end.iter().all(|&byte| byte == 0);
+    disk.read_exact_at(&mut end, bytes.saturating_sub(END as u64))?;
+    blank &= end.iter().all(|&byte| byte == 0);
+    Ok(if blank {
+        Content::Blank
+    } else {
+        Content::Foreign
+    })
 }
 
 /// As mke2fs has it: by the size that the file system is to have, not the one it begins with.

@@ -106,7 +106,7 @@ fn a_changed_byte_of_the_tables_is_noticed() {
             .open(file.path())
             .unwrap();
         let mut byte = [0];
-        crate::early::gpt::ReadAt::read_exact_at(&disk, &mut byte, at).unwrap();
+        ReadAt::read_exact_at(&disk, &mut byte, at).unwrap();
         disk.write(&[byte[0] ^ 4], at).unwrap();
         if let Some((status, text)) = tool("e2fsck", &["-fn"], &file) {
             assert_ne!(status, 0, "byte {at}: {text}");

@@ -7,7 +7,7 @@ use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -21,12 +21,15 @@ const CHUNK: usize = 64 * 1024;
 /// Of the thread: whatever else runs comes first.
 const NICE: i32 = 10;
 
+/// Where the thread leaves what it found.
+type Answer = Arc<Mutex<Option<Event>>>;
+
 /// The looker; idle until it is asked.
 #[derive(Debug)]
 pub(crate) struct Looker {
     paths: Vec<String>,
     /// Hangs up when the answer is there.
-    running: Option<(PipeReader, Receiver<Event>)>,
+    running: Option<(PipeReader, Answer)>,
 }
 
 impl Looker {
@@ -62,14 +65,16 @@ impl Looker {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let (hangup, held) = io::pipe()?;
-        let (sender, answer) = channel();
-        let path = path.to_owned();
+        let answer = Answer::default();
+        let (found, path) = (Arc::clone(&answer), path.to_owned());
         thread::Builder::new()
             .name("state-file".to_owned())
             .spawn(move || {
                 crate::sys::host::yield_to_others(NICE);
-                // Nobody may listen any more.
-                let _ = sender.send(look(path, contains.as_bytes()));
+                let event = look(path, contains.as_bytes());
+                if let Ok(mut found) = found.lock() {
+                    *found = Some(event);
+                }
                 drop(held);
             })?;
         self.running = Some((hangup, answer));
@@ -84,11 +89,9 @@ impl Watched for Looker {
     }
 
     fn ready(&mut self, _fd: RawFd, turn: &mut Turn<'_>) {
-        if let Some(event) = self
-            .running
-            .take()
-            .and_then(|(_, answer)| answer.try_recv().ok())
-        {
+        let answer = self.running.take().map(|(_, answer)| answer);
+        let event = answer.and_then(|answer| answer.lock().ok()?.take());
+        if let Some(event) = event {
             turn.report.event(event);
         }
     }

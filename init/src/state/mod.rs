@@ -5,6 +5,7 @@
 //! plan.rs     where it lies; made, or made larger       table.rs   the partition table
 //! ext4.rs     an empty file system                      record.rs  whose state it is
 //! folders.rs  the image's paths on it                   look.rs    what the harness asks
+//! separate.rs a disk of its own, by serial number
 //! ```
 //!
 //! | on the state's file system | what |
@@ -22,6 +23,7 @@ mod folders;
 pub(crate) mod look;
 mod plan;
 mod record;
+mod separate;
 mod table;
 
 use std::fs::{self, File, OpenOptions};
@@ -30,7 +32,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use slipform_init::contract::event::{Event, Phase, StateNews};
-use slipform_init::contract::machine::{Machine, State, StatePolicy};
+use slipform_init::contract::machine::{Machine, State, StateDisk, StatePolicy};
 
 pub(crate) use self::error::StateError;
 use self::ext4::Identity;
@@ -93,7 +95,16 @@ pub(crate) fn bring_up(
         return Ok(());
     };
     report.phase(Phase::State);
-    let device = partition(state, boot_disk, report)?;
+    let device = match &state.disk {
+        Some(StateDisk::Serial(serial)) => separate::device(serial, state, boot_disk, report)
+            .map_err(|error| {
+                failed(
+                    &format!("take the disk of serial number {serial:?} for the state"),
+                    error,
+                )
+            })?,
+        None => partition(state, boot_disk, report)?,
+    };
     mount(state, &device, report)?;
     grow(&device, report);
     let digest = report.machine_digest.clone();
@@ -233,7 +244,7 @@ fn is_damage(error: &io::Error) -> bool {
 
 /// Gives the file system all of its partition. One that stays smaller works as before.
 fn grow(device: &Device, report: &mut Reporter) {
-    let grown = block::resize(Path::new(ROOT), device.bytes / ext4::BLOCK);
+    let grown = block::resize(Path::new(ROOT), device.bytes);
     match grown {
         Ok(false) => {}
         Ok(true) => report.event(Event::State {

@@ -69,23 +69,24 @@ fn blkpg(
     Ok(())
 }
 
-/// Makes the mounted ext4 at `mounted` at least `blocks` of its blocks large; false if it
-/// was. It stays in use meanwhile.
-pub(crate) fn resize(mounted: &Path, blocks: u64) -> io::Result<bool> {
+/// Makes the mounted ext4 at `mounted` fill `bytes` bytes; false if it did. It stays in
+/// use meanwhile.
+pub(crate) fn resize(mounted: &Path, bytes: u64) -> io::Result<bool> {
     let root = File::open(mounted)?;
-    let before = blocks_of(&root)?;
+    let (before, block) = blocks_of(&root)?;
+    let blocks = bytes / block.max(1024);
     // SAFETY: the ioctl reads one u64, of `blocks`.
     check(unsafe { libc::ioctl(root.as_raw_fd(), EXT4_IOC_RESIZE_FS, &raw const blocks) })?;
-    Ok(blocks_of(&root)? > before)
+    Ok(blocks_of(&root)?.0 > before)
 }
 
-/// Blocks that the file system has, its own tables left out.
-fn blocks_of(file: &File) -> io::Result<u64> {
+/// Blocks that the file system has, its own tables left out, and the bytes of one.
+fn blocks_of(file: &File) -> io::Result<(u64, u64)> {
     // SAFETY: all zero is a valid `statfs`, a struct of numbers.
     let mut about: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: the call fills `about`, which outlives it.
     check(unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut about) })?;
-    Ok(about.f_blocks)
+    Ok((about.f_blocks, u64::try_from(about.f_bsize).unwrap_or(0)))
 }
 
 /// Writes all that waits for the file system of `file`, and flushes its disk.

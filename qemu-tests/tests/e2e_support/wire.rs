@@ -30,11 +30,25 @@ pub(crate) enum Way<'a> {
 pub(crate) struct Extra {
     /// The disk's file is written to.
     pub(crate) writes: bool,
+    /// A file for a second disk, and its serial number.
+    pub(crate) second: Option<(PathBuf, String)>,
     /// Port of the host's loopback, and the guest's port that it leads to.
     pub(crate) forward: Option<(u16, u16)>,
 }
 
 impl Extra {
+    fn second_disk(&self) -> Vec<String> {
+        let Some((file, serial)) = &self.second else {
+            return Vec::new();
+        };
+        vec![
+            "-drive".to_owned(),
+            format!("if=none,id=second,format=raw,file={}", file.display()),
+            "-device".to_owned(),
+            format!("virtio-blk-pci,drive=second,serial={serial}"),
+        ]
+    }
+
     fn network(&self) -> String {
         let forward = self
             .forward
@@ -90,6 +104,7 @@ impl Machine {
                 plan.disk.display()
             ))
             .args(["-device", "virtio-blk-pci,drive=disk"])
+            .args(extra.second_disk())
             // The harness's network is closed, and then QEMU's server names no name server.
             .arg("-netdev")
             .arg(extra.network())

@@ -181,6 +181,7 @@ fn settings(facts: &ImageFacts) -> BTreeMap<String, Values> {
             ("size", json!(state.size)),
             ("policy", json!(state.policy)),
             ("version", json!(state.version)),
+            ("disk", json!(state.disk)),
         ];
         let paths = state.paths.iter().map(|path| {
             let values = vec![("owner", json!(path.owner)), ("mode", json!(path.mode))];
