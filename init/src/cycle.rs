@@ -16,6 +16,7 @@ use crate::power::watchdog::Watchdog;
 use crate::power::{self, Request, down};
 use crate::report::Reporter;
 use crate::report::kmsg::Kmsg;
+use crate::state::look::Looker;
 use crate::supervise::Supervisor;
 use crate::sys::poll;
 use crate::sys::signal::{self, Reaped, Signals};
@@ -81,6 +82,7 @@ pub(crate) struct Cycle {
     healthy_after: Duration,
     /// When this boot will have been a healthy one.
     healthy_at: Option<Duration>,
+    looker: Looker,
     stop_limit: Duration,
     state: State,
 }
@@ -107,6 +109,8 @@ impl Cycle {
         }
         let layers = machine.layers.into_iter().map(|layer| layer.name);
         let layers = LayerReader::new(layers.collect());
+        let kept = machine.state.into_iter().flat_map(|state| state.paths);
+        let looker = Looker::new(kept.map(|path| path.path).collect());
         let supervisor = Supervisor::new(machine.services);
         let healthy_after = Duration::from_secs(machine.health.healthy_seconds.into());
         Self {
@@ -124,6 +128,7 @@ impl Cycle {
             watchdog,
             healthy_after,
             healthy_at: None,
+            looker,
             stop_limit,
             state: State::Holding {
                 until: clock::monotonic() + past.pause,
@@ -190,8 +195,8 @@ impl Cycle {
         }
     }
 
-    fn parts(&mut self) -> ([&mut dyn Watched; 7], &mut Reporter) {
-        let parts: [&mut dyn Watched; 7] = [
+    fn parts(&mut self) -> ([&mut dyn Watched; 8], &mut Reporter) {
+        let parts: [&mut dyn Watched; 8] = [
             &mut self.signals,
             &mut self.kmsg,
             &mut self.buttons,
@@ -199,6 +204,7 @@ impl Cycle {
             &mut self.supervisor,
             &mut self.layers,
             &mut self.watchdog,
+            &mut self.looker,
         ];
         (parts, &mut self.report)
     }
@@ -276,10 +282,15 @@ impl Cycle {
             reason: "power button",
         });
         let command = self.report.take_command();
-        if command == Some(Command::ReadLayers) {
-            self.layers.start(&mut self.report);
+        match &command {
+            Some(Command::ReadLayers) => self.layers.start(&mut self.report),
+            Some(Command::StateFile { path, contains }) => {
+                self.looker
+                    .start(path.clone(), contains.clone(), &mut self.report);
+            }
+            _ => {}
         }
-        let command = command.and_then(power::of_command);
+        let command = command.as_ref().and_then(power::of_command);
         let health = self.supervisor.take_reboot().then_some(power::UNHEALTHY);
         let asked = self.signals.request.take().or(button).or(command);
         asked.or(health)

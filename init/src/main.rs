@@ -19,6 +19,7 @@ mod layers;
 mod net;
 mod power;
 mod report;
+mod state;
 mod supervise;
 mod sys;
 mod turn;

@@ -246,6 +246,9 @@ pub struct Run {
     /// Forward a port of this host (0: a free one) to one of the machine.
     #[arg(long, value_name = "HOST:GUEST", value_parser = port_pair)]
     pub publish: Vec<(u16, u16)>,
+    /// Keep the machine's state in this file from run to run, also when the image changes; it is made if it is not there.
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
 }
 
 /// `slipform test`.

@@ -81,6 +81,9 @@ pub enum PipelineError {
     /// One disk was asked for, and the digest names those of several boards.
     #[error("{digest} is a release for {} boards; name one of its images: {}", .images.len(), .images.join(", "))]
     SeveralBoards { digest: Digest, images: Vec<String> },
+    /// The disk of an earlier run cannot be taken on.
+    #[error("{path}: {why}", path = path.display())]
+    Kept { path: PathBuf, why: String },
     /// What was named as an image cannot be read as one.
     #[error("{what}: {why}")]
     NoImage { what: String, why: String },
@@ -148,6 +151,7 @@ impl PipelineError {
             | Self::NoBase { .. }
             | Self::FromCache { .. }
             | Self::SeveralBoards { .. }
+            | Self::Kept { .. }
             | Self::NoImage { .. } => true,
             Self::Publish(error) => error.is_bad_input(),
             Self::Tree(TreeError::Layers(error)) => layers_are_input(error),

@@ -154,6 +154,10 @@ impl Settings {
             sector_size: board.sector_size,
             esp_size: board.esp_size,
             reserve: 0,
+            state: match &image.state {
+                Some(state) if state.serial.is_none() => state.size,
+                _ => 0,
+            },
             disk_multiple: board.disk_multiple,
             boot_file: "BOOTX64.EFI".to_owned(),
         };

@@ -403,6 +403,12 @@ impl<'a> Work<'a> {
                 format!("{} {}", self.image.name, self.image.version),
             )
             .value("scratch", format!("{:?}", self.image.scratch));
+        let paths = self.image.state.iter().flat_map(|state| &state.paths);
+        let paths: Vec<&str> = paths.map(|path| path.path.as_str()).collect();
+        let step = match paths.as_slice() {
+            [] => step,
+            paths => step.value("state", format!("{paths:?}")),
+        };
         let sound = |outputs: &Outputs| self.check_made(outputs);
         let outputs = self.settings.shared_step(&step, &sound, || {
             let tree = self.generated_tree(&self.trees()?)?;
@@ -432,6 +438,7 @@ impl<'a> Work<'a> {
             name: &self.image.name,
             version: &self.image.version,
             scratch: &self.image.scratch,
+            state: self.image.state.as_ref(),
         })?;
         Ok(built.tree)
     }

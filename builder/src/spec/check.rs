@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use slipform_init::contract::service::Kind;
+use slipform_init::contract::service::{Kind, MachineHealth};
 
 use crate::base::{bytes, toml as toml_text};
 
 use super::image::{AptSource, GateSpec, Image, KernelSpec, LayerSpec, ScratchSpec, ServiceSpec};
 use super::raw::{RawApt, RawGate, RawImage, RawKernel, RawScalar, RawScratch};
-use super::{SpecError, care, layer, service, test, values};
+use super::{SpecError, care, layer, service, state, test, values};
 
 /// More layers than this cannot be stacked (each is a partition and a mount).
 const MOST_LAYERS: usize = 60;
@@ -52,6 +52,19 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
     }
     let layers = check_layers(raw.layer, source, dir)?;
     let services = service::check_all(raw.service, source)?;
+    let scratch: Vec<ScratchSpec> = raw
+        .scratch
+        .iter()
+        .map(|s| check_scratch(s, source))
+        .collect::<Result<_, _>>()?;
+    let state = raw
+        .state
+        .map(|raw| state::check(raw, &scratch, source))
+        .transpose()?;
+    let names = test::Names {
+        services: &services,
+        state: state.as_ref(),
+    };
     Ok(Image {
         boards: if raw.boards.is_empty() {
             vec![DEFAULT_BOARD.to_owned()]
@@ -65,7 +78,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
             .map(|apt| check_apt(apt, source, dir))
             .collect::<Result<_, _>>()?,
         layers,
-        tests: test::check_all(raw.test, &services, source)?,
+        tests: test::check_all(raw.test, &names, source)?,
         allowances: test::allowances(raw.allow, source)?,
         kernel: check_kernel(raw.kernel, source)?,
         sysctl: raw
@@ -73,11 +86,8 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
             .into_iter()
             .map(|(key, value)| check_sysctl(key, &value, source))
             .collect::<Result<_, _>>()?,
-        scratch: raw
-            .scratch
-            .into_iter()
-            .map(|s| check_scratch(&s, source))
-            .collect::<Result<_, _>>()?,
+        state,
+        scratch,
         gate: check_gate(raw.gate, source, dir)?,
         panic_seconds: care::panic(&raw.health).map_err(|m| source.near("panic", m))?,
         health: care::machine(&raw.health).map_err(|m| source.near("[health]", m))?,
@@ -112,7 +122,10 @@ pub(super) fn check_base(
         kernel: KernelSpec::default(),
         sysctl: std::collections::BTreeMap::new(),
         scratch: Vec::new(),
+        state: None,
         gate: GateSpec::default(),
+        panic_seconds: care::PANIC_SECONDS,
+        health: MachineHealth::default(),
         base: true,
     })
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use slipform_init::contract::machine::StatePolicy;
 use slipform_init::contract::service as contract;
 use slipform_qemu_tests::{Allowance, Check};
 
@@ -38,6 +39,8 @@ pub struct Image {
     pub sysctl: BTreeMap<String, String>,
     /// tmpfs mounts.
     pub scratch: Vec<ScratchSpec>,
+    /// What persists.
+    pub state: Option<StateSpec>,
     /// What publishing insists on.
     pub gate: GateSpec,
     /// There is no image specification, only one layer's: this is the smallest image on it,
@@ -311,4 +314,30 @@ pub struct ScratchSpec {
     pub mode: u32,
     /// Owner of its root.
     pub owner: Option<Owner>,
+}
+
+/// `[state]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateSpec {
+    /// Least bytes, whole MiB.
+    pub size: u64,
+    /// What becomes of one that cannot be mounted.
+    pub policy: StatePolicy,
+    /// Version of what is kept.
+    pub version: u32,
+    /// At least one; none lies within another.
+    pub paths: Vec<StatePathSpec>,
+    /// Serial number of a disk of its own.
+    pub serial: Option<String>,
+}
+
+/// A folder that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatePathSpec {
+    /// Absolute guest path; made in the image if it is not there.
+    pub path: String,
+    /// As in the layers unless given.
+    pub owner: Option<Owner>,
+    /// As in the layers unless given.
+    pub mode: Option<u32>,
 }

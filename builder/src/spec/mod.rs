@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! raw.rs   as written (serde, strict)
-//! load.rs  finds and reads the files       check.rs, layer.rs, service.rs, test.rs  raw -> checked
+//! load.rs  finds and reads the files       check.rs, layer.rs, service.rs, state.rs, test.rs  raw -> checked
 //! image.rs checked types                   values.rs sizes, modes, names, guest paths
 //! ```
 
@@ -14,6 +14,7 @@ mod layer;
 mod load;
 pub mod raw;
 mod service;
+mod state;
 mod test;
 mod values;
 

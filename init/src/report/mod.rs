@@ -378,7 +378,10 @@ fn cut(event: &mut Event, limit: usize) {
         Event::Health {
             service, detail, ..
         } => [service, detail],
-        Event::RootWrite { detail, .. } | Event::LastBoot { detail, .. } => {
+        Event::StateFile { path, error, .. } => [path, error],
+        Event::State { detail, .. }
+        | Event::RootWrite { detail, .. }
+        | Event::LastBoot { detail, .. } => {
             return truncate(detail, limit);
         }
         Event::Limit { service, .. } => return truncate(service, limit),

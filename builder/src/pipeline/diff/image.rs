@@ -186,7 +186,25 @@ fn settings(facts: &ImageFacts) -> BTreeMap<String, Values> {
         ];
         (format!("scratch {}", scratch.path), values)
     });
-    named(sysctl.chain(scratch).chain(plain_settings(machine)))
+    let state = machine.state.iter().flat_map(|state| {
+        let values = vec![
+            ("size", json!(state.size)),
+            ("policy", json!(state.policy)),
+            ("version", json!(state.version)),
+            ("disk", json!(state.disk)),
+        ];
+        let paths = state.paths.iter().map(|path| {
+            let values = vec![("owner", json!(path.owner)), ("mode", json!(path.mode))];
+            (format!("state {}", path.path), values)
+        });
+        std::iter::once(("state".to_owned(), values)).chain(paths)
+    });
+    named(
+        sysctl
+            .chain(scratch)
+            .chain(state)
+            .chain(plain_settings(machine)),
+    )
 }
 
 fn plain_settings(machine: &Machine) -> impl Iterator<Item = (String, Values)> {

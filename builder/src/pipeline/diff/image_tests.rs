@@ -66,6 +66,7 @@ fn facts() -> ImageFacts {
             uid: 0,
             gid: 0,
         }],
+        state: None,
         services: vec![service("web")],
         clock_floor: 5,
         panic_seconds: 10,
