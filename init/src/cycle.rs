@@ -9,11 +9,13 @@ use slipform_init::contract::event::{Command, Event, Phase};
 use slipform_init::contract::machine::Machine;
 
 use crate::layers::LayerReader;
+use crate::metrics::Metrics;
 use crate::net::{self, Dhcp};
 use crate::power::button::Buttons;
 use crate::power::{self, Request, down};
 use crate::report::Reporter;
 use crate::report::kmsg::Kmsg;
+use crate::ship::Shipper;
 use crate::supervise::Supervisor;
 use crate::sys::poll;
 use crate::sys::signal::{self, Reaped, Signals};
@@ -68,6 +70,9 @@ pub(crate) struct Cycle {
     dhcp: Dhcp,
     supervisor: Supervisor,
     layers: LayerReader,
+    metrics: Option<Metrics>,
+    /// Last: it takes what the others have just said.
+    shipper: Option<Shipper>,
     stop_limit: Duration,
     state: State,
 }
@@ -91,6 +96,12 @@ impl Cycle {
         let layers = machine.layers.into_iter().map(|layer| layer.name);
         let layers = LayerReader::new(layers.collect());
         let supervisor = Supervisor::new(machine.services);
+        let telemetry = machine.telemetry.unwrap_or_default();
+        let identity = report.identity();
+        let shipper = Shipper::new(&telemetry, report.spool(), identity.clone());
+        let metrics = telemetry
+            .metrics
+            .map(|spec| Metrics::new(&spec, report.spool(), identity, &mut report));
         Self {
             report,
             kmsg,
@@ -103,6 +114,8 @@ impl Cycle {
             dhcp,
             supervisor,
             layers,
+            metrics,
+            shipper,
             stop_limit,
             state: State::Starting,
         }
@@ -142,8 +155,7 @@ impl Cycle {
             }
             State::Stopping { request, end } => {
                 let stopped = self.supervisor.stopped();
-                if stopped || clock::monotonic() >= end {
-                    self.kmsg.drain(&mut self.report);
+                if (stopped || clock::monotonic() >= end) && self.flushed() {
                     down::finish(request.action, stopped, &mut self.report);
                 }
             }
@@ -151,14 +163,26 @@ impl Cycle {
         }
     }
 
-    fn parts(&mut self) -> ([&mut dyn Watched; 6], &mut Reporter) {
-        let parts: [&mut dyn Watched; 6] = [
+    /// Whether the sinks have what was said, or had their time.
+    fn flushed(&mut self) -> bool {
+        self.kmsg.drain(&mut self.report);
+        let now = clock::monotonic();
+        self.shipper.as_mut().is_none_or(|shipper| {
+            shipper.flush(now);
+            shipper.is_flushed(now)
+        })
+    }
+
+    fn parts(&mut self) -> ([&mut dyn Watched; 8], &mut Reporter) {
+        let parts: [&mut dyn Watched; 8] = [
             &mut self.signals,
             &mut self.kmsg,
             &mut self.buttons,
             &mut self.dhcp,
             &mut self.supervisor,
             &mut self.layers,
+            &mut self.metrics,
+            &mut self.shipper,
         ];
         (parts, &mut self.report)
     }

@@ -51,6 +51,7 @@ pub(crate) fn describe(facts: &Facts<'_>) -> Result<contract::Machine, String> {
             .collect::<Result<_, _>>()?,
         clock_floor: facts.clock_floor,
         panic_seconds: PANIC_SECONDS,
+        telemetry: image.telemetry.clone(),
     })
 }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
+use slipform_init::contract::telemetry::Telemetry;
 use slipform_qemu_tests::{Allowance, Check};
 
 /// One image, ready to be locked and cast.
@@ -39,6 +40,8 @@ pub struct Image {
     pub scratch: Vec<ScratchSpec>,
     /// What publishing insists on.
     pub gate: GateSpec,
+    /// Where logs and metrics go, as the machine is told; none if the image says nothing of it.
+    pub telemetry: Option<Telemetry>,
 }
 
 /// `[gate]`.

@@ -3,6 +3,7 @@
 //! ```text
 //! raw.rs   as written (serde, strict)
 //! load.rs  finds and reads the files       check.rs, layer.rs, service.rs, test.rs  raw -> checked
+//! telemetry.rs [logs], [[log]], [metrics]
 //! image.rs checked types                   values.rs sizes, modes, names, guest paths
 //! ```
 
@@ -13,6 +14,7 @@ mod layer;
 mod load;
 pub mod raw;
 mod service;
+mod telemetry;
 mod test;
 mod values;
 

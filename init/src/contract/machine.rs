@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::telemetry::Telemetry;
+
 /// Where init finds it in the initrd.
 pub const MACHINE_PATH: &str = "/machine.json";
 /// Folder in the initrd with uncompressed kernel modules, and [`MODULES_LIST`].
@@ -43,6 +45,9 @@ pub struct Machine {
     pub clock_floor: i64,
     /// Reboot so many seconds after a kernel panic.
     pub panic_seconds: u32,
+    /// Where logs and metrics go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<Telemetry>,
 }
 
 /// One sealed layer: a partition with a read-only ext4 and its dm-verity tree behind it.

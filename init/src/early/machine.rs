@@ -7,6 +7,7 @@ use std::path::{Component, Path};
 
 use sha2::{Digest, Sha256};
 use slipform_init::contract::machine::{Layer, MACHINE_SCHEMA, Machine, Scratch};
+use slipform_init::contract::telemetry::Telemetry;
 
 /// 60 layers and some dozens of services are a tenth of this.
 const MAX_BYTES: u64 = 1 << 20;
@@ -115,6 +116,13 @@ fn check(machine: &Machine) -> Result<(), MachineError> {
         )?;
     }
     machine.scratch.iter().try_for_each(check_scratch)?;
+    if let Some((key, value, rule)) = machine.telemetry.as_ref().and_then(Telemetry::problem) {
+        return Err(MachineError::Value {
+            key: format!("telemetry: {key}"),
+            value,
+            rule,
+        });
+    }
     rule(
         machine.clock_floor >= 0,
         "clock_floor",

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! event ─┬─> human line ─────────────────> console
+//!        ├─> log record ───────────────> spool of the sinks; console, if it wants JSON
 //!        └─> JSON record ─┬─> virtio port org.slipform.report
 //!                         └─> console, behind a nonce, if there is no port but a nonce
 //! ```
@@ -23,10 +24,15 @@ use std::thread;
 use std::time::Duration;
 
 use slipform_init::contract::event::{Command, Event, MAX_LINE, Phase, Record};
+use slipform_init::contract::machine::Machine;
+use slipform_init::contract::telemetry::SPOOL_BYTES;
 
 use self::channel::Stream;
 use self::command::CommandReader;
 use self::outlet::{Outlet, Weight};
+use crate::ship::format::lines;
+use crate::ship::record::{self, Context, Identity, Record as LogRecord, Severity};
+use crate::ship::{self, Spool};
 use crate::sys::{clock, host, poll};
 use crate::turn::Report;
 
@@ -34,6 +40,9 @@ use crate::turn::Report;
 const CLOSED_PAUSE: Duration = Duration::from_millis(250);
 /// A console that broke is opened again after so long.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// What stands before init's own lines on the console.
+const PREFIX: &str = "slipform: ";
 
 /// Where records go.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +65,12 @@ pub(crate) struct Reporter {
     way: Way,
     reader: CommandReader,
     command: Option<Command>,
+    spool: Spool,
+    /// Whether records are kept for sinks.
+    keeps: bool,
+    /// Whether the console gets JSON.
+    json: bool,
+    identity: Identity,
 }
 
 impl Reporter {
@@ -70,7 +85,98 @@ impl Reporter {
             way: Way::Searching,
             reader: CommandReader::default(),
             command: None,
+            spool: Spool::new(),
+            keeps: true,
+            json: false,
+            identity: Identity::default(),
         }
+    }
+
+    /// Where records wait, and counts are.
+    pub(crate) fn spool(&self) -> Spool {
+        self.spool.clone()
+    }
+
+    /// What is the same in all records.
+    pub(crate) fn identity(&self) -> Identity {
+        Identity {
+            machine: ship::machine_id().unwrap_or_default(),
+            host: ship::host_name().unwrap_or_default(),
+            ..self.identity.clone()
+        }
+    }
+
+    /// machine.json is read: who the machine is, and where its logs go. True if there
+    /// are sinks; otherwise nothing is kept any more.
+    pub(crate) fn identify(&mut self, machine: &Machine) -> bool {
+        self.identity = Identity {
+            host: machine.name.replace('_', "-"),
+            image: machine.name.clone(),
+            version: machine.version.clone(),
+            digest: self.machine_digest.clone(),
+            boot: ship::boot_id().unwrap_or_default(),
+            machine: String::new(),
+        };
+        let telemetry = machine.telemetry.as_ref();
+        self.json = telemetry.is_some_and(|telemetry| telemetry.console_json);
+        self.keeps = telemetry.is_some_and(|telemetry| !telemetry.sinks.is_empty());
+        let bytes = telemetry.and_then(|telemetry| telemetry.spool_bytes);
+        let limit = if self.keeps {
+            usize::try_from(bytes.unwrap_or(SPOOL_BYTES)).unwrap_or(usize::MAX)
+        } else {
+            0
+        };
+        self.spool.with(|journal| journal.ring.set_limit(limit));
+        self.keeps
+    }
+
+    /// Counts the event, and keeps it for the sinks and for a console that wants records.
+    fn observe(&mut self, event: &Event, human: Option<&str>) -> Option<LogRecord> {
+        self.spool
+            .with(|journal| journal.tally.event(event, clock::since_boot()));
+        if !self.keeps && !self.json {
+            return None;
+        }
+        let at = clock::monotonic();
+        let record = match event {
+            Event::Log {
+                service,
+                stream,
+                line,
+            } => LogRecord::line(at, service, stream, line),
+            Event::Phase { phase } => LogRecord::own(
+                at,
+                record::severity(event),
+                &format!("phase {}", phase.name()),
+            ),
+            _ => {
+                let text = human?;
+                let text = text.strip_prefix(PREFIX).unwrap_or(text);
+                LogRecord::own(at, record::severity(event), text)
+            }
+        };
+        // Each sink tells its own losses where they are; told as records of everybody's,
+        // they would take the room of what is still here.
+        if self.keeps && !matches!(event, Event::LogLoss { .. }) {
+            self.keep(record.clone());
+        }
+        Some(record)
+    }
+
+    fn keep(&self, record: LogRecord) {
+        self.spool.with(|journal| journal.ring.push(record));
+    }
+
+    /// What the console shows of a record: JSON where that is wanted.
+    fn console_record(&mut self, record: &LogRecord, weight: Weight) {
+        let context = Context {
+            identity: &self.identity,
+            offset: clock::wall().saturating_sub(clock::monotonic()),
+        };
+        let line = lines::line(record, &context);
+        self.console
+            .line("", line.trim_end_matches('\n').as_bytes(), weight);
+        self.flush_console();
     }
 
     /// Opens the console of /dev: for init's own lines without blocking, and as the
@@ -111,11 +217,20 @@ impl Reporter {
 
     /// A line for people only.
     pub(crate) fn note(&mut self, text: &str) {
-        self.console.line(
-            "slipform: ",
-            human::printable(text).as_bytes(),
-            Weight::Event,
-        );
+        if self.keeps || self.json {
+            let record = LogRecord::own(clock::monotonic(), Severity::Info, text);
+            if self.json {
+                self.console_record(&record, Weight::Event);
+            }
+            if self.keeps {
+                self.keep(record);
+            }
+        }
+        if self.json {
+            return;
+        }
+        self.console
+            .line(PREFIX, human::printable(text).as_bytes(), Weight::Event);
         self.flush_console();
     }
 
@@ -310,15 +425,26 @@ impl Reporter {
 }
 
 impl Report for Reporter {
+    fn dropped(&mut self, service: &str, lines: u64) {
+        self.spool
+            .with(|journal| journal.tally.dropped(service, lines));
+    }
+
     fn event(&mut self, event: Event) {
         let weight = if matches!(event, Event::Log { .. }) {
             Weight::Log
         } else {
             Weight::Event
         };
-        if let Some(line) = human::line(&event) {
-            self.console.line("", line.as_bytes(), weight);
-            self.flush_console();
+        let line = human::line(&event);
+        let record = self.observe(&event, line.as_deref());
+        match (record, line) {
+            (Some(record), _) if self.json => self.console_record(&record, weight),
+            (_, Some(line)) => {
+                self.console.line("", line.as_bytes(), weight);
+                self.flush_console();
+            }
+            (_, None) => {}
         }
         match &self.way {
             Way::Nowhere => {}
@@ -375,6 +501,8 @@ fn cut(event: &mut Event, limit: usize) {
         Event::Boot { name, version, .. } => [name, version],
         Event::Layer { name, root_hash } => [name, root_hash],
         Event::LayerRead { name, error, .. } => [name, error],
+        Event::Sink { sink, detail, .. } => [sink, detail],
+        Event::LogLoss { sink, .. } => return truncate(sink, limit),
         Event::RootWrite { detail, .. } => return truncate(detail, limit),
         Event::Phase { .. } | Event::Ready { .. } | Event::End { .. } => return,
     };

@@ -84,6 +84,7 @@ impl Voice<'_, '_> {
 
     fn say_lost(&mut self, stream: &str, force: bool) {
         if let Some(lost) = self.allowance.lost(self.turn.now, force) {
+            self.turn.report.dropped(self.name, lost);
             let line = format!("[slipform: {lost} lines dropped, the service writes too fast]");
             self.turn.report.event(Event::Log {
                 service: self.name.to_owned(),

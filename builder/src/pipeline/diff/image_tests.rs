@@ -68,6 +68,7 @@ fn facts() -> ImageFacts {
         services: vec![service("web")],
         clock_floor: 5,
         panic_seconds: 10,
+        telemetry: None,
     };
     let boot = BootInfo {
         size: 1000,
