@@ -13,6 +13,7 @@ pub mod image;
 mod layer;
 mod load;
 pub mod raw;
+mod raw_telemetry;
 mod service;
 mod telemetry;
 mod test;

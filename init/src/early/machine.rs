@@ -235,6 +235,41 @@ mod tests {
     }
 
     #[test]
+    fn where_logs_go_is_checked_too() {
+        let with = |telemetry: &str| {
+            let text = GOOD.trim_end_matches('}').to_owned() + ",\"telemetry\":" + telemetry + "}";
+            parse(text.as_bytes())
+        };
+        let sink = |host: &str, more: &str| {
+            format!(
+                r#"{{"sinks":[{{"name":"a","kind":"json-tcp","level":6,"peer":{{"host":"{host}","port":1{more}}}}}]}}"#
+            )
+        };
+        let good = with(&sink("10.0.2.2", "")).unwrap();
+        assert_eq!(good.telemetry.unwrap().sinks.len(), 1);
+        for (text, expected) in [
+            (sink("a\\r\\nb", ""), "telemetry: a: host is \"a\\r\\nb\""),
+            (sink("a", r#","path":"x""#), "telemetry: a: path"),
+            (
+                sink("a", r#","headers":{"x":"\n"}"#),
+                "telemetry: a: headers",
+            ),
+            (
+                r#"{"spool_bytes":99999999999}"#.to_owned(),
+                "telemetry: spool_bytes",
+            ),
+            (
+                r#"{"metrics":{"address":"x","port":1}}"#.to_owned(),
+                "telemetry: metrics.address",
+            ),
+            (r#"{"what":1}"#.to_owned(), "unknown field `what`"),
+        ] {
+            let error = with(&text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
     fn digests_are_sha256() {
         assert_eq!(
             digest(b"abc"),

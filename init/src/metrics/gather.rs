@@ -323,75 +323,64 @@ fn processor(places: &Places) -> Family {
     family
 }
 
+/// Columns of /proc/net/dev, 8 of receiving and 8 of sending, and what they count.
+const NETWORK: [(usize, &str, &str); 8] = [
+    (0, "slipform_network_receive_bytes_total", "Bytes received."),
+    (
+        1,
+        "slipform_network_receive_packets_total",
+        "Packets received.",
+    ),
+    (
+        2,
+        "slipform_network_receive_errors_total",
+        "Packets received broken.",
+    ),
+    (
+        3,
+        "slipform_network_receive_drops_total",
+        "Packets received and not taken.",
+    ),
+    (8, "slipform_network_transmit_bytes_total", "Bytes sent."),
+    (
+        9,
+        "slipform_network_transmit_packets_total",
+        "Packets sent.",
+    ),
+    (
+        10,
+        "slipform_network_transmit_errors_total",
+        "Packets not sent for an error.",
+    ),
+    (
+        11,
+        "slipform_network_transmit_drops_total",
+        "Packets not sent for want of room.",
+    ),
+];
+
 fn network(places: &Places) -> Vec<Family> {
-    let counter = |name, help| Family::new(name, help, Kind::Counter);
-    // The columns of /proc/net/dev: 8 of receiving, 8 of sending.
-    let mut columns = [
-        (
-            0,
-            counter("slipform_network_receive_bytes_total", "Bytes received."),
-        ),
-        (
-            1,
-            counter(
-                "slipform_network_receive_packets_total",
-                "Packets received.",
-            ),
-        ),
-        (
-            2,
-            counter(
-                "slipform_network_receive_errors_total",
-                "Packets received broken.",
-            ),
-        ),
-        (
-            3,
-            counter(
-                "slipform_network_receive_drops_total",
-                "Packets received and not taken.",
-            ),
-        ),
-        (
-            8,
-            counter("slipform_network_transmit_bytes_total", "Bytes sent."),
-        ),
-        (
-            9,
-            counter("slipform_network_transmit_packets_total", "Packets sent."),
-        ),
-        (
-            10,
-            counter(
-                "slipform_network_transmit_errors_total",
-                "Packets not sent for an error.",
-            ),
-        ),
-        (
-            11,
-            counter(
-                "slipform_network_transmit_drops_total",
-                "Packets not sent for want of room.",
-            ),
-        ),
-    ];
     // net is a link to self/net.
     let text = read(&places.proc.join("net/dev")).unwrap_or_default();
-    for line in text.lines().skip(2).take(ITEMS_MAX) {
-        let Some((name, numbers)) = line.split_once(':') else {
-            continue;
-        };
-        let numbers: Vec<f64> = numbers
-            .split_ascii_whitespace()
-            .filter_map(|word| word.parse().ok())
-            .collect();
-        for (column, family) in &mut columns {
-            if let Some(&value) = numbers.get(*column) {
-                family.add(vec![("interface", name.trim().to_owned())], value);
+    let lines = text.lines().skip(2).take(ITEMS_MAX);
+    let interfaces: Vec<(&str, Vec<f64>)> = lines
+        .filter_map(|line| {
+            let (name, numbers) = line.split_once(':')?;
+            let numbers = numbers.split_ascii_whitespace();
+            let numbers = numbers.filter_map(|word| word.parse().ok()).collect();
+            Some((name.trim(), numbers))
+        })
+        .collect();
+    let families = NETWORK.iter().map(|&(column, name, help)| {
+        let mut family = Family::new(name, help, Kind::Counter);
+        for (name, numbers) in &interfaces {
+            if let Some(&value) = numbers.get(column) {
+                family.add(vec![("interface", (*name).to_owned())], value);
             }
         }
-    }
-    columns.into_iter().map(|(_, family)| family).collect()
+        family
+    });
+    families.collect()
 }
 
 fn disks(places: &Places) -> Vec<Family> {

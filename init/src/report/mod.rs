@@ -13,6 +13,7 @@
 mod channel;
 mod command;
 mod human;
+mod journal;
 pub(crate) mod kmsg;
 pub(crate) mod last_words;
 mod outlet;
@@ -24,15 +25,12 @@ use std::thread;
 use std::time::Duration;
 
 use slipform_init::contract::event::{Command, Event, MAX_LINE, Phase, Record};
-use slipform_init::contract::machine::Machine;
-use slipform_init::contract::telemetry::SPOOL_BYTES;
 
 use self::channel::Stream;
 use self::command::CommandReader;
 use self::outlet::{Outlet, Weight};
-use crate::ship::format::lines;
-use crate::ship::record::{self, Context, Identity, Record as LogRecord, Severity};
-use crate::ship::{self, Spool};
+use crate::ship::Spool;
+use crate::ship::record::{Identity, Record as LogRecord, Severity};
 use crate::sys::{clock, host, poll};
 use crate::turn::Report;
 
@@ -90,93 +88,6 @@ impl Reporter {
             json: false,
             identity: Identity::default(),
         }
-    }
-
-    /// Where records wait, and counts are.
-    pub(crate) fn spool(&self) -> Spool {
-        self.spool.clone()
-    }
-
-    /// What is the same in all records.
-    pub(crate) fn identity(&self) -> Identity {
-        Identity {
-            machine: ship::machine_id().unwrap_or_default(),
-            host: ship::host_name().unwrap_or_default(),
-            ..self.identity.clone()
-        }
-    }
-
-    /// machine.json is read: who the machine is, and where its logs go. True if there
-    /// are sinks; otherwise nothing is kept any more.
-    pub(crate) fn identify(&mut self, machine: &Machine) -> bool {
-        self.identity = Identity {
-            host: machine.name.replace('_', "-"),
-            image: machine.name.clone(),
-            version: machine.version.clone(),
-            digest: self.machine_digest.clone(),
-            boot: ship::boot_id().unwrap_or_default(),
-            machine: String::new(),
-        };
-        let telemetry = machine.telemetry.as_ref();
-        self.json = telemetry.is_some_and(|telemetry| telemetry.console_json);
-        self.keeps = telemetry.is_some_and(|telemetry| !telemetry.sinks.is_empty());
-        let bytes = telemetry.and_then(|telemetry| telemetry.spool_bytes);
-        let limit = if self.keeps {
-            usize::try_from(bytes.unwrap_or(SPOOL_BYTES)).unwrap_or(usize::MAX)
-        } else {
-            0
-        };
-        self.spool.with(|journal| journal.ring.set_limit(limit));
-        self.keeps
-    }
-
-    /// Counts the event, and keeps it for the sinks and for a console that wants records.
-    fn observe(&mut self, event: &Event, human: Option<&str>) -> Option<LogRecord> {
-        self.spool
-            .with(|journal| journal.tally.event(event, clock::since_boot()));
-        if !self.keeps && !self.json {
-            return None;
-        }
-        let at = clock::monotonic();
-        let record = match event {
-            Event::Log {
-                service,
-                stream,
-                line,
-            } => LogRecord::line(at, service, stream, line),
-            Event::Phase { phase } => LogRecord::own(
-                at,
-                record::severity(event),
-                &format!("phase {}", phase.name()),
-            ),
-            _ => {
-                let text = human?;
-                let text = text.strip_prefix(PREFIX).unwrap_or(text);
-                LogRecord::own(at, record::severity(event), text)
-            }
-        };
-        // Each sink tells its own losses where they are; told as records of everybody's,
-        // they would take the room of what is still here.
-        if self.keeps && !matches!(event, Event::LogLoss { .. }) {
-            self.keep(record.clone());
-        }
-        Some(record)
-    }
-
-    fn keep(&self, record: LogRecord) {
-        self.spool.with(|journal| journal.ring.push(record));
-    }
-
-    /// What the console shows of a record: JSON where that is wanted.
-    fn console_record(&mut self, record: &LogRecord, weight: Weight) {
-        let context = Context {
-            identity: &self.identity,
-            offset: clock::wall().saturating_sub(clock::monotonic()),
-        };
-        let line = lines::line(record, &context);
-        self.console
-            .line("", line.trim_end_matches('\n').as_bytes(), weight);
-        self.flush_console();
     }
 
     /// Opens the console of /dev: for init's own lines without blocking, and as the

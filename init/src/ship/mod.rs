@@ -4,9 +4,10 @@
 //! ```text
 //! record.rs   a line and what is known of it    ring.rs     records that wait (bounded)
 //! tally.rs    counts for the metrics            format/     records to bytes (pure)
-//! sink.rs     one receiver (pure)               exchange.rs one OTLP/HTTP request (pure)
-//! link.rs     a connection that comes back      http.rs     answers (pure)
-//! dns/        names to addresses                wire.rs     sockets
+//! sink.rs     one receiver (pure)               flow.rs     a stream and what of it arrived (pure)
+//! link.rs     a connection that comes back      exchange.rs one OTLP/HTTP request (pure)
+//! dns/        names to addresses                http.rs     answers (pure)
+//! wire.rs     sockets
 //! ```
 //!
 //! The [`crate::report`] puts records into the [`Spool`]; [`Shipper`] is the part of the
@@ -14,6 +15,7 @@
 
 pub(crate) mod dns;
 pub(crate) mod exchange;
+mod flow;
 pub(crate) mod format;
 mod http;
 pub(crate) mod link;

@@ -5,7 +5,6 @@
 //! when a connection broke is sent again, so a receiver may get a record twice. A datagram
 //! counts when the kernel takes it.
 
-use std::collections::VecDeque;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use slipform_init::contract::telemetry::{self, SinkKind};
 
 use super::dns::Servers;
 use super::exchange::{Exchange, Outcome};
+use super::flow::Flow;
 use super::format::{lines, otlp, syslog};
 use super::link::{Link, Step};
 use super::random::Random;
@@ -21,10 +21,6 @@ use super::ring::Ring;
 use super::tally::SinkTally;
 use super::wire::{Transport, Wire, is_later};
 
-/// Bytes that are formatted and not yet taken by the kernel.
-const OUT_MAX: usize = 32 * 1024;
-/// Records on the way to a stream.
-const MARKS_MAX: usize = 512;
 /// Records and bytes of text of one OTLP request.
 const BATCH_RECORDS: usize = 256;
 const BATCH_BYTES: usize = 64 * 1024;
@@ -32,10 +28,6 @@ const BATCH_BYTES: usize = 64 * 1024;
 const LINGER: Duration = Duration::from_millis(500);
 /// Datagrams of one turn.
 const DATAGRAMS_PER_TURN: usize = 64;
-/// How long a peer may take nothing.
-const SEND_LIMIT: Duration = Duration::from_secs(30);
-/// How often acknowledgements are looked for.
-const RECHECK: Duration = Duration::from_millis(100);
 /// Longest syslog message over TCP: what rsyslog takes unless told otherwise.
 const STREAM_MESSAGE_MAX: usize = 8 * 1024;
 /// Losses that go on are told this often.
@@ -48,22 +40,6 @@ pub(crate) enum News {
     Up(bool, String),
     /// So many were lost since the last such news; so many in all.
     Lost(u64, u64),
-}
-
-/// Formatted bytes of a stream.
-#[derive(Debug, Default)]
-struct Flow {
-    out: VecDeque<u8>,
-    /// Bytes of this connection that were formatted, and that the kernel took.
-    formatted: u64,
-    written: u64,
-    /// Where each record ends in the stream, and the number behind it.
-    marks: VecDeque<(u64, u64)>,
-    /// Since when nothing has moved.
-    stalled: Option<Duration>,
-    unconfirmed: u64,
-    /// When acknowledgements are looked for again.
-    recheck: Option<Duration>,
 }
 
 /// Records that are on the way as one request.
@@ -186,7 +162,7 @@ impl<W: Wire> Sink<W> {
     /// To poll.
     pub(crate) fn fd(&self) -> Option<(RawFd, i16)> {
         let write = match &self.body {
-            Body::Stream(flow) => !flow.out.is_empty(),
+            Body::Stream(flow) => flow.sends(),
             Body::Datagram => false,
             Body::Post(batch) => batch.as_ref().is_some_and(|batch| batch.exchange.sends()),
         };
@@ -196,10 +172,7 @@ impl<W: Wire> Sink<W> {
     /// When it wants its turn.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let own = match &self.body {
-            Body::Stream(flow) => {
-                let until = flow.stalled.map(|since| since + SEND_LIMIT);
-                until.into_iter().chain(flow.recheck).min()
-            }
+            Body::Stream(flow) => flow.deadline(),
             Body::Datagram => None,
             Body::Post(batch) => {
                 let until = batch.as_ref().map(|batch| batch.exchange.until());
@@ -266,7 +239,7 @@ impl<W: Wire> Sink<W> {
             self.cursor = around.ring.end();
         }
         let on_the_way = match &self.body {
-            Body::Stream(flow) => !flow.marks.is_empty(),
+            Body::Stream(flow) => !flow.is_empty(),
             Body::Datagram => false,
             Body::Post(batch) => batch.is_some(),
         };
@@ -353,21 +326,13 @@ impl<W: Wire> Sink<W> {
             }
         }
         self.fill(around);
-        self.write()?;
-        self.confirm(around.now)
+        self.move_on(around.now)
     }
 
     fn fill(&mut self, around: &Around<'_>) {
-        loop {
-            let Body::Stream(flow) = &self.body else {
-                return;
-            };
-            if flow.out.len() >= OUT_MAX || flow.marks.len() >= MARKS_MAX {
-                return;
-            }
-            let Some((after, record)) = self.next(around) else {
-                return;
-            };
+        while matches!(&self.body, Body::Stream(flow) if flow.has_room())
+            && let Some((after, record)) = self.next(around)
+        {
             let text = match self.kind {
                 SinkKind::JsonTcp => lines::line(&record, &around.context),
                 _ => syslog::frame(&syslog::message(
@@ -377,64 +342,24 @@ impl<W: Wire> Sink<W> {
                 )),
             };
             self.cursor = after;
-            let Body::Stream(flow) = &mut self.body else {
-                return;
-            };
-            flow.formatted += text.len() as u64;
-            flow.out.extend(text.as_bytes());
-            flow.marks.push_back((flow.formatted, after));
-        }
-    }
-
-    fn write(&mut self) -> Result<(), Trouble> {
-        let Body::Stream(flow) = &mut self.body else {
-            return Ok(());
-        };
-        while !flow.out.is_empty() {
-            match self.link.wire().send(flow.out.as_slices().0) {
-                Ok(0) => break,
-                Ok(count) => {
-                    flow.out.drain(..count);
-                    flow.written += count as u64;
-                    flow.stalled = None;
-                }
-                Err(error) if is_later(&error) => break,
-                Err(error) => return Err(Trouble::of(&error.to_string())),
+            if let Body::Stream(flow) = &mut self.body {
+                flow.push(&text, after);
             }
         }
-        flow.out.shrink_to(4096);
-        Ok(())
     }
 
     /// What the peer's kernel has acknowledged has arrived.
-    fn confirm(&mut self, now: Duration) -> Result<u64, Trouble> {
-        let unconfirmed = self.link.wire().unconfirmed() as u64;
+    fn move_on(&mut self, now: Duration) -> Result<u64, Trouble> {
         let Body::Stream(flow) = &mut self.body else {
             return Ok(0);
         };
-        let arrived = flow.written.saturating_sub(unconfirmed);
-        let mut count = 0;
-        while let Some(&(end, after)) = flow.marks.front()
-            && end <= arrived
-        {
-            flow.marks.pop_front();
-            self.confirmed = self.confirmed.max(after);
-            count += 1;
-        }
-        if flow.marks.is_empty() || unconfirmed < flow.unconfirmed || count > 0 {
-            flow.stalled = None;
-        }
-        flow.unconfirmed = unconfirmed;
-        flow.recheck = (!flow.marks.is_empty()).then_some(now + RECHECK);
-        if flow.marks.is_empty() {
+        let moved = flow.advance(now, self.link.wire());
+        let moved = moved.map_err(|why| Trouble::of(&why))?;
+        if flow.is_empty() {
             self.gap_sent = 0;
-        } else {
-            let since = *flow.stalled.get_or_insert(now);
-            if now >= since + SEND_LIMIT {
-                return Err(Trouble::of("the peer takes nothing"));
-            }
         }
-        Ok(count)
+        self.confirmed = self.confirmed.max(moved.confirmed);
+        Ok(moved.count)
     }
 
     fn datagrams(&mut self, around: &Around<'_>) -> Result<u64, Trouble> {

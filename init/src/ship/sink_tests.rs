@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::*;
+use crate::ship::flow::SEND_LIMIT;
 use crate::ship::record::Identity;
 use crate::ship::record::testing::identity;
 use crate::ship::wire::testing::Fake;

@@ -38,6 +38,11 @@ pub(crate) struct Machine {
 impl Machine {
     /// Starts a direct boot of `plan`. QEMU ends when the guest reboots.
     pub(crate) fn start(plan: &Plan, way: Way<'_>) -> Self {
+        Self::start_with(plan, way, &[])
+    }
+
+    /// The same, with `(host, guest)` ports forwarded from the host's loopback.
+    pub(crate) fn start_with(plan: &Plan, way: Way<'_>, ports: &[(u16, u16)]) -> Self {
         let BootPath::Direct {
             kernel,
             initrd,
@@ -67,12 +72,8 @@ impl Machine {
             ))
             .args(["-device", "virtio-blk-pci,drive=disk"])
             // The harness's network is closed, and then QEMU's server names no name server.
-            .args([
-                "-netdev",
-                "user,id=net",
-                "-device",
-                "virtio-net-pci,netdev=net,romfile=",
-            ])
+            .args(["-netdev", &netdev(ports)])
+            .args(["-device", "virtio-net-pci,netdev=net,romfile="])
             .arg("-monitor")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .args(["-chardev", "stdio,id=report,signal=off"])
@@ -144,12 +145,29 @@ impl Machine {
             .expect("the button");
     }
 
+    /// Takes the records that are there.
+    pub(crate) fn take_waiting(&mut self) {
+        while let Ok(line) = self.lines.try_recv() {
+            if let Some(record) = line.trim_end().strip_prefix(&self.prefix) {
+                self.records
+                    .extend(serde_json::from_str::<Record>(record).ok());
+            }
+        }
+    }
+
     /// Takes what is left; the machine must end by itself.
     pub(crate) fn end(mut self) -> (ExitStatus, Vec<Record>) {
         self.until(|_| false);
         let status = self.child.wait().expect("its status");
         (status, std::mem::take(&mut self.records))
     }
+}
+
+fn netdev(ports: &[(u16, u16)]) -> String {
+    let forwards = ports
+        .iter()
+        .map(|(host, guest)| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
+    format!("user,id=net{}", forwards.collect::<String>())
 }
 
 impl Drop for Machine {

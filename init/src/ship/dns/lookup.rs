@@ -337,6 +337,50 @@ mod tests {
     }
 
     #[test]
+    fn a_real_server_is_asked_and_a_closed_port_is_noticed() {
+        use std::net::UdpSocket;
+        use std::time::Instant;
+
+        use crate::ship::wire::Socket;
+
+        let closed = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let servers = Servers {
+            addresses: vec![closed.local_addr().unwrap(), server.local_addr().unwrap()],
+            search: Vec::new(),
+        };
+        drop(closed);
+        let answers = std::thread::spawn(move || {
+            let mut buffer = [0; 512];
+            for _ in 0..2 {
+                let (length, from) = server.recv_from(&mut buffer).unwrap();
+                let query = &buffer[..length];
+                let records: &[(&[u8], u16, u32, &[u8])] = &[(b"", 1, 30, &[10, 1, 2, 3])];
+                let is_a = query[length - 3] == 1;
+                let answer = reply(query, 0, if is_a { records } else { &[] });
+                // Somebody else's answer comes first.
+                server.send_to(&[0; 40], from).unwrap();
+                server.send_to(&answer, from).unwrap();
+            }
+        });
+        let mut lookup = Lookup::new("logs.example.org", &servers, Socket::default());
+        let (mut random, start) = (Random::new(3), Instant::now());
+        let found = loop {
+            if let Some(found) = lookup.advance(start.elapsed(), &mut random) {
+                break found;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        answers.join().unwrap();
+        assert_eq!(found.unwrap().0, ["10.1.2.3".parse::<IpAddr>().unwrap()]);
+        assert!(
+            start.elapsed() < ANSWER_LIMIT,
+            "nobody waited for the closed port"
+        );
+    }
+
+    #[test]
     fn without_servers_it_says_so() {
         let mut lookup = Lookup::new("logs", &Servers::default(), Fake::new());
         let error = lookup
