@@ -92,7 +92,7 @@ fn start_with(plan: &Plan, second: Option<&Path>) -> (Machine, u16, bool) {
     let extra = Extra {
         writes: true,
         second: second.map(|file| (file.to_owned(), "data".to_owned())),
-        forward: Some((port, REDIS)),
+        forwards: vec![(port, REDIS)],
     };
     let mut machine = Machine::start_with(plan, Way::Port, &extra);
     let ready = machine.until(|event| {

@@ -55,6 +55,7 @@ pub(crate) fn describe(facts: &Facts<'_>) -> Result<contract::Machine, String> {
         clock_floor: facts.clock_floor,
         panic_seconds: image.panic_seconds,
         health: image.health,
+        telemetry: image.telemetry.clone(),
     })
 }
 

@@ -9,7 +9,7 @@ use crate::base::{bytes, toml as toml_text};
 
 use super::image::{AptSource, GateSpec, Image, KernelSpec, LayerSpec, ScratchSpec, ServiceSpec};
 use super::raw::{RawApt, RawGate, RawImage, RawKernel, RawScalar, RawScratch};
-use super::{SpecError, care, layer, service, state, test, values};
+use super::{SpecError, care, layer, service, state, telemetry, test, values};
 
 /// More layers than this cannot be stacked (each is a partition and a mount).
 const MOST_LAYERS: usize = 60;
@@ -91,6 +91,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
         gate: check_gate(raw.gate, source, dir)?,
         panic_seconds: care::panic(&raw.health).map_err(|m| source.near("panic", m))?,
         health: care::machine(&raw.health).map_err(|m| source.near("[health]", m))?,
+        telemetry: telemetry::check(raw.logs, raw.log, raw.metrics, source)?,
         services,
         name: raw.name,
         version: raw.version,
@@ -125,6 +126,7 @@ pub(super) fn check_base(
         state: None,
         gate: GateSpec::default(),
         panic_seconds: care::PANIC_SECONDS,
+        telemetry: None,
         health: MachineHealth::default(),
         base: true,
     })

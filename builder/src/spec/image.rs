@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use slipform_init::contract::machine::StatePolicy;
 use slipform_init::contract::service as contract;
+use slipform_init::contract::telemetry::Telemetry;
 use slipform_qemu_tests::{Allowance, Check};
 
 /// One image, ready to be locked and cast.
@@ -50,6 +51,8 @@ pub struct Image {
     pub health: contract::MachineHealth,
     /// Seconds from a kernel panic to the next start.
     pub panic_seconds: u32,
+    /// Where logs and metrics go, as the machine is told; none if the image says nothing of it.
+    pub telemetry: Option<Telemetry>,
 }
 
 /// A layer that was published: `use = "oci://host/repository:channel"`.

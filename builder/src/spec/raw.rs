@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
+pub use super::raw_telemetry::{RawConsole, RawFormat, RawLogs, RawMetrics, RawSink};
+
 /// An image: layers stacked bottom to top, services, and the checks that it must pass before it counts as built.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -56,6 +58,16 @@ pub struct RawImage {
     /// Watchdog, panics, and what counts as a healthy boot.
     #[serde(default)]
     pub health: RawMachineHealth,
+    /// Console and spool of the machine's logs.
+    #[serde(default)]
+    pub logs: RawLogs,
+    /// Receivers that every log line is sent to.
+    #[serde(default)]
+    #[schemars(with = "Vec<RawSink>")]
+    pub log: Vec<Spanned<RawSink>>,
+    /// The machine's metrics.
+    #[schemars(with = "Option<RawMetrics>")]
+    pub metrics: Option<Spanned<RawMetrics>>,
 }
 
 /// What `slipform publish` insists on.

@@ -307,6 +307,24 @@ pub enum Event {
         /// Without its line end; invalid UTF-8 replaced.
         line: String,
     },
+    /// A receiver of logs or metrics is reached, or is not.
+    Sink {
+        /// Its name.
+        sink: String,
+        /// Whether it takes what it is sent.
+        up: bool,
+        /// Why not, or where it is.
+        detail: String,
+    },
+    /// Records never reached a sink: the spool was full, or the sink refused them.
+    LogLoss {
+        /// The sink's name.
+        sink: String,
+        /// How many since the last such event.
+        lost: u64,
+        /// How many since the boot.
+        total: u64,
+    },
     /// Every service is ready.
     Ready {
         /// Resident memory of init, KiB.

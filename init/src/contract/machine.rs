@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::service::{
     Health, Kind, MachineHealth, Resources, Sandbox, Socket, StartLimit, is_default,
 };
+use super::telemetry::Telemetry;
 
 /// Where init finds it in the initrd.
 pub const MACHINE_PATH: &str = "/machine.json";
@@ -63,6 +64,9 @@ pub struct Machine {
     /// Watchdog, and what counts as a healthy boot.
     #[serde(default, skip_serializing_if = "MachineHealth::is_default")]
     pub health: MachineHealth,
+    /// Where logs and metrics go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<Telemetry>,
 }
 
 /// One sealed layer: a partition with a read-only ext4 and its dm-verity tree behind it.

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use slipform_init::contract::machine::{
     Layer, MACHINE_SCHEMA, Machine, Scratch, State, StateDisk, StatePath,
 };
+use slipform_init::contract::telemetry::Telemetry;
 
 /// 60 layers and some dozens of services are a tenth of this.
 const MAX_BYTES: u64 = 1 << 20;
@@ -119,6 +120,13 @@ fn check(machine: &Machine) -> Result<(), MachineError> {
     }
     machine.scratch.iter().try_for_each(check_scratch)?;
     machine.state.iter().try_for_each(check_state)?;
+    if let Some((key, value, rule)) = machine.telemetry.as_ref().and_then(Telemetry::problem) {
+        return Err(MachineError::Value {
+            key: format!("telemetry: {key}"),
+            value,
+            rule,
+        });
+    }
     rule(
         machine.clock_floor >= 0,
         "clock_floor",
@@ -256,6 +264,41 @@ mod tests {
         assert_eq!(machine.layers[0].data_blocks, 16);
         assert_eq!(machine.scratch[0].mode, 0o755);
         assert_eq!(machine.state.unwrap().paths[0].owner, Some((1, 2)));
+    }
+
+    #[test]
+    fn where_logs_go_is_checked_too() {
+        let with = |telemetry: &str| {
+            let text = GOOD.trim_end_matches('}').to_owned() + ",\"telemetry\":" + telemetry + "}";
+            parse(text.as_bytes())
+        };
+        let sink = |host: &str, more: &str| {
+            format!(
+                r#"{{"sinks":[{{"name":"a","kind":"json-tcp","level":6,"peer":{{"host":"{host}","port":1{more}}}}}]}}"#
+            )
+        };
+        let good = with(&sink("10.0.2.2", "")).unwrap();
+        assert_eq!(good.telemetry.unwrap().sinks.len(), 1);
+        for (text, expected) in [
+            (sink("a\\r\\nb", ""), "telemetry: a: host is \"a\\r\\nb\""),
+            (sink("a", r#","path":"x""#), "telemetry: a: path"),
+            (
+                sink("a", r#","headers":{"x":"\n"}"#),
+                "telemetry: a: headers",
+            ),
+            (
+                r#"{"spool_bytes":99999999999}"#.to_owned(),
+                "telemetry: spool_bytes",
+            ),
+            (
+                r#"{"metrics":{"address":"x","port":1}}"#.to_owned(),
+                "telemetry: metrics.address",
+            ),
+            (r#"{"what":1}"#.to_owned(), "unknown field `what`"),
+        ] {
+            let error = with(&text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
     }
 
     #[test]

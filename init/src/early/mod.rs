@@ -90,6 +90,9 @@ fn start(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Machine, BootError> {
         machine::parse(&bytes).map_err(|error| BootError::new(Phase::Start, what(), error))?;
     power::set_panic_seconds(machine.panic_seconds);
     report.machine_digest = machine::digest(&bytes);
+    if report.identify(&machine) {
+        kmsg.ship(report.spool(), report);
+    }
     report.event(Event::Boot {
         name: machine.name.clone(),
         version: machine.version.clone(),

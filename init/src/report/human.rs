@@ -91,6 +91,19 @@ pub(crate) fn line(event: &Event) -> Option<String> {
             format!("watchdog: {device}, resets after {seconds} s without init")
         }
         Event::Log { service, line, .. } => return Some(printable(&format!("{service}: {line}"))),
+        Event::Sink {
+            sink,
+            up: true,
+            detail,
+        } => format!("logs: {sink}: {detail} takes them"),
+        Event::Sink {
+            sink,
+            up: false,
+            detail,
+        } => format!("logs: {sink}: not reached: {detail}"),
+        Event::LogLoss { sink, lost, total } => {
+            format!("logs: {sink}: {lost} records are lost ({total} since the boot)")
+        }
         Event::Ready { rss_kib } => format!("ready (init takes {rss_kib} KiB)"),
         Event::Error { phase, what, why } => {
             format!("error: {}: {what}: {why}", phase.name())

@@ -32,8 +32,8 @@ pub(crate) struct Extra {
     pub(crate) writes: bool,
     /// A file for a second disk, and its serial number.
     pub(crate) second: Option<(PathBuf, String)>,
-    /// Port of the host's loopback, and the guest's port that it leads to.
-    pub(crate) forward: Option<(u16, u16)>,
+    /// Ports of the host's loopback, and the guest's ports that they lead to.
+    pub(crate) forwards: Vec<(u16, u16)>,
 }
 
 impl Extra {
@@ -50,10 +50,11 @@ impl Extra {
     }
 
     fn network(&self) -> String {
-        let forward = self
-            .forward
+        let forwards = self
+            .forwards
+            .iter()
             .map(|(host, guest)| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
-        format!("user,id=net{}", forward.unwrap_or_default())
+        format!("user,id=net{}", forwards.collect::<String>())
     }
 }
 
@@ -212,6 +213,16 @@ impl Machine {
         monitor
             .write_all(b"system_powerdown\n")
             .expect("the button");
+    }
+
+    /// Takes the records that are there.
+    pub(crate) fn take_waiting(&mut self) {
+        while let Ok(line) = self.lines.try_recv() {
+            if let Some(record) = line.trim_end().strip_prefix(&self.prefix) {
+                self.records
+                    .extend(serde_json::from_str::<Record>(record).ok());
+            }
+        }
     }
 
     /// Takes what is left; the machine must end by itself.

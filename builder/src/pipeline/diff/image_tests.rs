@@ -71,6 +71,7 @@ fn facts() -> ImageFacts {
         clock_floor: 5,
         panic_seconds: 10,
         health: Default::default(),
+        telemetry: None,
     };
     let boot = BootInfo {
         size: 1000,
