@@ -208,15 +208,13 @@ impl Attestations {
         let mut referrers = Vec::new();
         for (name, manifest) in &packed.referrers {
             let descriptor = store.put_manifest(manifest)?;
-            store.tag(
-                &format!("sha256-{}.{name}", image.digest.hex()),
-                &descriptor,
-            )?;
+            let name = format!("sha256-{}.{name}", image.digest.hex());
+            store.tag_beside(&name, &descriptor, &image.digest)?;
             referrers.push(descriptor);
         }
         let att = store.put_manifest(&packed.att)?;
         // Last: who finds this one finds all.
-        store.tag(&att_tag(&image.digest), &att)?;
+        store.tag_beside(&att_tag(&image.digest), &att, &image.digest)?;
         Ok((att, referrers))
     }
 

@@ -35,6 +35,9 @@ pub struct Appended {
     pub entry: Entry,
     /// It is one that an interrupted run had left behind.
     pub taken_up: bool,
+    /// The channel said this very thing already: a run that was done, but could not
+    /// say so, did it before.
+    pub unchanged: bool,
 }
 
 /// Appends `draft` to its channel: fills in sequence and predecessor, signs it, puts
@@ -69,6 +72,13 @@ pub fn append(
     if let Some(newest) = &newest {
         // Left by a run that was killed between its last two steps, or overwritten in a race.
         keep_tag(remote, newest)?;
+        if says(remote, newest, &record, &keys) {
+            return Ok(Appended {
+                entry: newest.clone(),
+                taken_up: false,
+                unchanged: true,
+            });
+        }
     }
     let now = record.when;
     let mine = claims(remote, &record, &keys)?
@@ -87,7 +97,23 @@ pub fn append(
         give_way(remote, &entry, found, now)?;
     }
     move_head(remote, &entry, found)?;
-    Ok(Appended { entry, taken_up })
+    Ok(Appended {
+        entry,
+        taken_up,
+        unchanged: false,
+    })
+}
+
+/// Whether a channel's newest record says the same as `draft` would, by the same key.
+fn says(remote: &dyn Remote, newest: &Entry, draft: &Record, keys: &[PublicKey]) -> bool {
+    let placed = Record {
+        sequence: newest.record.sequence,
+        predecessor: newest.record.predecessor,
+        ..draft.clone()
+    };
+    let channel = &newest.record.channel;
+    is_same(&newest.record, &placed)
+        && entry(remote, channel, newest.document.clone(), keys).is_ok()
 }
 
 /// The tag of a record: it keeps it from being swept, and says whose it is.

@@ -246,6 +246,23 @@ fn two_at_once_where_nothing_compares_lose_nothing() {
 }
 
 #[test]
+fn the_same_thing_again_adds_nothing_and_by_another_key_it_does() {
+    let mut scene = Scene::new();
+    let first = scene.append("stable", "one").unwrap();
+    assert!(!first.unchanged);
+    let again = scene.append("stable", "one").unwrap();
+    assert!(again.unchanged);
+    assert_eq!(again.entry.digest, first.entry.digest);
+    scene.append("stable", "two").unwrap();
+    // Going back to what was there before is something else.
+    assert!(!scene.append("stable", "one").unwrap().unchanged);
+    scene.key = KeyFile::generate().unwrap();
+    let other = scene.append("stable", "one").unwrap();
+    assert!(!other.unchanged);
+    assert_eq!(other.entry.record.sequence, 4);
+}
+
+#[test]
 fn an_interrupted_record_is_taken_up_by_the_next_run() {
     let scene = Scene::new();
     let one = scene.append("stable", "one").unwrap().entry;

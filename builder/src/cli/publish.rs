@@ -179,13 +179,15 @@ fn told(cli: &Cli, published: &Published, word: &str) -> anyhow::Result<Done> {
     } else {
         String::new()
     };
-    let taken_up = if published.taken_up {
+    let note = if published.unchanged {
+        " (it said so already; nothing was added)"
+    } else if published.taken_up {
         " (an interrupted run had written the record; it stands now)"
     } else {
         ""
     };
     print(&format!(
-        "{word} {} as {} number {} in {}{moved}{taken_up}",
+        "{word} {} as {} number {} in {}{moved}{note}",
         published.release, published.channel, published.sequence, published.remote
     ))
 }

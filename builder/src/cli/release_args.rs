@@ -30,7 +30,7 @@ pub struct PlainRemoting {
 /// Whose signatures count.
 #[derive(Debug, Args)]
 pub struct Trusting {
-    /// Public keys that are trusted; otherwise those of SLIPFORM_TRUSTED_KEYS, else your own.
+    /// Public keys that are trusted; otherwise those of SLIPFORM_TRUSTED_KEYS and `trusted-keys` in config.toml, else your own.
     #[arg(long, value_name = "PUB")]
     pub key: Vec<PathBuf>,
 }
@@ -38,7 +38,7 @@ pub struct Trusting {
 /// Whose signatures count, for verbs whose `--key` is the key that they sign with.
 #[derive(Debug, Args)]
 pub struct Believing {
-    /// Public keys that are trusted; otherwise those of SLIPFORM_TRUSTED_KEYS, else the one that signs.
+    /// Public keys that are trusted; otherwise those of SLIPFORM_TRUSTED_KEYS and `trusted-keys` in config.toml, else the one that signs.
     #[arg(long, value_name = "PUB")]
     pub trusted_key: Vec<PathBuf>,
 }

@@ -332,7 +332,7 @@ impl Volume {
 }
 
 /// Where the boot file of an ESP lies: bytes from the start of `volume`, and
-/// its length. Only a file in one piece is found, as [`write`] lays it out.
+/// its length. Only a file in one piece is found, as [`write()`] lays it out.
 ///
 /// # Errors
 /// What the volume reports.

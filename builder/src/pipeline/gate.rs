@@ -51,7 +51,9 @@ impl Settings {
     pub fn keep_report(&self, image: &Digest, report: &BootReport) -> Result<(), PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
         let outputs = Outputs::from([("report".to_owned(), record(report)?)]);
-        Ok(self.store.record(&report_step(image), &outputs)?)
+        Ok(self
+            .store
+            .record_beside(&report_step(image), &outputs, image)?)
     }
 
     fn kept_report(&self, cast: &Cast) -> Option<BootReport> {

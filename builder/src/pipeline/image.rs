@@ -341,7 +341,8 @@ impl Settings {
             let size = self.store.size(&cast.manifest).unwrap_or_default();
             let mut descriptor = Descriptor::new(crate::store::MANIFEST, cast.manifest, size);
             descriptor.artifact_type = Some(IMAGE_TYPE.to_owned());
-            self.store.tag(&name, &descriptor)?;
+            // As long as a project keeps it: a name alone keeps nothing.
+            self.store.tag_beside(&name, &descriptor, &cast.manifest)?;
         }
         // Those of other boards, and of the last build, stay until all are done.
         let path = super::locking::lock_path(image);
@@ -351,7 +352,7 @@ impl Settings {
             .into_values()
             .find(|root| root.path == path);
         let mut digests = before.map(|root| root.digests).unwrap_or_default();
-        digests.extend(needed(lock));
+        digests.extend(needed(lock).chain(self.store.used()));
         digests.insert(cast.manifest);
         Ok(self.store.set_root(&Root { path, digests })?)
     }
@@ -375,7 +376,11 @@ impl Settings {
         let manifests = casts.iter().map(|cast| cast.manifest);
         self.store.set_root(&Root {
             path: super::locking::lock_path(image),
-            digests: needed(lock).chain(manifests).chain([digest]).collect(),
+            digests: needed(lock)
+                .chain(self.store.used())
+                .chain(manifests)
+                .chain([digest])
+                .collect(),
         })?;
         Ok(digest)
     }
@@ -441,7 +446,7 @@ impl Settings {
         })?)
     }
 
-    /// Sweeps the store: what no image by name and no project's lock or last build needs.
+    /// Sweeps the store: what no name of somebody else's and no project's lock or last build needs.
     ///
     /// # Errors
     /// [`PipelineError::Store`].

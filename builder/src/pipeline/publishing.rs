@@ -12,7 +12,7 @@ use crate::base::Digest;
 use crate::channel::{self, Entry, History, Kind, Revocations};
 use crate::publish::{self, Ends, PublishError, Published, Reference, Request};
 use crate::remote::{self, Remote};
-use crate::sources::Host;
+use crate::sources::{Host, UserConfig};
 use crate::spec::Image;
 
 /// What a new record says.
@@ -46,8 +46,9 @@ impl Settings {
         Ok(remote::open(uri, &Host::real()).map_err(PublishError::from)?)
     }
 
-    /// Whose signatures count: `given`, the environment's, the specification's; where none
-    /// of these says anything the user's own key, or that of who signs now.
+    /// Whose signatures count: `given`, the environment's, the specification's, the
+    /// user's configuration's; where none of these says anything the user's own key,
+    /// or that of who signs now.
     ///
     /// # Errors
     /// [`PipelineError::Publish`] for a file that is no key.
@@ -58,12 +59,14 @@ impl Settings {
         signer: Option<&PublicKey>,
     ) -> Result<Trust, PipelineError> {
         let environment = std::env::var(TRUSTED_KEYS).ok();
-        let own = Host::real().config_folder().map(|dir| dir.join("key.pub"));
+        let host = Host::real();
+        let configured = UserConfig::load(&host)?.trusted_keys;
+        let own = host.config_folder().map(|dir| dir.join("key.pub"));
         let trust = Trust::load(&TrustSources {
             spec: image.map_or(&[], |image| &image.gate.keys),
             given,
             environment: environment.as_deref(),
-            configured: &[],
+            configured: &configured,
             own: own.as_deref().filter(|_| signer.is_none()),
         })
         .map_err(PublishError::from)?;

@@ -60,6 +60,8 @@ pub struct Published {
     pub bytes: u64,
     /// The record was one that an interrupted run had left behind.
     pub taken_up: bool,
+    /// The channel said all of this already; nothing was added to it.
+    pub unchanged: bool,
 }
 
 /// Publishes what came through the gate: sends what is missing, then appends the record.
@@ -187,7 +189,11 @@ pub fn revoke(
 }
 
 fn published(remote: &dyn Remote, appended: channel::Appended) -> Published {
-    let channel::Appended { entry, taken_up } = appended;
+    let channel::Appended {
+        entry,
+        taken_up,
+        unchanged,
+    } = appended;
     Published {
         remote: remote.uri().to_owned(),
         channel: entry.record.channel,
@@ -197,5 +203,6 @@ fn published(remote: &dyn Remote, appended: channel::Appended) -> Published {
         moved: 0,
         bytes: 0,
         taken_up,
+        unchanged,
     }
 }

@@ -7,7 +7,13 @@ use serde::Deserialize;
 use super::{Host, SourceError};
 
 /// The keys that there are.
-const KEYS: [&str; 4] = ["mirror", "security-mirror", "snapshot", "cache"];
+const KEYS: [&str; 5] = [
+    "mirror",
+    "security-mirror",
+    "snapshot",
+    "cache",
+    "trusted-keys",
+];
 
 /// Settings of a user on a host, for all projects. None of them enters an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -24,6 +30,9 @@ pub struct UserConfig {
     pub snapshot: Option<String>,
     /// An OCI layout (another store) from which blobs are copied before any mirror is asked.
     pub cache: Option<PathBuf>,
+    /// Files with public keys whose signatures count, relative to this file.
+    #[serde(default)]
+    pub trusted_keys: Vec<PathBuf>,
 }
 
 impl UserConfig {
@@ -75,7 +84,12 @@ impl UserConfig {
                 .map_or(1, |at| at + 1);
             return Err(error(line, unknown(key)));
         }
-        let config: Self = toml::from_str(text).map_err(|e| broken(&e))?;
+        let mut config: Self = toml::from_str(text).map_err(|e| broken(&e))?;
+        for key in &mut config.trusted_keys {
+            if let Some(folder) = path.parent() {
+                *key = folder.join(&key);
+            }
+        }
         if let Some(cache) = config.cache.as_ref().filter(|cache| !cache.is_absolute()) {
             let line = text
                 .lines()
@@ -119,6 +133,14 @@ mod tests {
         assert_eq!(config.security_mirror.as_deref(), Some("http://s"));
         assert_eq!(config.cache, Some(PathBuf::from("/srv/cache")));
         assert_eq!(parse("").unwrap(), UserConfig::default());
+        let keys = UserConfig::parse(
+            "trusted-keys = [\"team.pub\", \"/srv/ci.pub\"]",
+            Path::new("/home/ann/.config/slipform/config.toml"),
+        );
+        assert_eq!(
+            keys.unwrap().trusted_keys,
+            ["/home/ann/.config/slipform/team.pub", "/srv/ci.pub"].map(PathBuf::from)
+        );
     }
 
     #[test]
@@ -130,7 +152,7 @@ mod tests {
             ),
             (
                 "[network]\nx = 1",
-                "c.toml:1: unknown key 'network'; there are mirror, security-mirror, snapshot, cache",
+                "c.toml:1: unknown key 'network'; there are mirror, security-mirror, snapshot, cache, trusted-keys",
             ),
             (
                 "\n\ncache = \"a/b\"",

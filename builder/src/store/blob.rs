@@ -1,6 +1,6 @@
 //! Blobs on their way in: temporary file, fsync, rename to the digest, fsync of the folder.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -29,6 +29,8 @@ pub struct Store {
     pub(super) verified: Arc<Mutex<HashMap<Digest, Stamp>>>,
     /// Blobs that this process found damaged.
     pub(super) damaged: Arc<Mutex<Vec<Digest>>>,
+    /// Results of steps that this process found or recorded.
+    pub(super) used: Arc<Mutex<BTreeSet<Digest>>>,
 }
 
 /// A blob on its way in: write, then [`BlobWriter::finish`]. Dropped before
@@ -64,6 +66,7 @@ impl Store {
             root,
             verified: Arc::default(),
             damaged: Arc::default(),
+            used: Arc::default(),
         };
         for folder in [
             "blobs/sha256",
@@ -97,6 +100,7 @@ impl Store {
             root: root.into(),
             verified: Arc::default(),
             damaged: Arc::default(),
+            used: Arc::default(),
         };
         layout.check_layout()?;
         Ok(layout)

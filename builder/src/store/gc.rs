@@ -1,7 +1,9 @@
 //! Collecting: what no root reaches goes.
 //!
-//! Roots are the manifests that `index.json` names, and the files in `roots/`,
-//! one for each project. From there the marks spread through every reached blob
+//! Roots are the files in `roots/`, one for each project, and the manifests that
+//! `index.json` names, unless the name was given beside something else: an image's
+//! name lasts as long as a project keeps the image, its attestations' as long as
+//! the image. From there the marks spread through every reached blob
 //! that is text: a digest written in a manifest, a disk map, a release record or
 //! a lock keeps the blob that it names. That needs to know no format, and errs
 //! on the side of keeping. Whoever wants a blob kept writes its digest, as
@@ -15,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::oci::{Descriptor, KEPT_WITH};
 use super::steps::{Output, StepRecord, read_record};
 use super::temp::remove_any;
 use super::{ExclusiveGuard, Store, StoreError, fault};
@@ -48,6 +51,8 @@ pub struct Collected {
     pub kept: u64,
     /// Roots dropped because their file is gone.
     pub dropped_roots: Vec<PathBuf>,
+    /// Names dropped because nothing keeps what they were given beside.
+    pub dropped_names: u64,
 }
 
 impl Store {
@@ -105,12 +110,9 @@ impl Store {
             dry_run,
             done: Collected::default(),
         };
-        let mut start: BTreeSet<Digest> = self
-            .index()?
-            .manifests
-            .iter()
-            .map(|descriptor| descriptor.digest)
-            .collect();
+        let named = self.index()?.manifests;
+        let (beside, own): (Vec<_>, Vec<_>) = named.iter().partition(|d| kept_with(d).is_some());
+        let mut start: BTreeSet<Digest> = own.iter().map(|d| d.digest).collect();
         for (file, root) in self.roots()? {
             if root.path.exists() {
                 start.extend(root.digests);
@@ -119,7 +121,13 @@ impl Store {
                 sweep.remove_small(&file)?;
             }
         }
-        let marked = self.mark(start)?;
+        let marked = self.mark(start, &beside)?;
+        let stays = |d: &Descriptor| kept_with(d).is_none_or(|subject| marked.contains(&subject));
+        sweep.done.dropped_names = named.iter().filter(|d| !stays(d)).count() as u64;
+        if !dry_run {
+            // First: no name may outlive what it names.
+            self.prune_index(stays)?;
+        }
         for folder in [self.blobs(), self.root().join("unpacked")] {
             for entry in list(&folder)? {
                 let name = entry.file_name();
@@ -139,11 +147,17 @@ impl Store {
         Ok(sweep.done)
     }
 
-    /// All that is reached from `start`.
-    fn mark(&self, start: BTreeSet<Digest>) -> Result<BTreeSet<Digest>, StoreError> {
+    /// All that is reached from `start`, and from each of `beside` whose subject is.
+    fn mark(
+        &self,
+        start: BTreeSet<Digest>,
+        beside: &[&Descriptor],
+    ) -> Result<BTreeSet<Digest>, StoreError> {
         let mut marked = BTreeSet::new();
         let mut next: Vec<Digest> = start.into_iter().collect();
         while let Some(digest) = next.pop() {
+            let with = beside.iter().filter(|d| kept_with(d) == Some(digest));
+            next.extend(with.map(|d| d.digest).filter(|d| !marked.contains(d)));
             if !marked.insert(digest) || self.size(&digest).is_none_or(|s| s > DOCUMENT_LIMIT) {
                 continue;
             }
@@ -164,7 +178,10 @@ impl Store {
         for entry in list(&self.root().join("steps"))? {
             let record: Option<StepRecord> = read_record(&entry.path());
             let lives = record.is_some_and(|record| {
-                record.outputs.values().all(|output| match output {
+                let with = record
+                    .beside
+                    .is_none_or(|subject| marked.contains(&subject));
+                with && record.outputs.values().all(|output| match output {
                     Output::Blob(digest) => marked.contains(digest) && self.has(digest),
                     Output::Value(_) => true,
                 })
@@ -182,6 +199,11 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// What an index entry was named beside, if anything.
+fn kept_with(entry: &Descriptor) -> Option<Digest> {
+    entry.annotations.get(KEPT_WITH)?.parse().ok()
 }
 
 /// Removes and counts.

@@ -98,6 +98,53 @@ fn a_project_keeps_its_blobs_as_long_as_its_file_is_there() {
 }
 
 #[test]
+fn a_name_beside_something_goes_when_nothing_keeps_that() {
+    let bench = Bench::new();
+    let store = &bench.store;
+    let lock = bench.folder.path().join("slipform.lock");
+    fs::write(&lock, "").unwrap();
+    let manifest = |text: &str| {
+        let blob = store.put(text.as_bytes()).unwrap();
+        let layers = vec![Descriptor::new("application/x", blob, 1)];
+        store
+            .put_manifest(&Manifest::artifact("x/y", Descriptor::empty(), layers))
+            .unwrap()
+    };
+    let [image, old] = ["image", "old image"].map(manifest);
+    for (image, name) in [(&image, "new"), (&old, "old")] {
+        let attestation = manifest(&format!("attestation of {name}"));
+        store.tag_beside(name, image, &image.digest).unwrap();
+        let name = format!("{name}.att");
+        store
+            .tag_beside(&name, &attestation, &image.digest)
+            .unwrap();
+    }
+    let root = Root {
+        path: lock.clone(),
+        digests: BTreeSet::from([image.digest]),
+    };
+    store.set_root(&root).unwrap();
+
+    let names = || -> Vec<String> {
+        let index = store.index().unwrap();
+        let name = |d: &Descriptor| d.annotations[crate::store::oci::REF_NAME].clone();
+        index.manifests.iter().map(name).collect()
+    };
+    assert_eq!(bench.collect(true).dropped_names, 2);
+    assert_eq!(names(), ["new", "new.att", "old", "old.att"]);
+    // Manifest and blob, of image and attestation.
+    let done = bench.collect(false);
+    assert_eq!((done.dropped_names, done.removed), (2, 4));
+    assert_eq!(names(), ["new", "new.att"]);
+    assert_eq!(bench.collect(false).removed, 0);
+
+    fs::remove_file(&lock).unwrap();
+    bench.collect(false);
+    assert_eq!(names(), [""; 0]);
+    assert!(!store.has(&image.digest));
+}
+
+#[test]
 fn steps_go_with_their_results_and_damaged_blobs_go() {
     let bench = Bench::new();
     let log = StepLog::default();

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use rustix::fs::FlockOperation;
 
 use super::guard::wait;
-use super::oci::{DOCUMENT_LIMIT, Descriptor, Index, Manifest, REF_NAME};
+use super::oci::{DOCUMENT_LIMIT, Descriptor, Index, KEPT_WITH, Manifest, REF_NAME};
 use super::{Store, StoreError};
 use crate::base::Digest;
 use crate::base::fs::At;
@@ -63,6 +63,21 @@ impl Store {
     /// not there, [`StoreError::Fs`], [`StoreError::Malformed`].
     pub fn tag(&self, name: &str, manifest: &Descriptor) -> Result<(), StoreError> {
         self.tag_if(name, manifest, |_| true).map(|_| ())
+    }
+
+    /// As [`Store::tag`], but the name is kept only as long as something else keeps
+    /// `subject`: collecting drops it, and what it names, together with its subject.
+    ///
+    /// # Errors
+    /// As [`Store::tag`].
+    pub fn tag_beside(
+        &self,
+        name: &str,
+        manifest: &Descriptor,
+        subject: &Digest,
+    ) -> Result<(), StoreError> {
+        let entry = manifest.clone().with(KEPT_WITH, subject.to_string());
+        self.tag(name, &entry)
     }
 
     /// As [`Store::tag`], if `fits` agrees with what has the name at that
@@ -122,6 +137,20 @@ impl Store {
     pub fn tagged(&self, name: &str) -> Result<Option<Descriptor>, StoreError> {
         let index = self.index()?;
         Ok(index.manifests.into_iter().find(|d| has_name(d, name)))
+    }
+
+    /// Drops the entries that `stays` does not want; says how many.
+    pub(super) fn prune_index(
+        &self,
+        stays: impl Fn(&Descriptor) -> bool,
+    ) -> Result<usize, StoreError> {
+        let mut dropped = 0;
+        self.change_index(|manifests| {
+            let before = manifests.len();
+            manifests.retain(&stays);
+            dropped = before - manifests.len();
+        })?;
+        Ok(dropped)
     }
 
     pub(super) fn ensure_index(&self) -> Result<(), StoreError> {

@@ -21,6 +21,9 @@ pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// Annotation by which an index names its entries (annotations.md).
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The annotation of an index entry that is kept only while something else keeps the
+/// digest that is its value.
+pub const KEPT_WITH: &str = "org.slipform.kept-with";
 /// Largest document that is read, in bytes (the limit that registries keep to: manifest.md).
 pub const DOCUMENT_LIMIT: u64 = 4 * 1024 * 1024;
 /// Most descriptors in one document.

@@ -7,7 +7,7 @@
 //! that a miss can say what changed. Neither is synced to the disk: their own
 //! digests tell whether they are whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -203,6 +203,9 @@ pub(super) struct StepRecord {
     key: Digest,
     step: String,
     pub(super) outputs: Outputs,
+    /// The record is kept only as long as this blob is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) beside: Option<Digest>,
 }
 
 /// The last run of a subject.
@@ -220,7 +223,8 @@ impl Store {
     #[must_use]
     pub fn step(&self, step: &Step, log: &StepLog) -> StepState {
         let state = self.step_state(step);
-        if matches!(state, StepState::Hit(_)) {
+        if let StepState::Hit(outputs) = &state {
+            self.use_blobs(outputs);
             // Its inputs are now the last ones of the subject. Without this
             // record only --explain is poorer.
             let _ = self.record_subject(step);
@@ -235,6 +239,51 @@ impl Store {
     /// [`StoreError::Missing`] when an output blob is not in the store,
     /// [`StoreError::Fs`], [`StoreError::Full`].
     pub fn record(&self, step: &Step, outputs: &Outputs) -> Result<(), StoreError> {
+        self.record_as(step, outputs, None)
+    }
+
+    /// As [`Store::record`], of something said of `subject`: collecting drops the record
+    /// when nothing keeps that any more.
+    ///
+    /// # Errors
+    /// As [`Store::record`].
+    pub fn record_beside(
+        &self,
+        step: &Step,
+        outputs: &Outputs,
+        subject: &Digest,
+    ) -> Result<(), StoreError> {
+        self.record_as(step, outputs, Some(*subject))
+    }
+
+    /// The results of all steps that this process found or recorded: with them a
+    /// project's next build does only what has changed. Whoever keeps a project puts
+    /// them into its root.
+    #[must_use]
+    pub fn used(&self) -> BTreeSet<Digest> {
+        self.used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn use_blobs(&self, outputs: &Outputs) {
+        let blobs = outputs.values().filter_map(|output| match output {
+            Output::Blob(digest) => Some(*digest),
+            Output::Value(_) => None,
+        });
+        self.used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(blobs);
+    }
+
+    fn record_as(
+        &self,
+        step: &Step,
+        outputs: &Outputs,
+        beside: Option<Digest>,
+    ) -> Result<(), StoreError> {
         for output in outputs.values() {
             if let Output::Blob(digest) = output
                 && !self.has(digest)
@@ -248,8 +297,10 @@ impl Store {
             key,
             step: step.name.clone(),
             outputs: outputs.clone(),
+            beside,
         };
         self.write_record(&self.step_path(&key), &record)?;
+        self.use_blobs(outputs);
         self.record_subject(step)
     }
 

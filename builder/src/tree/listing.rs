@@ -160,7 +160,7 @@ fn unescape(text: &str) -> Option<String> {
 /// Reads a listing back.
 ///
 /// # Errors
-/// [`TreeError::Listing`] when the text is not exactly what [`write`] makes of some tree.
+/// [`TreeError::Listing`] when the text is not exactly what [`write()`] makes of some tree.
 pub fn read(text: &str) -> Result<Tree, TreeError> {
     let error = |line: usize, problem: &str| TreeError::Listing {
         line,

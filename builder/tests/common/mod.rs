@@ -12,6 +12,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod packages;
+pub(crate) mod scene;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;

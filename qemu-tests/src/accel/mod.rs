@@ -1,7 +1,7 @@
 //! Which accelerator runs the guest, and how slow that will be.
 //!
 //! A `/dev/kvm` that is there proves nothing: behind some hypervisors guests hang
-//! in it or QEMU asserts. So a probe decides ([`kvm`]), in a process of its own and
+//! in it or QEMU asserts. So a probe decides (`kvm`), in a process of its own and
 //! under a time limit; anything but a clear success means TCG, with the reason said.
 
 mod kvm;

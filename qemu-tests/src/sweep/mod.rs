@@ -7,9 +7,9 @@
 //! condition  another machine than the board's      -> as healthy as on the board, or not
 //! ```
 //!
-//! What is chosen by chance comes from one printed seed ([`seed`]). The artifact is
+//! What is chosen by chance comes from one printed seed (`seed`). The artifact is
 //! never written to: each machine writes to an overlay of its own.
-//! [`region`] and [`classify`] are pure; [`trial`] alone starts machines.
+//! `region` and `classify` are pure; `trial` alone starts machines.
 
 mod classify;
 mod condition;
