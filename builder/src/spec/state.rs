@@ -46,7 +46,7 @@ pub(super) fn check(
         )));
     }
     let mut paths: Vec<StatePathSpec> = Vec::new();
-    for raw in raw.paths {
+    for raw in &raw.paths {
         let path = path(raw).map_err(|m| fail(format!("paths: {m}")))?;
         apart(&path.path, &paths, scratch).map_err(|m| fail(format!("paths: {m}")))?;
         paths.push(path);
@@ -75,7 +75,7 @@ pub(super) fn check(
     })
 }
 
-fn path(raw: RawStatePath) -> Result<StatePathSpec, String> {
+fn path(raw: &RawStatePath) -> Result<StatePathSpec, String> {
     let path = values::guest_path(&raw.path)?;
     let volatile = VOLATILE
         .iter()
