@@ -320,13 +320,14 @@ impl Unit {
         };
         let mut voice = voice(&self.service, &mut self.allowance, turn);
         let passed = Cell::new(0);
-        capture.read(&passed, &mut |line| {
+        let more = capture.read(&passed, &mut |line| {
             let out = voice.say(stream, line);
             passed.set(passed.get() + u32::from(out));
         });
         if voice.found {
             out.push(Input::Ready);
         }
+        self.allowance.press(turn.now, more);
         true
     }
 
