@@ -8,8 +8,9 @@ use super::wire::{Wire, is_later};
 
 /// Bytes that are formatted and not yet taken by the kernel.
 const OUT_MAX: usize = 32 * 1024;
-/// Records on the way.
-const MARKS_MAX: usize = 512;
+/// Records on the way. Acknowledgements are looked for ten times a second, so this is
+/// also a tenth of what a stream can take in a second.
+const MARKS_MAX: usize = 2048;
 /// How long a peer may take nothing.
 pub(crate) const SEND_LIMIT: Duration = Duration::from_secs(30);
 /// How often acknowledgements are looked for.
@@ -112,6 +113,7 @@ impl Flow {
         self.unconfirmed = unconfirmed;
         if self.marks.is_empty() {
             (self.stalled, self.recheck) = (None, None);
+            self.marks.shrink_to(KEPT / 64);
             return Ok(moved);
         }
         self.recheck = Some(now + RECHECK);
