@@ -100,7 +100,7 @@ fn refusals_name_the_rule_and_the_remedy() {
         ),
         (
             format!("{good}policy = \"format\"\n"),
-            "expected `fail` or `recreate`",
+            "known here: fail, recreate",
         ),
         (format!("{good}polcy = \"fail\"\n"), "policy"),
         (
