@@ -10,12 +10,15 @@ use slipform_init::contract::machine::Machine;
 
 use crate::early::Booted;
 use crate::layers::LayerReader;
+use crate::metrics::Metrics;
 use crate::net::{self, Dhcp};
 use crate::power::button::Buttons;
 use crate::power::watchdog::Watchdog;
 use crate::power::{self, Request, down};
 use crate::report::Reporter;
 use crate::report::kmsg::Kmsg;
+use crate::ship::Shipper;
+use crate::state::look::Looker;
 use crate::supervise::Supervisor;
 use crate::sys::poll;
 use crate::sys::signal::{self, Reaped, Signals};
@@ -81,6 +84,10 @@ pub(crate) struct Cycle {
     healthy_after: Duration,
     /// When this boot will have been a healthy one.
     healthy_at: Option<Duration>,
+    looker: Looker,
+    metrics: Option<Metrics>,
+    /// Last: it takes what the others have just said.
+    shipper: Option<Shipper>,
     stop_limit: Duration,
     state: State,
 }
@@ -107,8 +114,16 @@ impl Cycle {
         }
         let layers = machine.layers.into_iter().map(|layer| layer.name);
         let layers = LayerReader::new(layers.collect());
+        let kept = machine.state.into_iter().flat_map(|state| state.paths);
+        let looker = Looker::new(kept.map(|path| path.path).collect());
         let supervisor = Supervisor::new(machine.services);
         let healthy_after = Duration::from_secs(machine.health.healthy_seconds.into());
+        let telemetry = machine.telemetry.unwrap_or_default();
+        let identity = report.identity();
+        let shipper = Shipper::new(&telemetry, report.spool(), identity.clone());
+        let metrics = telemetry
+            .metrics
+            .map(|spec| Metrics::new(&spec, report.spool(), identity, &mut report));
         Self {
             report,
             kmsg,
@@ -124,6 +139,9 @@ impl Cycle {
             watchdog,
             healthy_after,
             healthy_at: None,
+            looker,
+            metrics,
+            shipper,
             stop_limit,
             state: State::Holding {
                 until: clock::monotonic() + past.pause,
@@ -177,8 +195,7 @@ impl Cycle {
             }
             State::Stopping { request, end } => {
                 let stopped = self.supervisor.stopped();
-                if stopped || now >= end {
-                    self.kmsg.drain(&mut self.report);
+                if (stopped || now >= end) && self.flushed() {
                     self.watchdog.feed();
                     if request.action == crate::sys::power::Action::Halt {
                         self.watchdog.disarm();
@@ -190,8 +207,18 @@ impl Cycle {
         }
     }
 
-    fn parts(&mut self) -> ([&mut dyn Watched; 7], &mut Reporter) {
-        let parts: [&mut dyn Watched; 7] = [
+    /// Whether the sinks have what was said, or had their time.
+    fn flushed(&mut self) -> bool {
+        self.kmsg.drain(&mut self.report);
+        let now = clock::monotonic();
+        self.shipper.as_mut().is_none_or(|shipper| {
+            shipper.flush(now);
+            shipper.is_flushed(now)
+        })
+    }
+
+    fn parts(&mut self) -> ([&mut dyn Watched; 10], &mut Reporter) {
+        let parts: [&mut dyn Watched; 10] = [
             &mut self.signals,
             &mut self.kmsg,
             &mut self.buttons,
@@ -199,6 +226,9 @@ impl Cycle {
             &mut self.supervisor,
             &mut self.layers,
             &mut self.watchdog,
+            &mut self.looker,
+            &mut self.metrics,
+            &mut self.shipper,
         ];
         (parts, &mut self.report)
     }
@@ -276,10 +306,15 @@ impl Cycle {
             reason: "power button",
         });
         let command = self.report.take_command();
-        if command == Some(Command::ReadLayers) {
-            self.layers.start(&mut self.report);
+        match &command {
+            Some(Command::ReadLayers) => self.layers.start(&mut self.report),
+            Some(Command::StateFile { path, contains }) => {
+                self.looker
+                    .start(path.clone(), contains.clone(), &mut self.report);
+            }
+            _ => {}
         }
-        let command = command.and_then(power::of_command);
+        let command = command.as_ref().and_then(power::of_command);
         let health = self.supervisor.take_reboot().then_some(power::UNHEALTHY);
         let asked = self.signals.request.take().or(button).or(command);
         asked.or(health)

@@ -16,9 +16,12 @@ mod error;
 #[cfg(test)]
 mod fuzz;
 mod layers;
+mod metrics;
 mod net;
 mod power;
 mod report;
+mod ship;
+mod state;
 mod supervise;
 mod sys;
 mod turn;

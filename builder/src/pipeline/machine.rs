@@ -43,6 +43,11 @@ pub(crate) fn describe(facts: &Facts<'_>) -> Result<contract::Machine, String> {
             .iter()
             .map(|s| scratch(s, facts.accounts))
             .collect::<Result<_, _>>()?,
+        state: image
+            .state
+            .as_ref()
+            .map(|s| state(s, facts.accounts))
+            .transpose()?,
         services: in_order(&image.services)
             .into_iter()
             .map(|s| service(s, facts.accounts).map_err(|m| format!("service '{}': {m}", s.name)))
@@ -50,6 +55,7 @@ pub(crate) fn describe(facts: &Facts<'_>) -> Result<contract::Machine, String> {
         clock_floor: facts.clock_floor,
         panic_seconds: image.panic_seconds,
         health: image.health,
+        telemetry: image.telemetry.clone(),
     })
 }
 
@@ -76,6 +82,26 @@ fn scratch(spec: &spec::ScratchSpec, accounts: &Accounts) -> Result<contract::Sc
         mode: spec.mode,
         uid,
         gid,
+    })
+}
+
+fn state(spec: &spec::StateSpec, accounts: &Accounts) -> Result<contract::State, String> {
+    let path = |path: &spec::StatePathSpec| {
+        let owner = path.owner.as_ref().map(|owner| accounts.ids(owner));
+        Ok(contract::StatePath {
+            path: path.path.clone(),
+            owner: owner
+                .transpose()
+                .map_err(|m| format!("state '{}': {m}", path.path))?,
+            mode: path.mode,
+        })
+    };
+    Ok(contract::State {
+        size: spec.size,
+        policy: spec.policy,
+        version: spec.version,
+        disk: spec.serial.clone().map(contract::StateDisk::Serial),
+        paths: spec.paths.iter().map(path).collect::<Result<_, String>>()?,
     })
 }
 

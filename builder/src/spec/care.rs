@@ -150,9 +150,14 @@ pub(super) fn machine(raw: &RawMachineHealth) -> Result<MachineHealth, String> {
     })
 }
 
+/// Seconds from a kernel panic to the next start of an image that says nothing of it.
+pub(super) const PANIC_SECONDS: u32 = 10;
+
 /// Seconds from a kernel panic to the next start.
 pub(super) fn panic(raw: &RawMachineHealth) -> Result<u32, String> {
-    let text = raw.panic.as_deref().unwrap_or("10s");
+    let Some(text) = raw.panic.as_deref() else {
+        return Ok(PANIC_SECONDS);
+    };
     let value = values::duration(text).map_err(|m| format!("health.panic: {m}"))?;
     u32::try_from(value.as_secs())
         .ok()

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! raw.rs   as written (serde, strict)
-//! load.rs  finds and reads the files       check.rs, layer.rs, service.rs, test.rs  raw -> checked
+//! load.rs  finds and reads the files       check.rs, layer.rs, service.rs, state.rs, test.rs  raw -> checked
+//! telemetry.rs [logs], [[log]], [metrics]
 //! image.rs checked types                   values.rs sizes, modes, names, guest paths
 //! ```
 
@@ -13,7 +14,10 @@ pub mod image;
 mod layer;
 mod load;
 pub mod raw;
+mod raw_telemetry;
 mod service;
+mod state;
+mod telemetry;
 mod test;
 mod values;
 

@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
+pub use super::raw_telemetry::{RawConsole, RawFormat, RawLogs, RawMetrics, RawSink};
+
 /// An image: layers stacked bottom to top, services, and the checks that it must pass before it counts as built.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -48,12 +50,24 @@ pub struct RawImage {
     /// Writable tmpfs folders, for apps that write where they were not told to.
     #[serde(default)]
     pub scratch: Vec<RawScratch>,
+    /// What persists over reboots and power cuts. Without it nothing does.
+    pub state: Option<RawState>,
     /// What `slipform publish` insists on.
     #[serde(default)]
     pub gate: RawGate,
     /// Watchdog, panics, and what counts as a healthy boot.
     #[serde(default)]
     pub health: RawMachineHealth,
+    /// Console and spool of the machine's logs.
+    #[serde(default)]
+    pub logs: RawLogs,
+    /// Receivers that every log line is sent to.
+    #[serde(default)]
+    #[schemars(with = "Vec<RawSink>")]
+    pub log: Vec<Spanned<RawSink>>,
+    /// The machine's metrics.
+    #[schemars(with = "Option<RawMetrics>")]
+    pub metrics: Option<Spanned<RawMetrics>>,
 }
 
 /// What `slipform publish` insists on.
@@ -91,9 +105,14 @@ pub struct RawApt {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawLayer {
-    /// A layer that ships with slipform (`base`, `busybox`), or the path of a folder with a `layer.toml`.
+    /// A layer that ships with slipform (`base`, `busybox`), the path of a folder with a `layer.toml`, or a published base: `oci://host/repository:channel` or `…@sha256:…`, also `s3://` and `file:///`.
     #[serde(rename = "use")]
     pub uses: Option<String>,
+    /// Files beside this one with the public keys that a published base must be signed by; otherwise those of `[gate]`, SLIPFORM_TRUSTED_KEYS and `trusted-keys` in the user's configuration.
+    #[serde(default)]
+    pub keys: Vec<String>,
+    /// Only in a `layer.toml`: the version under which `slipform publish` publishes the layer as a base. Default: `"0"`.
+    pub version: Option<String>,
     /// Name of a layer made here; unique in the image.
     pub name: Option<String>,
     /// Debian packages: `"redis-server"`, `"redis-server (>= 7)"`, `"redis-server=5:7.0.15-1"`. Their scripts are never run.
@@ -419,7 +438,7 @@ pub struct RawReady {
     pub timeout: Option<String>,
 }
 
-/// A check from outside: one of `http`, `tcp`, `console`, `console-absent`, `service`, `log`, or several in `steps`.
+/// A check from outside: one of `http`, `tcp`, `console`, `console-absent`, `service`, `log`, `file`, or several in `steps`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawTest {
@@ -437,7 +456,9 @@ pub struct RawTest {
     pub service: Option<RawServiceState>,
     /// A line that a service must print.
     pub log: Option<RawLog>,
-    /// Steps, in order; the first that does not fit ends the test. Each has one of `http`, `tcp`, `console`, `console-absent`, `service`, `log`, `wait`, `reboot`, `power-cut`.
+    /// A file on the state partition.
+    pub file: Option<RawStateFile>,
+    /// Steps, in order; the first that does not fit ends the test. Each has one of `http`, `tcp`, `console`, `console-absent`, `service`, `log`, `file`, `wait`, `reboot`, `power-cut`.
     #[serde(default)]
     pub steps: Vec<RawStep>,
     /// How long each look may take to fit on real hardware. Default: `"10s"` for `http` and `tcp`, `"2s"` for the others, once all else is done.
@@ -462,6 +483,8 @@ pub struct RawStep {
     pub service: Option<RawServiceState>,
     /// A line that a service must have printed since the last start.
     pub log: Option<RawLog>,
+    /// A file on the state partition.
+    pub file: Option<RawStateFile>,
     /// So long nothing is done; longer where the machine is emulated slowly.
     pub wait: Option<String>,
     /// `true`: the machine is told to reboot, and must become ready again.
@@ -490,6 +513,18 @@ pub struct RawLog {
     pub service: String,
     /// A regular expression.
     pub matches: String,
+}
+
+/// A file or folder below one of `[state] paths`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawStateFile {
+    /// Absolute path in the image.
+    pub path: String,
+    /// Whether it must be there. Default: `true`.
+    pub exists: Option<bool>,
+    /// Text that must be in it.
+    pub contains: Option<String>,
 }
 
 /// A finding of a built-in check that the image may have for a time.
@@ -590,6 +625,115 @@ pub struct RawScratch {
     pub mode: Option<String>,
     /// `user:group`. Default: `root:root`.
     pub owner: Option<String>,
+}
+
+/// Folders that persist, on a partition of their own: the last on the boot disk, made and filled at the machine's first boot.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawState {
+    /// Folders that are kept, such as `"/var/lib/app"` or `{ path = "/var/lib/app", owner = "app:app", mode = "0750" }`.
+    pub paths: Vec<RawStatePath>,
+    /// Least size; the image's disk gets so much longer. A larger disk gives all that it has. Default: `"64MiB"`.
+    pub size: Option<String>,
+    /// A disk of its own instead, such as `{ serial = "data" }`. A blank one is taken at first boot.
+    pub disk: Option<RawStateDisk>,
+    /// When the state cannot be mounted: `fail` (default) ends the boot with an error and touches nothing; `recreate` makes a new, empty one and reports it.
+    pub policy: Option<RawStatePolicy>,
+    /// Version of what your programs keep there; count it up when older ones cannot read it any more. An image with a lower version refuses the state. Default: 1.
+    pub version: Option<u32>,
+}
+
+/// A folder that is kept: its path, or a table with more.
+#[derive(Debug)]
+pub struct RawStatePath {
+    /// Absolute path in the image.
+    pub path: String,
+    /// `user:group`, set at every boot. Default: as in the layers, set at first use.
+    pub owner: Option<String>,
+    /// Mode in octal, set at every boot. Default: as in the layers, set at first use.
+    pub mode: Option<String>,
+}
+
+/// [`RawStatePath`] as a table.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawStateFolder {
+    /// Absolute path in the image. What the image has in this folder is copied at first use.
+    path: String,
+    /// `user:group`, set at every boot. Default: as in the layers, set at first use.
+    owner: Option<String>,
+    /// Mode in octal, set at every boot. Default: as in the layers, set at first use.
+    mode: Option<String>,
+}
+
+/// By hand: what serde derives for a choice forgets which key was wrong.
+impl<'de> Deserialize<'de> for RawStatePath {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> serde::de::Visitor<'de> for Either {
+            type Value = RawStatePath;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(
+                    "a path, or a table such as { path = \"/var/lib/app\", owner = \"app:app\" }",
+                )
+            }
+
+            fn visit_str<E>(self, path: &str) -> Result<RawStatePath, E> {
+                Ok(RawStatePath {
+                    path: path.to_owned(),
+                    owner: None,
+                    mode: None,
+                })
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> Result<RawStatePath, A::Error> {
+                let table = serde::de::value::MapAccessDeserializer::new(map);
+                let folder = RawStateFolder::deserialize(table)?;
+                Ok(RawStatePath {
+                    path: folder.path,
+                    owner: folder.owner,
+                    mode: folder.mode,
+                })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl JsonSchema for RawStatePath {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RawStatePath".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let folder = generator.subschema_for::<RawStateFolder>();
+        schemars::json_schema!({
+            "description": "A folder that is kept: its path, or a table with more.",
+            "anyOf": [{ "type": "string" }, folder],
+        })
+    }
+}
+
+/// A disk that holds the state and nothing else.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawStateDisk {
+    /// Its serial number, as `lsblk -o SERIAL` shows it; 1 to 20 letters, digits, `-` or `_`.
+    pub serial: String,
+}
+
+/// When the state cannot be mounted.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawStatePolicy {
+    /// The boot ends with an error.
+    Fail,
+    /// A new one is made.
+    Recreate,
 }
 
 /// A number, a truth value or a text.

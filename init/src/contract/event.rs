@@ -43,6 +43,8 @@ pub enum Phase {
     Stack,
     /// The new root is `/`.
     Switch,
+    /// The state partition; only of images that have one.
+    State,
     /// Loopback, DHCP.
     Network,
     /// Services start.
@@ -55,13 +57,14 @@ pub enum Phase {
 
 impl Phase {
     /// All phases, in their order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Start,
         Self::Modules,
         Self::Disk,
         Self::Verity,
         Self::Stack,
         Self::Switch,
+        Self::State,
         Self::Network,
         Self::Services,
         Self::Running,
@@ -78,6 +81,7 @@ impl Phase {
             Self::Verity => "verity",
             Self::Stack => "stack",
             Self::Switch => "switch",
+            Self::State => "state",
             Self::Network => "network",
             Self::Services => "services",
             Self::Running => "running",
@@ -155,6 +159,20 @@ impl EndReason {
     }
 }
 
+/// What became of the state partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StateNews {
+    /// There was none: it was made.
+    Made,
+    /// Its file system is larger than before.
+    Grown,
+    /// It could not be mounted; a new file system took its place, as the image asks for.
+    Recreated,
+    /// It is mounted, and the image's paths with it.
+    Mounted,
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -196,6 +214,26 @@ pub enum Event {
         refused: bool,
         /// What the kernel answered.
         detail: String,
+    },
+    /// The state partition.
+    State {
+        /// What became of it.
+        news: StateNews,
+        /// Its length.
+        bytes: u64,
+        /// For people.
+        detail: String,
+    },
+    /// What [`Command::StateFile`] found.
+    StateFile {
+        /// The path that was asked for.
+        path: String,
+        /// Its length; none if there is no such file.
+        bytes: Option<u64>,
+        /// Whether it contains the text that was asked for.
+        contains: bool,
+        /// What kept it from being read; empty if nothing did.
+        error: String,
     },
     /// An address was obtained or lost.
     Network {
@@ -269,6 +307,24 @@ pub enum Event {
         /// Without its line end; invalid UTF-8 replaced.
         line: String,
     },
+    /// A receiver of logs or metrics is reached, or is not.
+    Sink {
+        /// Its name.
+        sink: String,
+        /// Whether it takes what it is sent.
+        up: bool,
+        /// Why not, or where it is.
+        detail: String,
+    },
+    /// Records never reached a sink: the spool was full, or the sink refused them.
+    LogLoss {
+        /// The sink's name.
+        sink: String,
+        /// How many since the last such event.
+        lost: u64,
+        /// How many since the boot.
+        total: u64,
+    },
     /// Every service is ready.
     Ready {
         /// Resident memory of init, KiB.
@@ -299,7 +355,7 @@ pub enum Event {
 
 /// What the harness may send over the report channel: one JSON line each,
 /// such as `{"command":"power-off"}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Command {
     /// Stop everything and switch off.
@@ -308,6 +364,14 @@ pub enum Command {
     Reboot,
     /// Read every layer whole, so that every block of it is checked.
     ReadLayers,
+    /// Look at a file below one of the state's paths; [`Event::StateFile`] answers.
+    StateFile {
+        /// Absolute path.
+        path: String,
+        /// Text to look for.
+        #[serde(default)]
+        contains: String,
+    },
 }
 
 #[cfg(test)]

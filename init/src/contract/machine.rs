@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::service::{
     Health, Kind, MachineHealth, Resources, Sandbox, Socket, StartLimit, is_default,
 };
+use super::telemetry::Telemetry;
 
 /// Where init finds it in the initrd.
 pub const MACHINE_PATH: &str = "/machine.json";
@@ -17,6 +18,16 @@ pub const MODULES_DIR: &str = "/modules";
 pub const MODULES_LIST: &str = "/modules/list";
 /// Folder of each layer's file system that is stacked; what stands beside it (`lost+found`) is not.
 pub const LAYER_ROOT: &str = "rootfs";
+/// Type of the state partition, in the order of its text: 54fce1b4-8ef4-8c5c-954b-c8e4db624db8.
+///
+/// Slipform's own, as that of layers. The Discoverable Partitions Specification's type for
+/// `/var` promises a GUID made of the machine id, and tools would mount the whole as /var.
+pub const STATE_TYPE: [u8; 16] = [
+    0x54, 0xfc, 0xe1, 0xb4, 0x8e, 0xf4, 0x8c, 0x5c, 0x95, 0x4b, 0xc8, 0xe4, 0xdb, 0x62, 0x4d, 0xb8,
+];
+/// Name of the state partition, and label of its file system. A partition of the type with
+/// another name is not the state: so a person can put an old one aside.
+pub const STATE_NAME: &str = "slipform-state";
 /// Version of the format.
 pub const MACHINE_SCHEMA: u32 = 1;
 
@@ -40,6 +51,9 @@ pub struct Machine {
     /// tmpfs mounts beyond /run, /tmp and /dev/shm.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scratch: Vec<Scratch>,
+    /// What persists; without it nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
     /// Services, already in an order that respects `after`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Service>,
@@ -50,6 +64,9 @@ pub struct Machine {
     /// Watchdog, and what counts as a healthy boot.
     #[serde(default, skip_serializing_if = "MachineHealth::is_default")]
     pub health: MachineHealth,
+    /// Where logs and metrics go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<Telemetry>,
 }
 
 /// One sealed layer: a partition with a read-only ext4 and its dm-verity tree behind it.
@@ -84,6 +101,55 @@ pub struct Scratch {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+}
+
+/// The state partition, made by init on the boot disk at first boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Least bytes.
+    pub size: u64,
+    /// What becomes of one that cannot be mounted.
+    pub policy: StatePolicy,
+    /// Version of what the services keep there; one that a newer version has written is refused.
+    pub version: u32,
+    /// Paths that are kept; none lies within another.
+    pub paths: Vec<StatePath>,
+    /// A disk of its own instead of a partition of the boot disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<StateDisk>,
+}
+
+/// Which disk is the state's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StateDisk {
+    /// The only one with this serial number.
+    Serial(String),
+}
+
+/// What becomes of a state partition that cannot be mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StatePolicy {
+    /// The boot ends with an error; nothing is written.
+    Fail,
+    /// A new file system is made, and reported.
+    Recreate,
+}
+
+/// A path that is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatePath {
+    /// Absolute path of a folder of the image.
+    pub path: String,
+    /// Owner and group, set at every boot; without them those of the image's folder, at first use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<(u32, u32)>,
+    /// Mode, in the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
 }
 
 /// When an ended service is started again.

@@ -3,3 +3,4 @@
 pub mod event;
 pub mod machine;
 pub mod service;
+pub mod telemetry;

@@ -1,14 +1,14 @@
 //! From the kernel's hand-over to the new root, one phase after the other:
 //!
 //! ```text
-//! start -> modules -> disk -> verity -> stack -> switch
+//! start -> modules -> disk -> verity -> stack -> switch -> state
 //! ```
 //!
 //! Everything here happens once, in order, and may fail; a failure is a
 //! [`BootError`] and ends the boot.
 
 pub(crate) mod disk;
-mod gpt;
+pub(crate) mod gpt;
 mod kernel;
 pub(crate) mod machine;
 mod modules;
@@ -29,6 +29,7 @@ use crate::power::mark::{self, Past};
 use crate::power::watchdog::Watchdog;
 use crate::report::Reporter;
 use crate::report::kmsg::Kmsg;
+use crate::state;
 use crate::turn::Report;
 
 /// A machine whose root is up.
@@ -54,15 +55,17 @@ pub(crate) fn boot(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Booted, Boo
     kernel::settings(&machine.sysctl, report);
 
     report.phase(Phase::Disk);
-    let partitions = disk::find(&machine.layers, report)?;
+    let disk = disk::find(&machine.layers, report)?;
     report.phase(Phase::Verity);
     watchdog.feed();
-    let devices = verity::map(&machine.layers, &partitions)?;
+    let devices = verity::map(&machine.layers, &disk.partitions)?;
     report.phase(Phase::Stack);
     let root = stack::mount(&machine.layers, &devices, report)?;
     report.phase(Phase::Switch);
     watchdog.feed();
     switch::root(&root)?;
+    watchdog.feed();
+    state::bring_up(&machine, &disk.name, report)?;
     mounts::scratch(&machine.scratch, report);
     run_files::write(&machine.name, report);
     run_files::write_past(&past);
@@ -87,6 +90,9 @@ fn start(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Machine, BootError> {
         machine::parse(&bytes).map_err(|error| BootError::new(Phase::Start, what(), error))?;
     power::set_panic_seconds(machine.panic_seconds);
     report.machine_digest = machine::digest(&bytes);
+    if report.identify(&machine) {
+        kmsg.ship(report.spool(), report);
+    }
     report.event(Event::Boot {
         name: machine.name.clone(),
         version: machine.version.clone(),

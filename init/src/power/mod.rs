@@ -82,11 +82,11 @@ pub(crate) fn of_signal(number: i32) -> Option<Request> {
 }
 
 /// What a command of the harness asks for, if it is to go down.
-pub(crate) fn of_command(command: Command) -> Option<Request> {
+pub(crate) fn of_command(command: &Command) -> Option<Request> {
     let action = match command {
         Command::PowerOff => Action::PowerOff,
         Command::Reboot => Action::Restart,
-        Command::ReadLayers => return None,
+        Command::ReadLayers | Command::StateFile { .. } => return None,
     };
     Some(Request {
         action,
@@ -113,7 +113,7 @@ mod tests {
                 "{number}"
             );
         }
-        let action = |command| of_command(command).map(|request| request.action);
+        let action = |command: Command| of_command(&command).map(|request| request.action);
         assert_eq!(action(Command::Reboot), Some(Action::Restart));
         assert_eq!(action(Command::PowerOff), Some(Action::PowerOff));
         assert_eq!(action(Command::ReadLayers), None);

@@ -1,7 +1,7 @@
 //! What people read on the console: short lines, `slipform: …` of init's own and
 //! `service: …` of the services.
 
-use slipform_init::contract::event::{Event, LimitKind, ServiceState};
+use slipform_init::contract::event::{Event, LimitKind, ServiceState, StateNews};
 
 /// The line for an event; `None` if it is not worth one.
 pub(crate) fn line(event: &Event) -> Option<String> {
@@ -26,6 +26,15 @@ pub(crate) fn line(event: &Event) -> Option<String> {
             refused: false,
             detail,
         } => format!("error: root: can be written: {detail}"),
+        Event::State {
+            news,
+            bytes,
+            detail,
+        } => format!("state: {}, {bytes} bytes: {detail}", state_news(*news)),
+        Event::StateFile { path, error, .. } if !error.is_empty() => {
+            format!("error: {path} cannot be looked at: {error}")
+        }
+        Event::StateFile { .. } => return None,
         Event::Network {
             interface,
             address,
@@ -82,6 +91,19 @@ pub(crate) fn line(event: &Event) -> Option<String> {
             format!("watchdog: {device}, resets after {seconds} s without init")
         }
         Event::Log { service, line, .. } => return Some(printable(&format!("{service}: {line}"))),
+        Event::Sink {
+            sink,
+            up: true,
+            detail,
+        } => format!("logs: {sink}: {detail} takes them"),
+        Event::Sink {
+            sink,
+            up: false,
+            detail,
+        } => format!("logs: {sink}: not reached: {detail}"),
+        Event::LogLoss { sink, lost, total } => {
+            format!("logs: {sink}: {lost} records are lost ({total} since the boot)")
+        }
         Event::Ready { rss_kib } => format!("ready (init takes {rss_kib} KiB)"),
         Event::Error { phase, what, why } => {
             format!("error: {}: {what}: {why}", phase.name())
@@ -117,6 +139,15 @@ fn limit_text(kind: LimitKind, count: u64, limit: u64, peak: u64) -> String {
             format!("out of memory, {count} processes killed (limit {limit} bytes, it used {peak})")
         }
         (LimitKind::Pids, _) => format!("{count} forks refused (limit {limit} processes)"),
+    }
+}
+
+fn state_news(news: StateNews) -> &'static str {
+    match news {
+        StateNews::Made => "made",
+        StateNews::Grown => "grown",
+        StateNews::Recreated => "made anew",
+        StateNews::Mounted => "mounted",
     }
 }
 

@@ -43,6 +43,7 @@ use slipform_init::contract::machine::Service;
 use crate::turn::{Turn, Watched};
 use escalate::Patience;
 use fleet::{Fleet, Ordered};
+pub(crate) use logs::Allowance;
 use state::{Action, Input, Life, Policy};
 use unit::{Places, Unit};
 

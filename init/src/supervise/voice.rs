@@ -37,6 +37,7 @@ impl Voice<'_, '_> {
     /// How many lines were lost, if it is time to say so.
     pub(crate) fn say_lost(&mut self, stream: &str, force: bool) {
         if let Some(lost) = self.allowance.lost(self.turn.now, force) {
+            self.turn.report.dropped(self.name, lost);
             let line = format!("[slipform: {lost} lines dropped, the service writes too fast]");
             self.turn.report.event(Event::Log {
                 service: self.name.to_owned(),

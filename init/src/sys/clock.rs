@@ -32,6 +32,11 @@ pub(crate) fn wall_seconds() -> i64 {
     i64::try_from(read(libc::CLOCK_REALTIME).as_secs()).unwrap_or(i64::MAX)
 }
 
+/// CLOCK_REALTIME since 1970.
+pub(crate) fn wall() -> Duration {
+    read(libc::CLOCK_REALTIME)
+}
+
 /// Sets CLOCK_REALTIME.
 pub(crate) fn set_wall_seconds(seconds: i64) -> io::Result<()> {
     let time = libc::timespec {

@@ -66,10 +66,12 @@ fn facts() -> ImageFacts {
             uid: 0,
             gid: 0,
         }],
+        state: None,
         services: vec![service("web")],
         clock_floor: 5,
         panic_seconds: 10,
         health: Default::default(),
+        telemetry: None,
     };
     let boot = BootInfo {
         size: 1000,
