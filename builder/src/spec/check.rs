@@ -83,7 +83,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
             .map(|s| check_scratch(&s, source))
             .collect::<Result<_, _>>()?,
         gate: check_gate(raw.gate, source, dir)?,
-        telemetry: telemetry::check(raw.logs, raw.log, raw.metrics, source)?,
+        telemetry: telemetry::check(&raw.logs, raw.log, raw.metrics, source)?,
         services,
         name: raw.name,
         version: raw.version,
