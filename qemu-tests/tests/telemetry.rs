@@ -12,7 +12,7 @@ use e2e_support::lab::slot;
 use e2e_support::otlp;
 use e2e_support::project::Project;
 use e2e_support::receivers::{Lines, Posts, Rsyslog, free_ports, get, within};
-use e2e_support::wire::{Machine, Way};
+use e2e_support::wire::{Extra, Machine, Way};
 use serde_json::Value;
 use slipform::pipeline::testing;
 use slipform_init::contract::event::{Event, Record};
@@ -57,7 +57,11 @@ fn logs_and_metrics_leave_the_machine() {
         .variant("telemetry-ports", &edits, &[])
         .cast();
     let plan = subject.direct("telemetry");
-    let mut machine = Machine::start_with(&plan, Way::Port, &[(metrics, 9100), (flood, 7000)]);
+    let extra = Extra {
+        forwards: vec![(metrics, 9100), (flood, 7000)],
+        ..Extra::default()
+    };
+    let mut machine = Machine::start_with(&plan, Way::Port, &extra);
     assert!(machine.until(|event| matches!(event, Event::Ready { .. })));
     // Nobody listens yet: the machine is ready all the same, and tries again and again.
     let down =

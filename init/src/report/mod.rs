@@ -412,9 +412,19 @@ fn cut(event: &mut Event, limit: usize) {
         Event::Boot { name, version, .. } => [name, version],
         Event::Layer { name, root_hash } => [name, root_hash],
         Event::LayerRead { name, error, .. } => [name, error],
+        Event::Health {
+            service, detail, ..
+        } => [service, detail],
+        Event::StateFile { path, error, .. } => [path, error],
+        Event::State { detail, .. }
+        | Event::RootWrite { detail, .. }
+        | Event::LastBoot { detail, .. } => {
+            return truncate(detail, limit);
+        }
+        Event::Limit { service, .. } => return truncate(service, limit),
+        Event::Watchdog { device, .. } => return truncate(device, limit),
         Event::Sink { sink, detail, .. } => [sink, detail],
         Event::LogLoss { sink, .. } => return truncate(sink, limit),
-        Event::RootWrite { detail, .. } => return truncate(detail, limit),
         Event::Phase { .. } | Event::Ready { .. } | Event::End { .. } => return,
     };
     texts.into_iter().for_each(|text| truncate(text, limit));

@@ -4,24 +4,34 @@
 //! state.rs  one service's life (pure)        order.rs  who waits for whom (pure)
 //! fleet.rs  all lives and the graph (pure)   unit.rs   one service's process, pipes, sockets
 //! logs.rs   output to lines                  ready.rs  tcp and http probes
-//! notify.rs sd_notify                        cgroup.rs cgroup2 folders
+//! notify.rs sd_notify                        cgroup.rs cgroup2 folders, meter.rs counters
+//! vitals.rs health and watchdog              escalate.rs when restarts do not help (pure)
+//! voice.rs  what a service says              env_file.rs, sockets.rs what it is given
 //! ```
 //!
 //! [`Supervisor`] carries inputs from the units to the fleet and actions back, and is
 //! one part of the event loop. No failure of a service gets further than its events.
 
+#[cfg(test)]
+mod care_tests;
 mod cgroup;
+mod env_file;
+mod escalate;
 mod fleet;
 mod logs;
+mod meter;
 mod notify;
 mod order;
 mod ready;
 #[cfg(test)]
 mod simulation;
+mod sockets;
 mod state;
 #[cfg(test)]
 mod tests;
 mod unit;
+mod vitals;
+mod voice;
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
@@ -31,6 +41,7 @@ use slipform_init::contract::event::{Event, ServiceState};
 use slipform_init::contract::machine::Service;
 
 use crate::turn::{Turn, Watched};
+use escalate::Patience;
 use fleet::{Fleet, Ordered};
 pub(crate) use logs::Allowance;
 use state::{Action, Input, Life, Policy};
@@ -41,6 +52,8 @@ use unit::{Places, Unit};
 pub(crate) struct Supervisor {
     units: Vec<Unit>,
     fleet: Fleet,
+    /// The machine shall start again.
+    reboot: bool,
 }
 
 impl Supervisor {
@@ -58,6 +71,7 @@ impl Supervisor {
             .collect();
         let mut order = order::resolve(&names);
         let policies = services.iter().map(policy).collect();
+        cgroup::enable(&places.cgroup);
         let mut units = Vec::with_capacity(services.len());
         for (number, service) in services.into_iter().enumerate() {
             let (unit, possible) = Unit::new(service, places);
@@ -69,6 +83,7 @@ impl Supervisor {
         Supervisor {
             units,
             fleet: Fleet::new(policies, order),
+            reboot: false,
         }
     }
 
@@ -106,6 +121,11 @@ impl Supervisor {
         self.fleet.all_ready()
     }
 
+    /// Whether a service's policy said since the last call that the machine shall start again.
+    pub(crate) fn take_reboot(&mut self) -> bool {
+        std::mem::take(&mut self.reboot)
+    }
+
     /// Stops all services, those first that others do not wait for.
     pub(crate) fn stop(&mut self, turn: &mut Turn<'_>) {
         let mut actions = Vec::new();
@@ -126,6 +146,11 @@ impl Supervisor {
         if !self.fleet.life(number).is_some_and(Life::wants_probe) {
             self.units[number].end_probe();
         }
+        if self.fleet.life(number).is_some_and(Life::wants_health) {
+            self.units[number].watch(turn.now);
+        } else {
+            self.units[number].unwatch();
+        }
         self.carry_out(actions, turn);
     }
 
@@ -142,9 +167,18 @@ impl Supervisor {
                 }
                 Action::Terminate => {
                     unit.end_probe();
+                    unit.unwatch();
                     unit.terminate();
                 }
                 Action::Kill => unit.kill(),
+                Action::Reboot(why) => {
+                    self.reboot = true;
+                    turn.report.event(Event::Health {
+                        service: unit.name().to_owned(),
+                        healthy: false,
+                        detail: format!("{why}; the machine starts again"),
+                    });
+                }
                 Action::Report { state, pid, detail } => {
                     if state == ServiceState::Stopped {
                         unit.close();
@@ -192,6 +226,9 @@ fn policy(service: &Service) -> Policy {
         restart: service.restart,
         ready_timeout: Duration::from_millis(service.ready_timeout_ms),
         stop_timeout: Duration::from_millis(service.stop_timeout_ms),
+        kind: service.kind,
+        start_limit: service.start_limit,
+        patience: service.health.as_ref().map(Patience::from),
     }
 }
 

@@ -145,6 +145,16 @@ const SERVICE: &[&str] = &[
     "capabilities",
     "limits",
     "stop_timeout_ms",
+    "kind",
+    "env_files",
+    "pre_start",
+    "stop_signal",
+    "start_limit",
+    "resources",
+    "sandbox",
+    "sockets",
+    "watchdog_ms",
+    "health",
 ];
 
 fn services(facts: &ImageFacts) -> BTreeMap<String, Values> {
@@ -176,7 +186,25 @@ fn settings(facts: &ImageFacts) -> BTreeMap<String, Values> {
         ];
         (format!("scratch {}", scratch.path), values)
     });
-    named(sysctl.chain(scratch).chain(plain_settings(machine)))
+    let state = machine.state.iter().flat_map(|state| {
+        let values = vec![
+            ("size", json!(state.size)),
+            ("policy", json!(state.policy)),
+            ("version", json!(state.version)),
+            ("disk", json!(state.disk)),
+        ];
+        let paths = state.paths.iter().map(|path| {
+            let values = vec![("owner", json!(path.owner)), ("mode", json!(path.mode))];
+            (format!("state {}", path.path), values)
+        });
+        std::iter::once(("state".to_owned(), values)).chain(paths)
+    });
+    named(
+        sysctl
+            .chain(scratch)
+            .chain(state)
+            .chain(plain_settings(machine)),
+    )
 }
 
 fn plain_settings(machine: &Machine) -> impl Iterator<Item = (String, Values)> {
@@ -184,6 +212,7 @@ fn plain_settings(machine: &Machine) -> impl Iterator<Item = (String, Values)> {
         ("schema", json!(machine.schema)),
         ("clock floor", json!(machine.clock_floor)),
         ("panic seconds", json!(machine.panic_seconds)),
+        ("health", json!(machine.health)),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), vec![("value", value)]))

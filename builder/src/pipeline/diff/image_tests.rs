@@ -25,6 +25,7 @@ fn service(name: &str) -> Service {
         capabilities: Vec::new(),
         limits: BTreeMap::new(),
         stop_timeout_ms: 1000,
+        ..Service::default()
     }
 }
 
@@ -65,9 +66,11 @@ fn facts() -> ImageFacts {
             uid: 0,
             gid: 0,
         }],
+        state: None,
         services: vec![service("web")],
         clock_floor: 5,
         panic_seconds: 10,
+        health: Default::default(),
         telemetry: None,
     };
     let boot = BootInfo {
