@@ -91,7 +91,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
         gate: check_gate(raw.gate, source, dir)?,
         panic_seconds: care::panic(&raw.health).map_err(|m| source.near("panic", m))?,
         health: care::machine(&raw.health).map_err(|m| source.near("[health]", m))?,
-        telemetry: telemetry::check(raw.logs, raw.log, raw.metrics, source)?,
+        telemetry: telemetry::check(&raw.logs, raw.log, raw.metrics, source)?,
         services,
         name: raw.name,
         version: raw.version,

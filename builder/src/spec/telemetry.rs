@@ -23,7 +23,7 @@ const INTERVAL_MS: u64 = 60_000;
 
 /// Checks all three; nothing if the specification has none of them.
 pub(super) fn check(
-    logs: RawLogs,
+    logs: &RawLogs,
     sinks: Vec<Spanned<RawSink>>,
     metrics: Option<Spanned<RawMetrics>>,
     source: &Source<'_>,
