@@ -6,9 +6,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use slipform_init::contract::event::{Command, Event, Phase};
-use slipform_init::contract::machine::Machine;
+use slipform_init::contract::machine::{METADATA_TIMEOUT_MS, Machine, Service};
 
 use crate::layers::LayerReader;
+use crate::metadata::{self, Found, Metadata};
 use crate::net::{self, Dhcp};
 use crate::power::button::Buttons;
 use crate::power::{self, Request, down};
@@ -66,6 +67,7 @@ pub(crate) struct Cycle {
     signals: SignalPart,
     buttons: Buttons,
     dhcp: Dhcp,
+    metadata: Metadata,
     supervisor: Supervisor,
     layers: LayerReader,
     stop_limit: Duration,
@@ -88,6 +90,7 @@ impl Cycle {
         for service in &mut machine.services {
             service.ready_timeout_ms = stretched(service.ready_timeout_ms, slowdown);
         }
+        let metadata = metadata_of(&mut machine, slowdown);
         let layers = machine.layers.into_iter().map(|layer| layer.name);
         let layers = LayerReader::new(layers.collect());
         let supervisor = Supervisor::new(machine.services);
@@ -101,6 +104,7 @@ impl Cycle {
             },
             buttons: Buttons::open(),
             dhcp,
+            metadata,
             supervisor,
             layers,
             stop_limit,
@@ -118,10 +122,12 @@ impl Cycle {
             report: &mut self.report,
         };
         self.dhcp.start(&mut turn);
+        self.metadata.start(&mut turn);
         self.supervisor.start(&mut turn);
         let mut fds = Vec::new();
         loop {
             self.advance();
+            self.identify();
             self.wait(&mut fds);
             self.reap();
             if let Some(request) = self.request() {
@@ -151,12 +157,40 @@ impl Cycle {
         }
     }
 
-    fn parts(&mut self) -> ([&mut dyn Watched; 6], &mut Reporter) {
-        let parts: [&mut dyn Watched; 6] = [
+    /// Hands on who the machine is, once that is known.
+    fn identify(&mut self) {
+        let Some(outcome) = self.metadata.take_outcome() else {
+            return;
+        };
+        let mut turn = Turn {
+            now: clock::monotonic(),
+            report: &mut self.report,
+        };
+        let files = metadata::Files::default();
+        if !outcome.sources.is_empty() {
+            files.write(&outcome, &mut turn);
+        }
+        let mounted = match self.supervisor.wants_credentials() {
+            true => files.mount_credentials().map_err(|error| error.to_string()),
+            false => Ok(()),
+        };
+        let answer = |service: &Service| {
+            if let (Err(error), false) = (&mounted, service.credentials.is_empty()) {
+                return Err(format!("mount {}: {error}", files.credentials.display()));
+            }
+            metadata::hand_over(service, &outcome.found, &files.credentials)?;
+            environment(service, &outcome.found)
+        };
+        self.supervisor.identified(&answer, &mut turn);
+    }
+
+    fn parts(&mut self) -> ([&mut dyn Watched; 7], &mut Reporter) {
+        let parts: [&mut dyn Watched; 7] = [
             &mut self.signals,
             &mut self.kmsg,
             &mut self.buttons,
             &mut self.dhcp,
+            &mut self.metadata,
             &mut self.supervisor,
             &mut self.layers,
         ];
@@ -280,6 +314,27 @@ fn network(name: &str, report: &mut Reporter) -> Dhcp {
     let random = host::random(&mut seed).map_or(0, |()| u64::from_le_bytes(seed));
     let time = clock::since_boot().subsec_nanos();
     Dhcp::new(name, random ^ u64::from(time))
+}
+
+/// The search for who the machine is; its times are those of a machine that is so much slower.
+fn metadata_of(machine: &mut Machine, slowdown: f64) -> Metadata {
+    let limit = machine.metadata_timeout_ms.unwrap_or(METADATA_TIMEOUT_MS);
+    Metadata::new(
+        std::mem::take(&mut machine.metadata),
+        Duration::from_millis(stretched(limit, slowdown)),
+        Metadata::ATTEMPT.mul_f64(slowdown),
+    )
+}
+
+/// What a service wants to know of the machine in its environment.
+fn environment(service: &Service, found: &Found) -> Result<Vec<(String, String)>, String> {
+    let pairs = service.identity_env.iter().map(|(name, field)| {
+        let value = found
+            .field(*field)
+            .ok_or_else(|| format!("{name} = {}: no source of metadata knows it", field.name()))?;
+        Ok((name.clone(), value.to_owned()))
+    });
+    pairs.collect()
 }
 
 /// A time limit in milliseconds on a machine that is so much slower.

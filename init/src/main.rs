@@ -16,6 +16,7 @@ mod error;
 #[cfg(test)]
 mod fuzz;
 mod layers;
+mod metadata;
 mod net;
 mod power;
 mod report;

@@ -5,8 +5,12 @@ use std::path::Path;
 
 use crate::base::{bytes, toml as toml_text};
 
-use super::image::{AptSource, GateSpec, Image, KernelSpec, LayerSpec, ScratchSpec, ServiceSpec};
-use super::raw::{RawApt, RawGate, RawImage, RawKernel, RawScalar, RawScratch};
+use crate::board::metadata_sources;
+
+use super::image::{
+    AptSource, GateSpec, Image, KernelSpec, LayerSpec, MetadataSpec, ScratchSpec, ServiceSpec,
+};
+use super::raw::{RawApt, RawGate, RawImage, RawKernel, RawMetadata, RawScalar, RawScratch};
 use super::{SpecError, layer, service, test, values};
 
 /// More layers than this cannot be stacked (each is a partition and a mount).
@@ -83,6 +87,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
             .map(|s| check_scratch(&s, source))
             .collect::<Result<_, _>>()?,
         gate: check_gate(raw.gate, source, dir)?,
+        metadata: check_metadata(&raw.metadata).map_err(|m| source.near("[metadata]", m))?,
         services,
         name: raw.name,
         version: raw.version,
@@ -118,6 +123,16 @@ fn check_layers(
         layers.push(checked);
     }
     Ok(layers)
+}
+
+fn check_metadata(raw: &RawMetadata) -> Result<MetadataSpec, String> {
+    let sources = raw.sources.as_deref().map(metadata_sources).transpose()?;
+    let timeout = raw.timeout.as_deref().map(values::duration).transpose();
+    let timeout = timeout.map_err(|m| format!("metadata.timeout: {m}"))?;
+    if timeout.is_some_and(|t| t.is_zero() || t.as_secs() > 600) {
+        return Err("metadata.timeout must be above nothing and at most 10m".to_owned());
+    }
+    Ok(MetadataSpec { sources, timeout })
 }
 
 fn check_suite(suite: Option<String>, source: &Source<'_>) -> Result<String, SpecError> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
+use slipform_init::contract::machine::{IdentityField, MetadataSource};
 use slipform_qemu_tests::{Allowance, Check};
 
 /// One image, ready to be locked and cast.
@@ -39,6 +40,17 @@ pub struct Image {
     pub scratch: Vec<ScratchSpec>,
     /// What publishing insists on.
     pub gate: GateSpec,
+    /// Where the machine learns who it is.
+    pub metadata: MetadataSpec,
+}
+
+/// `[metadata]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MetadataSpec {
+    /// Instead of the board's sources.
+    pub sources: Option<Vec<MetadataSource>>,
+    /// For all of them together.
+    pub timeout: Option<Duration>,
 }
 
 /// `[gate]`.
@@ -244,6 +256,10 @@ pub struct ServiceSpec {
     pub limits: BTreeMap<String, u64>,
     /// Grace time between SIGTERM and SIGKILL.
     pub stop_timeout: Duration,
+    /// Names of the secrets that it needs.
+    pub credentials: Vec<String>,
+    /// Environment from the machine's identity.
+    pub identity_env: BTreeMap<String, IdentityField>,
 }
 
 /// `[kernel]`.

@@ -51,6 +51,19 @@ pub struct RawImage {
     /// What `slipform publish` insists on.
     #[serde(default)]
     pub gate: RawGate,
+    /// Where the machine learns who it is.
+    #[serde(default)]
+    pub metadata: RawMetadata,
+}
+
+/// Where the machine learns who it is.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawMetadata {
+    /// Sources in their order, such as `["smbios", "ec2"]`; `[]` for none. Default: the board's.
+    pub sources: Option<Vec<String>>,
+    /// How long all of them may take together on real hardware; only services with `credentials` or `identity-env` wait. Default: `"20s"`.
+    pub timeout: Option<String>,
 }
 
 /// What `slipform publish` insists on.
@@ -240,6 +253,12 @@ pub struct RawService {
     pub limits: BTreeMap<String, u64>,
     /// Time between SIGTERM and SIGKILL when it is stopped. Default: `"10s"`.
     pub stop_timeout: Option<String>,
+    /// Secrets that it needs, such as `"db-password"`: files in the folder `$CREDENTIALS_DIRECTORY`, readable by it alone, handed in from outside (SMBIOS, fw_cfg, a cloud's user-data). It starts once they are known, and never without.
+    #[serde(default)]
+    pub credentials: Vec<String>,
+    /// Environment from the machine's identity, such as `{ NODE = "instance-id" }`: `instance-id`, `hostname`, `region`, `zone`, `instance-type`. It starts once they are known, and never without.
+    #[serde(default)]
+    pub identity_env: BTreeMap<String, String>,
 }
 
 /// Restart policy.
@@ -296,6 +315,37 @@ pub struct RawTest {
     pub timeout: Option<String>,
     /// How often a request is tried again. Default: as often as fits into the time.
     pub retries: Option<u32>,
+    /// Where the machine wakes up for this test: `"ec2"`, `"gce"`, `"azure"`, `"openstack"`, `"nocloud"`, `"smbios"`, `"fw-cfg"`, or a table that says more. Tests of one place share a boot. Default: in no cloud.
+    pub metadata: Option<RawTestMetadata>,
+}
+
+/// An emulated cloud: its name, or what it tells.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawTestMetadata {
+    /// Its name alone.
+    Name(String),
+    /// What it tells.
+    Table(RawCloud),
+}
+
+/// An emulated cloud.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawCloud {
+    /// Its name, such as `"ec2"`.
+    pub source: String,
+    /// What it calls the machine. Default: `"i-0123456789abcdef0"`.
+    pub instance_id: Option<String>,
+    /// The name that it gives. Default: `"emulated.internal"`.
+    pub hostname: Option<String>,
+    /// User-data.
+    pub user_data: Option<String>,
+    /// Secrets by name; without `user-data`, which a cloud would carry them in.
+    #[serde(default)]
+    pub credentials: BTreeMap<String, String>,
+    /// How its server does: `good` (default), `slow`, `late`, `unauthorized`, `busy`, `failing`, `malformed`, `huge`, `silent`.
+    pub day: Option<String>,
 }
 
 /// A step of a check.

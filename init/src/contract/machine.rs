@@ -13,6 +13,10 @@ pub const MODULES_DIR: &str = "/modules";
 pub const MODULES_LIST: &str = "/modules/list";
 /// Folder of each layer's file system that is stacked; what stands beside it (`lost+found`) is not.
 pub const LAYER_ROOT: &str = "rootfs";
+/// Milliseconds that all sources of metadata may take together, unless the image says otherwise.
+pub const METADATA_TIMEOUT_MS: u64 = 20_000;
+/// Folder with a folder of credentials for each service that asks for some.
+pub const CREDENTIALS_DIR: &str = "/run/credentials";
 /// Version of the format.
 pub const MACHINE_SCHEMA: u32 = 1;
 
@@ -39,10 +43,102 @@ pub struct Machine {
     /// Services, already in an order that respects `after`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Service>,
+    /// Where the machine learns who it is, in this order; nowhere if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metadata: Vec<MetadataSource>,
+    /// Milliseconds that these sources may take together; [`METADATA_TIMEOUT_MS`] without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata_timeout_ms: Option<u64>,
     /// No clock of this machine may be earlier: seconds since 1970.
     pub clock_floor: i64,
     /// Reboot so many seconds after a kernel panic.
     pub panic_seconds: u32,
+}
+
+/// Something outside the image that knows the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MetadataSource {
+    /// Amazon EC2's instance metadata, version 2.
+    Ec2,
+    /// Google Compute Engine's metadata server.
+    Gce,
+    /// Azure's instance metadata and wire server.
+    Azure,
+    /// OpenStack's metadata service.
+    Openstack,
+    /// A seed disk `cidata`, or the server that SMBIOS' serial number names.
+    Nocloud,
+    /// Credentials in SMBIOS' strings of type 11.
+    Smbios,
+    /// Credentials in QEMU's fw_cfg.
+    FwCfg,
+}
+
+impl MetadataSource {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Ec2,
+        Self::Gce,
+        Self::Azure,
+        Self::Openstack,
+        Self::Nocloud,
+        Self::Smbios,
+        Self::FwCfg,
+    ];
+
+    /// The name, as it stands in machine.json.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ec2 => "ec2",
+            Self::Gce => "gce",
+            Self::Azure => "azure",
+            Self::Openstack => "openstack",
+            Self::Nocloud => "nocloud",
+            Self::Smbios => "smbios",
+            Self::FwCfg => "fw-cfg",
+        }
+    }
+}
+
+/// A field of the identity that a service finds in its environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdentityField {
+    /// What the cloud calls the machine.
+    InstanceId,
+    /// Its host name.
+    Hostname,
+    /// Where it stands.
+    Region,
+    /// Where in the region.
+    Zone,
+    /// What kind it is.
+    InstanceType,
+}
+
+impl IdentityField {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::InstanceId,
+        Self::Hostname,
+        Self::Region,
+        Self::Zone,
+        Self::InstanceType,
+    ];
+
+    /// The name, as it stands in machine.json.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InstanceId => "instance-id",
+            Self::Hostname => "hostname",
+            Self::Region => "region",
+            Self::Zone => "zone",
+            Self::InstanceType => "instance-type",
+        }
+    }
 }
 
 /// One sealed layer: a partition with a read-only ext4 and its dm-verity tree behind it.
@@ -144,4 +240,10 @@ pub struct Service {
     pub limits: BTreeMap<u32, u64>,
     /// Milliseconds between SIGTERM and SIGKILL.
     pub stop_timeout_ms: u64,
+    /// Names of credentials that it needs: files in [`CREDENTIALS_DIR`]`/NAME`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<String>,
+    /// Environment from the machine's identity.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub identity_env: BTreeMap<String, IdentityField>,
 }

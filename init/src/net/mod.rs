@@ -17,6 +17,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 #[allow(unused_imports)] // main is the other half's
 pub(crate) use dhcp::Dhcp;
 pub(crate) use kernel::KernelError;
+pub(crate) use resolv::is_domain;
 
 use kernel::Kernel;
 use rtnl::{Address, Request};

@@ -376,6 +376,18 @@ fn cut(event: &mut Event, limit: usize) {
         Event::Layer { name, root_hash } => [name, root_hash],
         Event::LayerRead { name, error, .. } => [name, error],
         Event::RootWrite { detail, .. } => return truncate(detail, limit),
+        Event::Metadata {
+            instance_id,
+            hostname,
+            credentials,
+            detail,
+            ..
+        } => {
+            // Names are no longer than 255 bytes, and there are 128 at most.
+            credentials.truncate(limit / 64);
+            truncate(detail, limit);
+            [instance_id, hostname]
+        }
         Event::Phase { .. } | Event::Ready { .. } | Event::End { .. } => return,
     };
     texts.into_iter().for_each(|text| truncate(text, limit));

@@ -51,6 +51,8 @@ fn service(name: &str, script: &str) -> Service {
         capabilities: Vec::new(),
         limits: BTreeMap::new(),
         stop_timeout_ms: 10_000,
+        credentials: Vec::new(),
+        identity_env: BTreeMap::new(),
     }
 }
 

@@ -135,6 +135,21 @@ impl Unit {
         (unit, error.map_or(Ok(()), Err))
     }
 
+    /// What machine.json says of it.
+    pub(crate) fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// More environment, before its first start.
+    pub(crate) fn add_environment(&mut self, env: Vec<(String, String)>) -> Result<(), String> {
+        match &mut self.program {
+            Some(program) => program
+                .add_environment(env)
+                .map_err(|error| error.to_string()),
+            None => Ok(()),
+        }
+    }
+
     /// Its name.
     pub(crate) fn name(&self) -> &str {
         &self.service.name

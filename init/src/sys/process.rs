@@ -88,6 +88,26 @@ pub(crate) struct Program {
 }
 
 impl Program {
+    /// More environment; what is there goes before.
+    ///
+    /// # Errors
+    /// [`SpawnError::Invalid`] for a NUL byte.
+    pub(crate) fn add_environment(&mut self, env: Vec<(String, String)>) -> Result<(), SpawnError> {
+        for (name, value) in env {
+            let begin = format!("{name}=");
+            let has = |own: &CString| own.as_bytes().starts_with(begin.as_bytes());
+            if self.env.iter().any(has) {
+                continue;
+            }
+            let entry = CString::new(begin + &value).map_err(|_| SpawnError::Invalid {
+                what: format!("environment {name:?}"),
+                rule: "must not contain a NUL byte",
+            })?;
+            self.env.push(entry);
+        }
+        Ok(())
+    }
+
     /// Checks and converts what `service` asks for; `env` comes on top of its environment.
     ///
     /// # Errors

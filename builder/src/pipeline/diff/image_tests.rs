@@ -25,6 +25,8 @@ fn service(name: &str) -> Service {
         capabilities: Vec::new(),
         limits: BTreeMap::new(),
         stop_timeout_ms: 1000,
+        credentials: Vec::new(),
+        identity_env: BTreeMap::new(),
     }
 }
 
@@ -68,6 +70,8 @@ fn facts() -> ImageFacts {
         services: vec![service("web")],
         clock_floor: 5,
         panic_seconds: 10,
+        metadata: Vec::new(),
+        metadata_timeout_ms: None,
     };
     let boot = BootInfo {
         size: 1000,
