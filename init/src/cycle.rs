@@ -6,11 +6,11 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use slipform_init::contract::event::{Command, Event, Phase};
-use slipform_init::contract::machine::{METADATA_TIMEOUT_MS, Machine, Service};
+use slipform_init::contract::machine::{Interface, METADATA_TIMEOUT_MS, Machine, Service};
 
 use crate::layers::LayerReader;
 use crate::metadata::{self, Found, Metadata};
-use crate::net::{self, Dhcp};
+use crate::net::{self, Dhcp, Time};
 use crate::power::button::Buttons;
 use crate::power::{self, Request, down};
 use crate::report::Reporter;
@@ -67,6 +67,9 @@ pub(crate) struct Cycle {
     signals: SignalPart,
     buttons: Buttons,
     dhcp: Dhcp,
+    time: Time,
+    /// The machine got its name by metadata or a lease.
+    named: bool,
     metadata: Metadata,
     supervisor: Supervisor,
     layers: LayerReader,
@@ -84,7 +87,11 @@ impl Cycle {
     ) -> Self {
         report.settle_channel();
         report.phase(Phase::Network);
-        let dhcp = network(&machine.name, &mut report);
+        let seed = seed();
+        let interfaces = std::mem::take(&mut machine.interfaces);
+        let dhcp = network(&machine.name, seed, interfaces, &mut report);
+        let servers = std::mem::take(&mut machine.time_servers);
+        let time = Time::new(servers, machine.clock_floor, seed.rotate_left(17));
         let stop_limit = stop_limit(&machine);
         let slowdown = report.slowdown();
         for service in &mut machine.services {
@@ -104,6 +111,8 @@ impl Cycle {
             },
             buttons: Buttons::open(),
             dhcp,
+            time,
+            named: false,
             metadata,
             supervisor,
             layers,
@@ -122,12 +131,14 @@ impl Cycle {
             report: &mut self.report,
         };
         self.dhcp.start(&mut turn);
+        self.time.start(&mut turn);
         self.metadata.start(&mut turn);
         self.supervisor.start(&mut turn);
         let mut fds = Vec::new();
         loop {
             self.advance();
             self.identify();
+            self.heed_leases();
             self.wait(&mut fds);
             self.reap();
             if let Some(request) = self.request() {
@@ -166,6 +177,8 @@ impl Cycle {
             now: clock::monotonic(),
             report: &mut self.report,
         };
+        self.named |= outcome.found.hostname.is_some();
+        self.time.in_cloud(&outcome.sources, &mut turn);
         let files = metadata::Files::default();
         if !outcome.sources.is_empty() {
             files.write(&outcome, &mut turn);
@@ -184,12 +197,31 @@ impl Cycle {
         self.supervisor.identified(&answer, &mut turn);
     }
 
-    fn parts(&mut self) -> ([&mut dyn Watched; 7], &mut Reporter) {
-        let parts: [&mut dyn Watched; 7] = [
+    /// What leases say beyond addresses: the time servers, and (where no source of metadata
+    /// has one) the machine's name.
+    fn heed_leases(&mut self) {
+        let now = clock::monotonic();
+        self.time.leased(&self.dhcp.time_servers(), now);
+        if self.named || !self.metadata.is_over() {
+            return;
+        }
+        if let Some(name) = self.dhcp.leased_name() {
+            self.named = true;
+            let mut turn = Turn {
+                now,
+                report: &mut self.report,
+            };
+            metadata::Files::default().name(name, &mut turn);
+        }
+    }
+
+    fn parts(&mut self) -> ([&mut dyn Watched; 8], &mut Reporter) {
+        let parts: [&mut dyn Watched; 8] = [
             &mut self.signals,
             &mut self.kmsg,
             &mut self.buttons,
             &mut self.dhcp,
+            &mut self.time,
             &mut self.metadata,
             &mut self.supervisor,
             &mut self.layers,
@@ -299,8 +331,8 @@ impl Cycle {
     }
 }
 
-/// Loopback and the first lease; a machine without either still runs its services.
-fn network(name: &str, report: &mut Reporter) -> Dhcp {
+/// Loopback, and the interfaces; a machine without either still runs its services.
+fn network(name: &str, seed: u64, fixed: Vec<Interface>, report: &mut Reporter) -> Dhcp {
     if let Err(why) = net::loopback_up() {
         report.event(Event::Error {
             phase: Phase::Network,
@@ -308,12 +340,15 @@ fn network(name: &str, report: &mut Reporter) -> Dhcp {
             why: why.to_string(),
         });
     }
-    // Only spreads requests of machines that boot together: nothing secret, and
-    // nothing to wait for.
+    Dhcp::new(name, seed, fixed)
+}
+
+/// Only spreads requests of machines that boot together, and makes them hard to guess for
+/// whoever does not see them: nothing secret, and nothing to wait for.
+fn seed() -> u64 {
     let mut seed = [0; 8];
     let random = host::random(&mut seed).map_or(0, |()| u64::from_le_bytes(seed));
-    let time = clock::since_boot().subsec_nanos();
-    Dhcp::new(name, random ^ u64::from(time))
+    random ^ u64::from(clock::since_boot().subsec_nanos())
 }
 
 /// The search for who the machine is; its times are those of a machine that is so much slower.

@@ -52,6 +52,8 @@ pub(crate) fn describe(facts: &Facts<'_>) -> Result<contract::Machine, String> {
             .into_iter()
             .map(|s| service(s, facts.accounts).map_err(|m| format!("service '{}': {m}", s.name)))
             .collect::<Result<_, _>>()?,
+        interfaces: image.interfaces.clone(),
+        time_servers: image.time_servers.clone(),
         metadata: match &image.metadata.sources {
             Some(sources) => sources.clone(),
             None => facts.metadata.to_vec(),

@@ -151,7 +151,7 @@ pub(super) fn emulator(tools: &Tools, version: &str) -> Result<Emulator, Pipelin
 }
 
 /// The command itself relays to emulated metadata servers.
-fn relay() -> Vec<std::ffi::OsString> {
+fn relay() -> Vec<OsString> {
     let own = std::env::current_exe().ok();
     own.map_or_else(Vec::new, |own| {
         vec![own.into(), slipform_qemu_tests::metadata::RELAY_WORD.into()]

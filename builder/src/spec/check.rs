@@ -11,7 +11,7 @@ use super::image::{
     AptSource, GateSpec, Image, KernelSpec, LayerSpec, MetadataSpec, ScratchSpec, ServiceSpec,
 };
 use super::raw::{RawApt, RawGate, RawImage, RawKernel, RawMetadata, RawScalar, RawScratch};
-use super::{SpecError, layer, service, test, values};
+use super::{SpecError, layer, network, service, test, values};
 
 /// More layers than this cannot be stacked (each is a partition and a mount).
 const MOST_LAYERS: usize = 60;
@@ -87,6 +87,9 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
             .map(|s| check_scratch(&s, source))
             .collect::<Result<_, _>>()?,
         gate: check_gate(raw.gate, source, dir)?,
+        interfaces: network::interfaces(raw.interface)
+            .map_err(|m| source.near("[[interface]]", m))?,
+        time_servers: network::time_servers(&raw.time).map_err(|m| source.near("[time]", m))?,
         metadata: check_metadata(&raw.metadata).map_err(|m| source.near("[metadata]", m))?,
         services,
         name: raw.name,

@@ -2,11 +2,12 @@
 //! names are well-formed, references resolve, guest paths are absolute and clean.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use slipform_init::contract::machine::{IdentityField, MetadataSource};
+use slipform_init::contract::machine::{IdentityField, Interface, MetadataSource};
 use slipform_qemu_tests::{Allowance, Check};
 
 /// One image, ready to be locked and cast.
@@ -42,6 +43,10 @@ pub struct Image {
     pub gate: GateSpec,
     /// Where the machine learns who it is.
     pub metadata: MetadataSpec,
+    /// Interfaces that are used; empty: all wired ones, with DHCP.
+    pub interfaces: Vec<Interface>,
+    /// Time servers; empty: the cloud's or DHCP's.
+    pub time_servers: Vec<IpAddr>,
 }
 
 /// `[metadata]`.

@@ -11,6 +11,7 @@ mod error;
 pub mod image;
 mod layer;
 mod load;
+mod network;
 pub mod raw;
 mod service;
 mod test;

@@ -54,6 +54,55 @@ pub struct RawImage {
     /// Where the machine learns who it is.
     #[serde(default)]
     pub metadata: RawMetadata,
+    /// Network interfaces that are used, and how. Default: all wired ones, with DHCP.
+    #[serde(default)]
+    pub interface: Vec<RawInterface>,
+    /// The clock.
+    #[serde(default)]
+    pub time: RawTime,
+}
+
+/// A network interface.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawInterface {
+    /// The kernel's name of it, such as `"eth0"`.
+    pub name: String,
+    /// Ask for an IPv4 lease. Default: `true` without `addresses`.
+    pub dhcp: Option<bool>,
+    /// Addresses with their prefixes, such as `"192.0.2.10/24"`; IPv6 as well.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Routes.
+    #[serde(default)]
+    pub routes: Vec<RawRoute>,
+    /// Name servers, numeric; they go before those of leases.
+    #[serde(default)]
+    pub dns: Vec<String>,
+    /// Search domains.
+    #[serde(default)]
+    pub search: Vec<String>,
+    /// Largest packet in bytes, 576 to 9216.
+    pub mtu: Option<u16>,
+}
+
+/// A route.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawRoute {
+    /// Network, such as `"10.0.0.0/8"`; `"default"` for all of IPv4, `"::/0"` for all of IPv6.
+    pub to: String,
+    /// Router. Default: the network is on the link itself.
+    pub via: Option<String>,
+}
+
+/// The clock.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawTime {
+    /// Time servers (SNTP), numeric. Default: the cloud's own, else those that DHCP names.
+    #[serde(default)]
+    pub servers: Vec<String>,
 }
 
 /// Where the machine learns who it is.

@@ -136,7 +136,7 @@ fn check(raw: RawService) -> Result<ServiceSpec, String> {
             "env: {CREDENTIALS_DIRECTORY} is set by slipform for its credentials; leave it out"
         )));
     }
-    let identity_env = identity_env(&raw).map_err(tell)?;
+    let identity_env = identity_env(&raw.identity_env, &raw.env).map_err(tell)?;
     let (ready, ready_timeout) = ready(raw.ready.unwrap_or_default()).map_err(tell)?;
     Ok(ServiceSpec {
         user: raw.user.unwrap_or_else(|| "root".to_owned()),
@@ -177,10 +177,13 @@ pub(super) fn credential(name: &str) -> Result<(), String> {
     ))
 }
 
-fn identity_env(raw: &RawService) -> Result<BTreeMap<String, IdentityField>, String> {
+fn identity_env(
+    raw: &BTreeMap<String, String>,
+    env: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, IdentityField>, String> {
     let mut checked = BTreeMap::new();
-    for (name, field) in &raw.identity_env {
-        if name.is_empty() || name.contains(['=', '\0']) || raw.env.contains_key(name) {
+    for (name, field) in raw {
+        if name.is_empty() || name.contains(['=', '\0']) || env.contains_key(name) {
             return Err(format!(
                 "identity-env: '{name}' must be a name that env does not have, without '='"
             ));

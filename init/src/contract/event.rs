@@ -159,6 +159,15 @@ pub enum Event {
         /// For people.
         detail: String,
     },
+    /// The clock was adjusted: each step, and the first time that it was found right.
+    Clock {
+        /// Who told the time.
+        server: String,
+        /// What was added.
+        microseconds: i64,
+        /// At once, not by and by.
+        step: bool,
+    },
     /// What the machine learned of itself from outside the image; once a boot.
     Metadata {
         /// Sources that knew something, in the board's order.

@@ -2,6 +2,7 @@
 //! initrd at [`MACHINE_PATH`]; nothing is trusted from the kernel command line.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,12 @@ pub struct Machine {
     /// Services, already in an order that respects `after`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Service>,
+    /// Interfaces that are used, and how; without any, all wired ones with DHCP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<Interface>,
+    /// Time servers; without any, those that the cloud or DHCP names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub time_servers: Vec<IpAddr>,
     /// Where the machine learns who it is, in this order; nowhere if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub metadata: Vec<MetadataSource>,
@@ -53,6 +60,52 @@ pub struct Machine {
     pub clock_floor: i64,
     /// Reboot so many seconds after a kernel panic.
     pub panic_seconds: u32,
+}
+
+/// How an interface is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interface {
+    /// The kernel's name of it.
+    pub name: String,
+    /// It asks for an IPv4 lease.
+    pub dhcp: bool,
+    /// Addresses of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Network>,
+    /// Routes of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<FixedRoute>,
+    /// Name servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<IpAddr>,
+    /// Search domains.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
+    /// Largest packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+}
+
+/// An address and the length of its network's prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Address.
+    pub address: IpAddr,
+    /// Length in bits.
+    pub prefix: u8,
+}
+
+/// A route of the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FixedRoute {
+    /// Where to.
+    pub to: Network,
+    /// Through whom; without, it is on the link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<IpAddr>,
 }
 
 /// Something outside the image that knows the machine.

@@ -42,15 +42,6 @@ impl Files {
     /// Writes what is known, and names the machine. What fails is reported.
     pub(crate) fn write(&self, outcome: &Outcome, turn: &mut Turn<'_>) {
         let found = &outcome.found;
-        let mut step = |what: String, result: io::Result<()>| {
-            if let Err(error) = result {
-                turn.report.event(Event::Error {
-                    phase: Phase::Network,
-                    what,
-                    why: error.to_string(),
-                });
-            }
-        };
         let identity = serde_json::json!({
             "instance-id": found.instance_id,
             "hostname": found.hostname,
@@ -61,19 +52,26 @@ impl Files {
         });
         let path = self.run.join("identity.json");
         let text = format!("{identity}\n");
-        step(told(&path), put(&path, text.as_bytes(), 0o444));
+        tell(told(&path), put(&path, text.as_bytes(), 0o444), turn);
         if let Some(data) = &found.user_data {
             let path = self.run.join("user-data");
-            step(told(&path), put(&path, data, 0o400));
+            tell(told(&path), put(&path, data, 0o400), turn);
         }
         if let Some(name) = &found.hostname {
-            let path = self.run.join("hostname");
-            step(
-                told(&path),
-                put(&path, format!("{name}\n").as_bytes(), 0o644),
-            );
-            step("set the host name".to_owned(), host::set_hostname(name));
+            self.name(name, turn);
         }
+    }
+
+    /// Names the machine.
+    pub(crate) fn name(&self, name: &str, turn: &mut Turn<'_>) {
+        let path = self.run.join("hostname");
+        let line = format!("{name}\n");
+        tell(told(&path), put(&path, line.as_bytes(), 0o644), turn);
+        tell(
+            "set the host name".to_owned(),
+            host::set_hostname(name),
+            turn,
+        );
     }
 
     /// A tmpfs of its own for credentials: they reach no disk, and have a limit.
@@ -94,6 +92,16 @@ impl Files {
             options: "mode=0755,size=16m,nr_inodes=8k",
         }
         .mount()
+    }
+}
+
+fn tell(what: String, result: io::Result<()>, turn: &mut Turn<'_>) {
+    if let Err(error) = result {
+        turn.report.event(Event::Error {
+            phase: Phase::Network,
+            what,
+            why: error.to_string(),
+        });
     }
 }
 

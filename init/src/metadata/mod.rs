@@ -205,6 +205,11 @@ impl Metadata {
         self.outcome.take()
     }
 
+    /// Nothing more will be found.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, State::Over) && self.outcome.is_none()
+    }
+
     fn end(&self) -> Duration {
         self.begun.saturating_add(self.limit)
     }

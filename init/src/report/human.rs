@@ -31,6 +31,20 @@ pub(crate) fn line(event: &Event) -> Option<String> {
             address,
             detail,
         } => join(&["network:", interface, address, detail]),
+        Event::Clock {
+            server,
+            microseconds,
+            step,
+        } => {
+            let verb = match step {
+                true => "set",
+                false => "is slewed",
+            };
+            format!(
+                "clock: {verb} by {} ms, told by {server}",
+                microseconds / 1000
+            )
+        }
         Event::Metadata {
             sources,
             instance_id,

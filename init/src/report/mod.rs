@@ -376,6 +376,7 @@ fn cut(event: &mut Event, limit: usize) {
         Event::Layer { name, root_hash } => [name, root_hash],
         Event::LayerRead { name, error, .. } => [name, error],
         Event::RootWrite { detail, .. } => return truncate(detail, limit),
+        Event::Clock { server, .. } => return truncate(server, limit),
         Event::Metadata {
             instance_id,
             hostname,
