@@ -16,6 +16,9 @@ use super::{SpecError, layer, network, service, test, values};
 /// More layers than this cannot be stacked (each is a partition and a mount).
 const MOST_LAYERS: usize = 60;
 
+/// What the kernel needs for VLANs.
+const VLAN_MODULE: &str = "8021q";
+
 /// A file's text, to turn byte offsets into lines.
 pub(super) struct Source<'a> {
     pub(super) file: &'a Path,
@@ -60,6 +63,13 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
     }
     let layers = check_layers(raw.layer, source, dir)?;
     let services = service::check_all(raw.service, source)?;
+    let interfaces =
+        network::interfaces(raw.interface).map_err(|m| source.near("[[interface]]", m))?;
+    let mut kernel = check_kernel(raw.kernel, source)?;
+    let tagged = interfaces.iter().any(|interface| interface.vlan.is_some());
+    if tagged && !kernel.modules.iter().any(|module| module == VLAN_MODULE) {
+        kernel.modules.push(VLAN_MODULE.to_owned());
+    }
     Ok(Image {
         boards: if raw.boards.is_empty() {
             vec!["qemu-x86_64".to_owned()]
@@ -75,7 +85,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
         layers,
         tests: test::check_all(raw.test, &services, source)?,
         allowances: test::allowances(raw.allow, source)?,
-        kernel: check_kernel(raw.kernel, source)?,
+        kernel,
         sysctl: raw
             .sysctl
             .into_iter()
@@ -87,8 +97,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
             .map(|s| check_scratch(&s, source))
             .collect::<Result<_, _>>()?,
         gate: check_gate(raw.gate, source, dir)?,
-        interfaces: network::interfaces(raw.interface)
-            .map_err(|m| source.near("[[interface]]", m))?,
+        interfaces,
         time_servers: network::time_servers(&raw.time).map_err(|m| source.near("[time]", m))?,
         metadata: check_metadata(&raw.metadata).map_err(|m| source.near("[metadata]", m))?,
         services,

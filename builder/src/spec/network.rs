@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use slipform_init::contract::machine::{FixedRoute, Interface, Network};
+use slipform_init::contract::machine::{FixedRoute, Interface, Network, Vlan};
 
-use super::raw::{RawInterface, RawRoute, RawTime};
+use super::raw::{RawInterface, RawRoute, RawTime, RawVlan};
 
 /// Interfaces of a machine.
 const MOST: usize = 32;
@@ -33,15 +33,7 @@ pub(super) fn interfaces(raw: Vec<RawInterface>) -> Result<Vec<Interface>, Strin
 }
 
 fn interface(raw: RawInterface) -> Result<Interface, String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte);
-    if !(1..=NAME_MAX).contains(&raw.name.len())
-        || [".", ".."].contains(&raw.name.as_str())
-        || !raw.name.bytes().all(plain)
-    {
-        return Err(format!(
-            "it must be the kernel's name of an interface, such as \"eth0\": 1 to {NAME_MAX} letters, digits, '.', '_', '-' or '@'"
-        ));
-    }
+    named(&raw.name)?;
     let addresses: Vec<Network> = raw
         .addresses
         .iter()
@@ -73,7 +65,33 @@ fn interface(raw: RawInterface) -> Result<Interface, String> {
         addresses,
         search: raw.search,
         mtu: raw.mtu,
+        vlan: raw.vlan.map(vlan).transpose()?,
     })
+}
+
+fn vlan(raw: RawVlan) -> Result<Vlan, String> {
+    if !(1..=4094).contains(&raw.id) {
+        return Err(format!("vlan: id {} must be 1 to 4094", raw.id));
+    }
+    named(&raw.link).map_err(|m| format!("vlan: link '{}': {m}", raw.link))?;
+    Ok(Vlan {
+        link: raw.link,
+        id: raw.id,
+    })
+}
+
+/// The kernel's name of an interface.
+fn named(name: &str) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte);
+    if (1..=NAME_MAX).contains(&name.len())
+        && ![".", ".."].contains(&name)
+        && name.bytes().all(plain)
+    {
+        return Ok(());
+    }
+    Err(format!(
+        "it must be the kernel's name of an interface, such as \"eth0\": 1 to {NAME_MAX} letters, digits, '.', '_', '-' or '@'"
+    ))
 }
 
 fn route(raw: &RawRoute) -> Result<FixedRoute, String> {
@@ -209,6 +227,17 @@ mod tests {
         assert!(error(|raw| raw.dns = vec!["dns.example".into()]).contains("numeric"));
         assert!(error(|raw| raw.search = vec!["a b".into()]).contains("'a b'"));
         assert!(error(|raw| raw.mtu = Some(100)).contains("576"));
+        let tagged = |link: &str, id| {
+            let mut raw = raw("v");
+            raw.vlan = Some(RawVlan {
+                link: link.to_owned(),
+                id,
+            });
+            interfaces(vec![raw])
+        };
+        assert!(tagged("eth0", 10).is_ok());
+        assert!(tagged("eth0", 4095).unwrap_err().contains("4094"));
+        assert!(tagged("", 1).unwrap_err().contains("kernel's name"));
         let mut bits = raw("eth0");
         bits.routes = vec![route("10.0.0.1/8", "10.0.0.1")];
         assert!(interfaces(vec![bits]).unwrap_err().contains("bits behind"));

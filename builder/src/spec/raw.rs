@@ -84,6 +84,18 @@ pub struct RawInterface {
     pub search: Vec<String>,
     /// Largest packet in bytes, 576 to 9216.
     pub mtu: Option<u16>,
+    /// Makes it a VLAN of another interface, such as `{ link = "eth0", id = 10 }`.
+    pub vlan: Option<RawVlan>,
+}
+
+/// A tagged network (IEEE 802.1Q).
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawVlan {
+    /// The interface that carries it.
+    pub link: String,
+    /// Its number, 1 to 4094.
+    pub id: u16,
 }
 
 /// A route.

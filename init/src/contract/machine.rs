@@ -85,6 +85,19 @@ pub struct Interface {
     /// Largest packet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u16>,
+    /// It is a VLAN of another interface, and made by init.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<Vlan>,
+}
+
+/// A tagged network on an interface (IEEE 802.1Q).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vlan {
+    /// The interface that carries it.
+    pub link: String,
+    /// Its number, 1 to 4094.
+    pub id: u16,
 }
 
 /// An address and the length of its network's prefix.

@@ -116,7 +116,7 @@ impl Azure {
                 ])
             });
         let Some(ids) = ids else {
-            return self.without_report(unexpected("goal state", answer));
+            return self.without_report(&unexpected("goal state", answer));
         };
         self.at = At::Health;
         let request = Request::new("POST", HEALTH)
@@ -127,7 +127,7 @@ impl Azure {
         wire(request, 4096)
     }
 
-    fn without_report(&mut self, why: String) -> Step {
+    fn without_report(&mut self, why: &str) -> Step {
         self.found
             .note(format!("azure: not reported as ready: {why}"));
         Step::Done(std::mem::take(&mut self.found))
@@ -154,14 +154,14 @@ impl Source for Azure {
             At::Health if matches!(answer.status, 200..=299) => {
                 Step::Done(std::mem::take(&mut self.found))
             }
-            At::Health => self.without_report(unexpected("health", answer)),
+            At::Health => self.without_report(&unexpected("health", answer)),
         }
     }
 
     fn silence(&mut self, why: String) -> Step {
         match self.at {
             At::Compute => Step::Absent(why),
-            _ => self.without_report(why),
+            _ => self.without_report(&why),
         }
     }
 }

@@ -257,7 +257,7 @@ mod tests {
         huge.take_user_data(vec![b'x'; USER_DATA_MAX + 1]);
         assert_eq!((huge.user_data, huge.odd.len()), (None, 1));
         fuzz::mutate(json, |bytes, _| {
-            Found::default().take_user_data(bytes.to_vec())
+            Found::default().take_user_data(bytes.to_vec());
         });
     }
 

@@ -86,6 +86,7 @@ impl Request {
     }
 
     /// Its path.
+    #[cfg(test)]
     pub(super) fn path(&self) -> &str {
         &self.path
     }
@@ -353,7 +354,7 @@ fn body_of(status: u16, headers: &Headers, limit: usize) -> Result<Part, HttpErr
     if matches!(status, 204 | 304) {
         return Ok(Part::Done);
     }
-    if let Some(coding) = all("transfer-encoding").last() {
+    if let Some(coding) = all("transfer-encoding").next_back() {
         return match coding.eq_ignore_ascii_case("chunked") {
             true => Ok(Part::ChunkLine),
             false => Err(HttpError::Length),

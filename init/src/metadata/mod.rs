@@ -128,7 +128,7 @@ struct Active {
 enum State {
     Idle,
     Local(PipeReader, Receiver<Gathered>),
-    Network(Active),
+    Network(Box<Active>),
     Over,
 }
 
@@ -250,7 +250,7 @@ impl Metadata {
                         tries: 0,
                         why: String::new(),
                     };
-                    self.state = State::Network(active);
+                    self.state = State::Network(Box::new(active));
                     return self.go_on(turn);
                 }
                 Step::Done(found) => {
@@ -413,12 +413,11 @@ impl Watched for Metadata {
     fn fds(&self, out: &mut Vec<libc::pollfd>) {
         match &self.state {
             State::Local(end, _) => out.push(poll::entry(end.as_raw_fd(), libc::POLLIN)),
-            State::Network(Active {
-                exchange: Some(exchange),
-                ..
-            }) => {
-                let (fd, events) = exchange.fd();
-                out.push(poll::entry(fd, events));
+            State::Network(active) => {
+                if let Some(exchange) = &active.exchange {
+                    let (fd, events) = exchange.fd();
+                    out.push(poll::entry(fd, events));
+                }
             }
             _ => {}
         }

@@ -183,7 +183,7 @@ fn days_that_stay_ugly() {
     type Day = fn(&str, usize, &mut TcpStream);
     let days: [(&str, Day); 8] = [
         ("silent", |_, _, _| {
-            std::thread::sleep(Duration::from_secs(3))
+            std::thread::sleep(Duration::from_secs(3));
         }),
         ("closes", |_, _, _| {}),
         ("trickles", |_, _, stream| {
@@ -195,10 +195,10 @@ fn days_that_stay_ugly() {
         }),
         ("always 500", |_, _, stream| say(stream, "500 Oops", b"")),
         ("malformed", |_, _, stream| {
-            drop(stream.write_all(&[0xff; 5000]))
+            drop(stream.write_all(&[0xff; 5000]));
         }),
         ("10 MB", |_, _, stream| {
-            say(stream, "200 OK", &vec![b'x'; 10 << 20])
+            say(stream, "200 OK", &vec![b'x'; 10 << 20]);
         }),
         ("10 MB without a length", |_, _, stream| {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");

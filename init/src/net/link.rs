@@ -36,14 +36,19 @@ impl Link {
         links
     }
 
+    /// The Ethernet of that name below `sysfs`, whatever is behind it.
+    pub(crate) fn named(sysfs: &Path, name: &str) -> Option<Link> {
+        Link::ethernet(&sysfs.join(name))
+    }
+
     fn wired(folder: &Path) -> Option<Link> {
         let has = |name: &str| folder.join(name).exists();
-        if read(folder, "type")? != ETHERNET
-            || !has("device")
-            || has("wireless")
-            || has("phy80211")
-            || has("master")
-        {
+        let plain = has("device") && !has("wireless") && !has("phy80211") && !has("master");
+        plain.then(|| Link::ethernet(folder))?
+    }
+
+    fn ethernet(folder: &Path) -> Option<Link> {
+        if read(folder, "type")? != ETHERNET {
             return None;
         }
         Some(Link {
@@ -163,6 +168,8 @@ mod tests {
         let links = Link::all_wired(&root);
         let names: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
         assert_eq!(names, ["ens3", "eth1"]);
+        assert_eq!(Link::named(&root, "br0").map(|link| link.index), Some(3));
+        assert_eq!(Link::named(&root, "lo"), None);
         let link = &links[0];
         assert_eq!(
             (link.name.as_str(), link.index, link.mac),

@@ -21,7 +21,14 @@ const ACK: u16 = 0x04;
 const REPLACE: u16 = 0x100;
 const CREATE: u16 = 0x400;
 const IFF_UP: u32 = 1;
+const EXCLUSIVE: u16 = 0x200;
+const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_VLAN_ID: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
@@ -86,11 +93,7 @@ impl Request {
     }
 
     fn attribute(mut self, kind: u16, value: &[u8]) -> Request {
-        let length = 4 + value.len();
-        self.0.extend_from_slice(&(length as u16).to_ne_bytes());
-        self.0.extend_from_slice(&kind.to_ne_bytes());
-        self.0.extend_from_slice(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self.0.extend(attribute(kind, value));
         self
     }
 
@@ -112,6 +115,19 @@ impl Request {
     /// Switches an interface on.
     pub(crate) fn link_up(index: u32) -> Request {
         Request::new(RTM_NEWLINK, 0, &ifinfo(index, IFF_UP, IFF_UP))
+    }
+
+    /// Makes the interface `name` for VLAN `id` on the interface `link`.
+    pub(crate) fn add_vlan(name: &str, link: u32, id: u16) -> Request {
+        let data = attribute(IFLA_VLAN_ID, &id.to_ne_bytes());
+        let info = [
+            attribute(IFLA_INFO_KIND, b"vlan"),
+            attribute(IFLA_INFO_DATA, &data),
+        ];
+        Request::new(RTM_NEWLINK, CREATE | EXCLUSIVE, &ifinfo(0, 0, 0))
+            .attribute(IFLA_IFNAME, &[name.as_bytes(), &[0]].concat())
+            .attribute(IFLA_LINK, &link.to_ne_bytes())
+            .attribute(IFLA_LINKINFO, &info.concat())
     }
 
     /// Sets an interface's MTU.
@@ -148,6 +164,15 @@ impl Request {
     pub(crate) fn delete_route(route: &Route) -> Request {
         route.request(RTM_DELROUTE, 0)
     }
+}
+
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = 4 + value.len();
+    let mut bytes = (length as u16).to_ne_bytes().to_vec();
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(value);
+    bytes.resize(length.next_multiple_of(4), 0);
+    bytes
 }
 
 /// ifinfomsg: family u8, pad u8, type u16, index i32, flags u32, change mask u32.
@@ -272,6 +297,20 @@ mod tests {
                 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8, 0, 4, 0, 0xb4, 5, 0, 0
             ]
         );
+    }
+
+    /// As `ip link add link eth0 name v.10 type vlan id 10` has it.
+    #[test]
+    fn vlans_byte_for_byte() {
+        let bytes = Request::add_vlan("v.10", 2, 10).numbered(1);
+        assert_eq!(bytes[4..8], [16, 0, 5, 6]);
+        let attributes = [
+            9, 0, 3, 0, b'v', b'.', b'1', b'0', 0, 0, 0, 0, // IFLA_IFNAME
+            8, 0, 5, 0, 2, 0, 0, 0, // IFLA_LINK
+            24, 0, 18, 0, 8, 0, 1, 0, b'v', b'l', b'a', b'n', // IFLA_LINKINFO, IFLA_INFO_KIND
+            12, 0, 2, 0, 6, 0, 1, 0, 10, 0, 0, 0, // IFLA_INFO_DATA, IFLA_VLAN_ID
+        ];
+        assert_eq!(bytes[32..], attributes);
     }
 
     #[test]

@@ -35,6 +35,9 @@ use fleet::{Fleet, Ordered};
 use state::{Action, Input, Life, Policy};
 use unit::{Places, Unit};
 
+/// What a service finds in its environment beyond machine.json, or why it never starts.
+pub(crate) type Answer<'a> = dyn Fn(&Service) -> Result<Vec<(String, String)>, String> + 'a;
+
 /// All services of the machine.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
@@ -81,11 +84,7 @@ impl Supervisor {
 
     /// The machine knows who it is: services that asked for that may start, each with the
     /// environment that `answer` has for it, or never for the reason that it gives.
-    pub(crate) fn identified(
-        &mut self,
-        answer: &dyn Fn(&Service) -> Result<Vec<(String, String)>, String>,
-        turn: &mut Turn<'_>,
-    ) {
+    pub(crate) fn identified(&mut self, answer: &Answer<'_>, turn: &mut Turn<'_>) {
         let mut actions = Vec::new();
         for (number, unit) in self.units.iter_mut().enumerate() {
             if !self.fleet.is_held(number) {

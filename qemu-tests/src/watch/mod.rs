@@ -224,7 +224,10 @@ impl Watch {
             Event::End { clean } => self.end = Some(*clean),
             Event::Log { service, line, .. } => self.patterns.line(Source::Service(service), line),
             // Only told when a sweep asks for it, and judged there.
-            Event::Network { .. } | Event::Metadata { .. } | Event::LayerRead { .. } => {}
+            Event::Network { .. }
+            | Event::Metadata { .. }
+            | Event::Clock { .. }
+            | Event::LayerRead { .. } => {}
         }
     }
 

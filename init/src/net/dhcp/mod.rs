@@ -22,10 +22,11 @@ use slipform_init::contract::event::Event;
 use slipform_init::contract::machine;
 
 use super::dhcp6::Dhcp6;
-use super::kernel::KernelError;
+use super::kernel::{Kernel, KernelError};
 use super::link::{self, Link};
 use super::ra::{self, Names};
 use super::resolv::{self, Server};
+use super::rtnl::Request;
 use crate::sys::net;
 use crate::turn::{Turn, Watched};
 use apply::{Interface, tell_kernel, write_resolv};
@@ -147,15 +148,10 @@ impl Dhcp {
 
     fn find(&mut self, turn: &mut Turn<'_>) {
         self.looks = self.looks.saturating_add(1);
-        for link in Link::all_wired(&self.sysfs) {
+        self.make_vlans(turn);
+        for (link, fixed) in self.wanted() {
             let known = |active: &Active| active.interface.link.index == link.index;
-            let fixed = self
-                .fixed
-                .iter()
-                .find(|fixed| fixed.name == link.name)
-                .cloned();
-            let wanted = self.fixed.is_empty() || fixed.is_some();
-            if wanted && !self.active.iter().any(known) {
+            if !self.active.iter().any(known) {
                 self.use_link(link, fixed.as_ref(), turn);
             }
         }
@@ -176,6 +172,49 @@ impl Dhcp {
             address,
             detail,
         });
+    }
+
+    /// The interfaces that are there and used, with what the image says of them.
+    fn wanted(&self) -> Vec<(Link, Option<machine::Interface>)> {
+        if self.fixed.is_empty() {
+            let links = Link::all_wired(&self.sysfs).into_iter();
+            return links.map(|link| (link, None)).collect();
+        }
+        let fixed = self.fixed.iter();
+        let there = fixed.filter_map(|fixed| {
+            let link = Link::named(&self.sysfs, &fixed.name)?;
+            Some((link, Some(fixed.clone())))
+        });
+        there.collect()
+    }
+
+    /// VLANs whose carrier is there by now; the next step finds them as interfaces.
+    fn make_vlans(&mut self, turn: &mut Turn<'_>) {
+        for fixed in &self.fixed {
+            let Some(vlan) = &fixed.vlan else {
+                continue;
+            };
+            if Link::named(&self.sysfs, &fixed.name).is_some() {
+                continue;
+            }
+            let Some(carrier) = Link::named(&self.sysfs, &vlan.link) else {
+                continue;
+            };
+            let made = Kernel::open().and_then(|mut kernel| {
+                let up = format!("switch on {}", carrier.name);
+                kernel.run(&up, Request::link_up(carrier.index), &[])?;
+                let what = format!(
+                    "make {} for VLAN {} on {}",
+                    fixed.name, vlan.id, carrier.name
+                );
+                let request = Request::add_vlan(&fixed.name, carrier.index, vlan.id);
+                kernel.run(&what, request, &[libc::EEXIST])
+            });
+            match made {
+                Err(error) if self.looks == 1 => tell_kernel(&error, turn),
+                Ok(()) | Err(_) => {}
+            }
+        }
     }
 
     fn use_link(&mut self, link: Link, fixed: Option<&machine::Interface>, turn: &mut Turn<'_>) {

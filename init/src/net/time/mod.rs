@@ -89,10 +89,10 @@ impl Time {
         self.client.servers(now, servers);
     }
 
-    fn act(&mut self, action: Option<Action>, turn: &mut Turn<'_>) {
+    fn act(&mut self, action: Option<&Action>, turn: &mut Turn<'_>) {
         match action {
             Some(Action::Ask(server, packet)) => {
-                self.socket = ask((server, self.port).into(), &packet).ok();
+                self.socket = ask((*server, self.port).into(), packet).ok();
                 if self.socket.is_none() {
                     self.client.unreachable(turn.now);
                 }
@@ -103,7 +103,7 @@ impl Time {
                 server,
             }) => {
                 self.socket = None;
-                self.adjust(nanos, step, server, turn);
+                self.adjust(*nanos, *step, *server, turn);
             }
             None => {}
         }
@@ -159,7 +159,7 @@ impl Watched for Time {
             match received {
                 Ok(count) => {
                     let action = self.client.packet(turn.now, &buffer[..count]);
-                    self.act(action, turn);
+                    self.act(action.as_ref(), turn);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
@@ -181,7 +181,7 @@ impl Watched for Time {
         if action.is_none() && self.client.deadline().is_some_and(|at| at > turn.now) {
             return;
         }
-        self.act(action, turn);
+        self.act(action.as_ref(), turn);
     }
 }
 

@@ -213,7 +213,7 @@ impl Sntp {
         while seconds < self.floor {
             seconds = seconds.checked_add(ERA)?;
         }
-        let fraction = i128::from(stamp & 0xffff_ffff) * NANOS >> 32;
+        let fraction = (i128::from(stamp & 0xffff_ffff) * NANOS) >> 32;
         // More than a century ahead is an answer from before the floor.
         (seconds - self.floor < ERA / 2).then_some(i128::from(seconds) * NANOS + fraction)
     }
@@ -352,17 +352,18 @@ mod tests {
             Some(Action::Ask(_, question)) => question,
             other => panic!("{other:?}"),
         };
-        let spoil: [(&str, fn(&mut [u8; PACKET])); 7] = [
+        type Spoil = fn(&mut [u8; PACKET]);
+        let spoil: [(&str, Spoil); 7] = [
             ("not synchronised", |packet| packet[0] |= 0xc0),
             ("kiss of death", |packet| packet[1] = 0),
             ("stratum 16", |packet| packet[1] = 16),
             ("version 1", |packet| packet[0] = 1 << 3 | 4),
             ("no time", |packet| packet[40..].fill(0)),
             ("backwards", |packet| {
-                packet[32] = packet[32].wrapping_add(1)
+                packet[32] = packet[32].wrapping_add(1);
             }),
             ("before the floor", |packet| {
-                packet[32..40].copy_from_slice(&ntp(i128::from(FLOOR - 1000) * NANOS))
+                packet[32..40].copy_from_slice(&ntp(i128::from(FLOOR - 1000) * NANOS));
             }),
         ];
         for (name, spoil) in spoil {
