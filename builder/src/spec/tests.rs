@@ -497,7 +497,7 @@ fn wrong_words_about_the_identity_are_named() {
         ),
         (
             "[[service]]\nname = \"s\"\nexec = [\"/s\"]\nidentity-env = { A = \"instance\" }\n",
-            "instance-id",
+            "instance-type",
         ),
         (
             "[[service]]\nname = \"s\"\nexec = [\"/s\"]\nenv = { A = \"1\" }\nidentity-env = { A = \"zone\" }\n",

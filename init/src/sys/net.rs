@@ -435,6 +435,57 @@ mod tests {
         assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
     }
 
+    fn skipped(why: &str) {
+        use io::Write;
+        let _ = writeln!(io::stderr(), "SKIPPED: router advertisements: {why}");
+    }
+
+    /// Through the real kernel: an advertisement passes its filter, with its hop limit and
+    /// sender; another message does not. Only root may open such a socket.
+    #[test]
+    fn advertisements_pass_the_kernels_filter_and_nothing_else() {
+        let Ok(hears) = advertisements() else {
+            return skipped("no right to open raw sockets, or no IPv6");
+        };
+        let says = advertisements().expect("a second");
+        set_option(
+            says.as_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_UNICAST_HOPS,
+            &255_i32,
+        )
+        .expect("hop limit");
+        // SAFETY: all zeros is a valid sockaddr_in6.
+        let mut to: libc::sockaddr_in6 = unsafe { mem::zeroed() };
+        to.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+        to.sin6_addr.s6_addr = Ipv6Addr::LOCALHOST.octets();
+        for kind in [136_u8, 134] {
+            let mut message = [0_u8; 24];
+            message[0] = kind;
+            let (address, size) = ((&raw const to).cast(), size_of::<libc::sockaddr_in6>());
+            // SAFETY: live message, live address of the given size.
+            let sent = unsafe {
+                libc::sendto(
+                    says.as_raw_fd(),
+                    message.as_ptr().cast(),
+                    24,
+                    0,
+                    address,
+                    size,
+                )
+            };
+            if sent != 24 {
+                return skipped("::1 cannot be reached");
+            }
+        }
+        let mut buffer = [0; 64];
+        let got = receive_advertisement(&hears, &mut buffer).expect("the advertisement");
+        assert_eq!((got.0, got.1, got.3), (24, Ipv6Addr::LOCALHOST, 255));
+        assert_eq!(buffer[0], 134);
+        let again = receive_advertisement(&hears, &mut buffer).expect_err("no more");
+        assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
+    }
+
     #[test]
     fn a_cut_datagram_has_no_sender() {
         let (ours, theirs) = UnixDatagram::pair().expect("socketpair");
