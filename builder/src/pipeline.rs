@@ -6,6 +6,8 @@
 //! kernel.rs   kernel package -> kernel, constant initrd  cargo.rs    a layer's cargo rule
 //! image.rs    UKI, disk, manifest, files                 tools.rs    emulator from locked packages
 //! harness.rs  boot test and interactive run             sweep.rs     many boots, each with one thing changed
+//! bases.rs   layers that were published, and images on them
+//! elsewhere.rs  stores of the team's: inputs kept for good    cache.rs  steps that others did
 //! testing.rs  tools for tests
 //! diff.rs     two images -> what is different
 //! bundle.rs   what a release was built from             bom.rs       what is in it
@@ -13,14 +15,18 @@
 //! pulling.rs  back from a remote, verified
 //! ```
 
+mod bases;
 mod bom;
 mod bundle;
+mod cache;
 mod cargo;
 pub mod diff;
+mod elsewhere;
 mod error;
 mod gate;
 mod harness;
 mod image;
+mod keeping;
 mod kernel;
 mod layers;
 mod locking;
@@ -41,11 +47,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::base::{Digest, Progress};
 use crate::spec::{self, Image};
-use crate::store::{Output, Outputs, Step, StepLog, StepState, Store, StoreError};
+use crate::store::{CAME_FROM, Output, Outputs, Step, StepLog, StepState, Store, StoreError};
 
+pub use cache::CacheMode;
+use elsewhere::Elsewhere;
+pub use elsewhere::{Copied, Team};
 pub use error::PipelineError;
 pub use gate::{Door, ReadyToPublish};
 pub use image::Cast;
+pub use keeping::KeptDisk;
 pub use kernel::BootParts;
 pub use locking::{LOCK_FILE, Locking, changes, init_binary};
 pub use publishing::{Wanted, WouldMove};
@@ -62,7 +72,11 @@ pub struct Settings {
     pub(crate) progress: Arc<dyn Progress>,
     /// Nothing is made: what was not made before is an error.
     only_known: bool,
+    /// Only what was made here counts, not what a cache says.
+    own_only: bool,
     steps: StepLog,
+    /// Stores of the team's further away.
+    elsewhere: Arc<Elsewhere>,
 }
 
 /// Loads and checks the specification in `dir`.
@@ -101,7 +115,9 @@ impl Settings {
             offline,
             progress,
             only_known: false,
+            own_only: false,
             steps: StepLog::default(),
+            elsewhere: Arc::default(),
         })
     }
 
@@ -116,7 +132,20 @@ impl Settings {
             offline: true,
             progress: Arc::clone(&self.progress),
             only_known: true,
+            own_only: true,
             steps: StepLog::default(),
+            elsewhere: Arc::clone(&self.elsewhere),
+        }
+    }
+
+    /// The same, but what a cache said is made anew, here: what is attested is what the
+    /// lock's inputs come to.
+    pub(crate) fn own_only(&self) -> Self {
+        Self {
+            only_known: self.only_known,
+            own_only: true,
+            offline: self.offline,
+            ..self.only_known()
         }
     }
 
@@ -132,7 +161,9 @@ impl Settings {
             offline: self.offline,
             progress: Arc::clone(&self.progress),
             only_known: false,
+            own_only: true,
             steps: StepLog::default(),
+            elsewhere: Arc::clone(&self.elsewhere),
         })
     }
 
@@ -206,6 +237,12 @@ impl Settings {
     /// Whether a step that was not done before may be done now.
     fn may_make(&self, step: &Step, changed: Vec<String>) -> Result<(), PipelineError> {
         if self.only_known {
+            if let Some(from) = changed.first().and_then(|why| why.strip_prefix(CAME_FROM)) {
+                return Err(PipelineError::FromCache {
+                    subject: step.subject().to_owned(),
+                    from: from.to_owned(),
+                });
+            }
             return Err(PipelineError::NotBuilt {
                 subject: step.subject().to_owned(),
                 changed,

@@ -8,13 +8,18 @@ use std::time::Duration;
 use slipform_init::contract::event::{Command, Event, Phase};
 use slipform_init::contract::machine::{Interface, METADATA_TIMEOUT_MS, Machine, Service};
 
+use crate::early::Booted;
 use crate::layers::LayerReader;
 use crate::metadata::{self, Found, Metadata};
+use crate::metrics::Metrics;
 use crate::net::{self, Dhcp, Time};
 use crate::power::button::Buttons;
+use crate::power::watchdog::Watchdog;
 use crate::power::{self, Request, down};
 use crate::report::Reporter;
 use crate::report::kmsg::Kmsg;
+use crate::ship::Shipper;
+use crate::state::look::Looker;
 use crate::supervise::Supervisor;
 use crate::sys::poll;
 use crate::sys::signal::{self, Reaped, Signals};
@@ -55,9 +60,16 @@ impl Watched for SignalPart {
 /// Where the machine is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// After boots that were not healthy: services start later.
+    Holding {
+        until: Duration,
+    },
     Starting,
     Running,
-    Stopping { request: Request, end: Duration },
+    Stopping {
+        request: Request,
+        end: Duration,
+    },
 }
 
 /// All parts.
@@ -73,18 +85,26 @@ pub(crate) struct Cycle {
     metadata: Metadata,
     supervisor: Supervisor,
     layers: LayerReader,
+    watchdog: Watchdog,
+    healthy_after: Duration,
+    /// When this boot will have been a healthy one.
+    healthy_at: Option<Duration>,
+    looker: Looker,
+    metrics: Option<Metrics>,
+    /// Last: it takes what the others have just said.
+    shipper: Option<Shipper>,
     stop_limit: Duration,
     state: State,
 }
 
 impl Cycle {
     /// Network and services of a machine whose root is up.
-    pub(crate) fn new(
-        mut machine: Machine,
-        signals: Signals,
-        kmsg: Kmsg,
-        mut report: Reporter,
-    ) -> Self {
+    pub(crate) fn new(booted: Booted, signals: Signals, kmsg: Kmsg, mut report: Reporter) -> Self {
+        let Booted {
+            mut machine,
+            watchdog,
+            past,
+        } = booted;
         report.settle_channel();
         report.phase(Phase::Network);
         let seed = seed();
@@ -96,11 +116,24 @@ impl Cycle {
         let slowdown = report.slowdown();
         for service in &mut machine.services {
             service.ready_timeout_ms = stretched(service.ready_timeout_ms, slowdown);
+            service.watchdog_ms = stretched(service.watchdog_ms, slowdown);
+            if let Some(health) = &mut service.health {
+                health.timeout_ms = stretched(health.timeout_ms, slowdown);
+            }
         }
         let metadata = metadata_of(&mut machine, slowdown);
         let layers = machine.layers.into_iter().map(|layer| layer.name);
         let layers = LayerReader::new(layers.collect());
+        let kept = machine.state.into_iter().flat_map(|state| state.paths);
+        let looker = Looker::new(kept.map(|path| path.path).collect());
         let supervisor = Supervisor::new(machine.services);
+        let healthy_after = Duration::from_secs(machine.health.healthy_seconds.into());
+        let telemetry = machine.telemetry.unwrap_or_default();
+        let identity = report.identity();
+        let shipper = Shipper::new(&telemetry, report.spool(), identity.clone());
+        let metrics = telemetry
+            .metrics
+            .map(|spec| Metrics::new(&spec, report.spool(), identity, &mut report));
         Self {
             report,
             kmsg,
@@ -116,8 +149,16 @@ impl Cycle {
             metadata,
             supervisor,
             layers,
+            watchdog,
+            healthy_after,
+            healthy_at: None,
+            looker,
+            metrics,
+            shipper,
             stop_limit,
-            state: State::Starting,
+            state: State::Holding {
+                until: clock::monotonic() + past.pause,
+            },
         }
     }
 
@@ -133,7 +174,6 @@ impl Cycle {
         self.dhcp.start(&mut turn);
         self.time.start(&mut turn);
         self.metadata.start(&mut turn);
-        self.supervisor.start(&mut turn);
         let mut fds = Vec::new();
         loop {
             self.advance();
@@ -149,9 +189,22 @@ impl Cycle {
 
     /// Leaves a state whose end has come.
     fn advance(&mut self) {
+        let now = clock::monotonic();
         match self.state {
+            State::Holding { until } if now >= until => {
+                self.state = State::Starting;
+                self.supervisor.start(&mut Turn {
+                    now,
+                    report: &mut self.report,
+                });
+            }
+            State::Running if self.healthy_at.is_some_and(|at| at <= now) => {
+                self.healthy_at = None;
+                power::mark::healthy(&mut self.report);
+            }
             State::Starting if self.supervisor.all_ready() => {
                 self.state = State::Running;
+                self.healthy_at = Some(now + self.healthy_after);
                 self.report.event(Event::Ready {
                     rss_kib: resident_kib(),
                 });
@@ -159,9 +212,12 @@ impl Cycle {
             }
             State::Stopping { request, end } => {
                 let stopped = self.supervisor.stopped();
-                if stopped || clock::monotonic() >= end {
-                    self.kmsg.drain(&mut self.report);
-                    down::finish(request.action, stopped, &mut self.report);
+                if (stopped || now >= end) && self.flushed() {
+                    self.watchdog.feed();
+                    if request.action == crate::sys::power::Action::Halt {
+                        self.watchdog.disarm();
+                    }
+                    down::finish(request, stopped, &mut self.report);
                 }
             }
             _ => {}
@@ -215,8 +271,18 @@ impl Cycle {
         }
     }
 
-    fn parts(&mut self) -> ([&mut dyn Watched; 8], &mut Reporter) {
-        let parts: [&mut dyn Watched; 8] = [
+    /// Whether the sinks have what was said, or had their time.
+    fn flushed(&mut self) -> bool {
+        self.kmsg.drain(&mut self.report);
+        let now = clock::monotonic();
+        self.shipper.as_mut().is_none_or(|shipper| {
+            shipper.flush(now);
+            shipper.is_flushed(now)
+        })
+    }
+
+    fn parts(&mut self) -> ([&mut dyn Watched; 12], &mut Reporter) {
+        let parts: [&mut dyn Watched; 12] = [
             &mut self.signals,
             &mut self.kmsg,
             &mut self.buttons,
@@ -225,16 +291,21 @@ impl Cycle {
             &mut self.metadata,
             &mut self.supervisor,
             &mut self.layers,
+            &mut self.watchdog,
+            &mut self.looker,
+            &mut self.metrics,
+            &mut self.shipper,
         ];
         (parts, &mut self.report)
     }
 
     /// Waits once, and gives every part its turn.
     fn wait(&mut self, fds: &mut Vec<libc::pollfd>) {
-        let end = if let State::Stopping { end, .. } = self.state {
-            Some(end)
-        } else {
-            None
+        let end = match self.state {
+            State::Stopping { end, .. } => Some(end),
+            State::Holding { until } => Some(until),
+            State::Running => self.healthy_at,
+            State::Starting => None,
         };
         let (parts, report) = self.parts();
         fds.clear();
@@ -301,11 +372,18 @@ impl Cycle {
             reason: "power button",
         });
         let command = self.report.take_command();
-        if command == Some(Command::ReadLayers) {
-            self.layers.start(&mut self.report);
+        match &command {
+            Some(Command::ReadLayers) => self.layers.start(&mut self.report),
+            Some(Command::StateFile { path, contains }) => {
+                self.looker
+                    .start(path.clone(), contains.clone(), &mut self.report);
+            }
+            _ => {}
         }
-        let command = command.and_then(power::of_command);
-        self.signals.request.take().or(button).or(command)
+        let command = command.as_ref().and_then(power::of_command);
+        let health = self.supervisor.take_reboot().then_some(power::UNHEALTHY);
+        let asked = self.signals.request.take().or(button).or(command);
+        asked.or(health)
     }
 
     fn go_down(&mut self, request: Request) {

@@ -6,6 +6,7 @@ use slipform_init::contract::event::Phase;
 
 use crate::early::disk::DiskError;
 use crate::early::machine::MachineError;
+use crate::state::StateError;
 
 /// A boot step that failed: where, what was tried on what, and what came back.
 #[derive(Debug, thiserror::Error)]
@@ -42,4 +43,7 @@ pub(crate) enum Cause {
     /// No disk holds the layers.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// There is no state.
+    #[error(transparent)]
+    State(#[from] StateError),
 }

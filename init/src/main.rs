@@ -17,9 +17,12 @@ mod error;
 mod fuzz;
 mod layers;
 mod metadata;
+mod metrics;
 mod net;
 mod power;
 mod report;
+mod ship;
+mod state;
 mod supervise;
 mod sys;
 mod turn;
@@ -61,7 +64,7 @@ fn run() -> i32 {
         Signals::open().map_err(|error| BootError::new(Phase::Start, "take signals", error));
     let booted = signals.and_then(|signals| Ok((early::boot(&mut kmsg, &mut report)?, signals)));
     match booted {
-        Ok((machine, signals)) => Cycle::new(machine, signals, kmsg, report).run(),
+        Ok((booted, signals)) => Cycle::new(booted, signals, kmsg, report).run(),
         Err(error) => power::fatal::boot_failed(&error, &mut kmsg, &mut report),
     }
 }

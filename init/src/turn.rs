@@ -10,6 +10,8 @@ use slipform_init::contract::event::Event;
 pub(crate) trait Report {
     /// Sends one event.
     fn event(&mut self, event: Event);
+    /// Lines of a service were lost because it wrote too fast.
+    fn dropped(&mut self, _service: &str, _lines: u64) {}
 }
 
 /// What a part gets when it is its turn.

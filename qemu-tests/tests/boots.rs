@@ -6,11 +6,14 @@
 
 mod e2e_support;
 
-use e2e_support::lab::{boot, slot};
+use e2e_support::lab::{boot, settings, slot};
 use e2e_support::project::Project;
 use e2e_support::red::{assert_green, tell};
 use e2e_support::wire::{Machine, Way};
+use slipform::attest::{KeyFile, Signer, Trust};
+use slipform::channel::Kind;
 use slipform::output::OutputFormat;
+use slipform::pipeline::{Door, Wanted};
 use slipform_init::contract::event::{Event, Record, ServiceState};
 use slipform_qemu_tests::{Check, DiskFormat, Outcome, Probe, Step};
 
@@ -79,6 +82,51 @@ fn hello_comes_back_from_a_reboot_and_a_power_cut() {
     assert_eq!(report.events.iter().filter(boots).count(), 3);
     let ends = |record: &&Record| matches!(record.event, Event::End { clean: true });
     assert_eq!(report.events.iter().filter(ends).count(), 2);
+}
+
+/// A base's own boot is what lets it be published; an app's image takes its partition
+/// over byte for byte, resolves against its packages, and boots.
+#[test]
+fn hello_boots_on_a_base_that_was_published() {
+    let _slot = slot();
+    let base = Project::base("base");
+    let subject = base.cast();
+    let plan = subject.by_firmware("base");
+    let report = boot(&plan);
+    assert_green(&plan, &report);
+
+    let (settings, image, lock) = (settings(), base.image(), base.locked());
+    let key = KeyFile::generate().unwrap();
+    let trust = Trust::new(vec![key.public().clone()]);
+    settings
+        .attest(&image, &lock, &subject.cast, &report, &key)
+        .unwrap();
+    let ready = settings.attested(&image, &trust, Door::Gate, &key).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let uri = format!("file://{}/base", folder.path().display());
+    let remote = settings.remote(&uri).unwrap();
+    let wanted = Wanted {
+        channel: "stable",
+        kind: Kind::Publish,
+        who: "ann",
+        why: "it boots",
+    };
+    settings
+        .publish(&*remote, &ready, &wanted, &trust, &key)
+        .unwrap();
+
+    let hello = Project::shipped("hello").on_base("hello-on-base", &format!("{uri}:stable"));
+    let on_base = hello.cast();
+    // The partition of the base's own image.
+    assert_eq!(on_base.cast.layers.len(), 3);
+    assert_eq!(on_base.cast.layers[0], subject.cast.layers[0]);
+    let lock = hello.locked();
+    let own = lock.layers[1].packages.iter();
+    let twice = own.filter(|package| lock.base_packages().any(|other| other.name == package.name));
+    assert_eq!(twice.count(), 0);
+    let plan = on_base.by_firmware("hello-on-base");
+    let report = boot(&plan);
+    assert_green(&plan, &report);
 }
 
 #[test]

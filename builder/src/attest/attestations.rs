@@ -18,6 +18,10 @@ use crate::store::{Descriptor, Manifest, Store};
 pub const REFERRER_TYPE: &str = PAYLOAD_TYPE;
 /// Note by which referrers of one type are told apart.
 pub const PREDICATE_NOTE: &str = "in-toto.io/predicate-type";
+/// How the tags of [`att_tag`] end, and no others.
+pub const ATT_SUFFIX: &str = ".att";
+/// Note by which cosign tells the layers of one manifest apart.
+const PREDICATE: &str = "predicateType";
 /// The configuration that cosign gives its manifests.
 const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
 /// Most envelopes of a manifest that are read.
@@ -130,7 +134,7 @@ pub struct Packed {
 /// The name of an image's attestations, for cosign and in the store's index.
 #[must_use]
 pub fn att_tag(image: &Digest) -> String {
-    format!("sha256-{}.att", image.hex())
+    format!("sha256-{}{ATT_SUFFIX}", image.hex())
 }
 
 impl Attestations {
@@ -164,7 +168,7 @@ impl Attestations {
         for (name, predicate, envelope) in self.named() {
             let bytes = envelope.to_bytes()?;
             let plain = Descriptor::new(ENVELOPE_TYPE, Digest::of(&bytes), bytes.len() as u64)
-                .with("predicateType", predicate);
+                .with(PREDICATE, predicate);
             // cosign's reader wants the key, and envelopes carry their signatures inside.
             layers.push(plain.clone().with("dev.cosignproject.cosign/signature", ""));
             let mut referrer =
@@ -176,13 +180,8 @@ impl Attestations {
             referrers.push((name, referrer));
             blobs.push((plain, bytes));
         }
-        let config = cosign_config(&layers);
-        let descriptor = Descriptor::new(CONFIG_TYPE, Digest::of(&config), config.len() as u64);
-        let att = Manifest {
-            artifact_type: None,
-            ..Manifest::artifact("", descriptor.clone(), layers)
-        };
-        blobs.push((descriptor, config));
+        let (att, config) = cosign_manifest(layers);
+        blobs.push((att.config.clone(), config));
         blobs.push((Descriptor::empty(), b"{}".to_vec()));
         Ok(Packed {
             blobs,
@@ -282,6 +281,44 @@ pub fn envelope_layers(manifest: &Manifest) -> Result<Vec<&Descriptor>, AttestEr
     Ok(layers)
 }
 
+/// What cosign shall find from now on: `ours`, and of `there`, which is where it looks
+/// now, what was said of other kinds by others (a review, a scan). Two that say the
+/// same kind of thing are the older and the newer one. Gives the bytes of the
+/// configuration, too; `None` if `ours` says it all.
+///
+/// # Errors
+/// [`AttestError::Malformed`] when they are too many or too large.
+pub fn beside_others(
+    ours: &Manifest,
+    there: &Manifest,
+) -> Result<Option<(Manifest, Vec<u8>)>, AttestError> {
+    let kind = |layer: &Descriptor| layer.annotations.get(PREDICATE).cloned();
+    let kinds: Vec<Option<String>> = ours.layers.iter().map(kind).collect();
+    let mut others: Vec<Descriptor> = envelope_layers(there)?
+        .into_iter()
+        .filter(|layer| !kinds.contains(&kind(layer)))
+        .cloned()
+        .collect();
+    if others.is_empty() {
+        return Ok(None);
+    }
+    others.extend(ours.layers.iter().cloned());
+    let (manifest, config) = cosign_manifest(others);
+    envelope_layers(&manifest)?;
+    Ok(Some((manifest, config)))
+}
+
+/// The manifest that cosign reads, and the bytes of its configuration.
+fn cosign_manifest(layers: Vec<Descriptor>) -> (Manifest, Vec<u8>) {
+    let config = cosign_config(&layers);
+    let descriptor = Descriptor::new(CONFIG_TYPE, Digest::of(&config), config.len() as u64);
+    let manifest = Manifest {
+        artifact_type: None,
+        ..Manifest::artifact("", descriptor, layers)
+    };
+    (manifest, config)
+}
+
 /// The image configuration that cosign writes beside attestations: empty but for the layers.
 fn cosign_config(layers: &[Descriptor]) -> Vec<u8> {
     let never = "0001-01-01T00:00:00Z";
@@ -299,4 +336,59 @@ fn cosign_config(layers: &[Descriptor]) -> Vec<u8> {
     })
     .to_string()
     .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(layers: &[(&str, &str)]) -> Manifest {
+        let layers = layers.iter().map(|(kind, text)| {
+            Descriptor::new(ENVELOPE_TYPE, Digest::of(text), 9).with(PREDICATE, *kind)
+        });
+        cosign_manifest(layers.collect()).0
+    }
+
+    fn kinds(manifest: &Manifest) -> Vec<(&str, Digest)> {
+        let layers = manifest.layers.iter();
+        layers
+            .map(|layer| (layer.annotations[PREDICATE].as_str(), layer.digest))
+            .collect()
+    }
+
+    #[test]
+    fn what_others_attest_stays_and_what_we_attest_is_renewed() {
+        let ours = manifest(&[("test", "new test"), ("sbom", "new sbom")]);
+        let old = manifest(&[("test", "old test"), ("sbom", "new sbom")]);
+        for nothing_else in [&ours, &old, &manifest(&[])] {
+            assert_eq!(beside_others(&ours, nothing_else).unwrap(), None);
+        }
+        let there = manifest(&[("test", "old test"), ("review", "good"), ("scan", "clean")]);
+        let (both, config) = beside_others(&ours, &there).unwrap().unwrap();
+        let [good, clean, test, sbom] = ["good", "clean", "new test", "new sbom"].map(Digest::of);
+        let expected = [
+            ("review", good),
+            ("scan", clean),
+            ("test", test),
+            ("sbom", sbom),
+        ];
+        assert_eq!(kinds(&both), expected);
+        assert_eq!(both.config.digest, Digest::of(&config));
+        // Doing it again changes nothing.
+        let (again, _) = beside_others(&ours, &both).unwrap().unwrap();
+        assert_eq!(again, both);
+    }
+
+    #[test]
+    fn too_many_of_others_are_an_error() {
+        let names: Vec<String> = (0..=MOST_ENVELOPES).map(|n| n.to_string()).collect();
+        let all: Vec<(&str, &str)> = names.iter().map(|n| (n.as_str(), n.as_str())).collect();
+        let ours = manifest(&[("test", "test")]);
+        assert!(beside_others(&ours, &manifest(&all)).is_err());
+        assert!(
+            beside_others(&ours, &manifest(&all[1..])).is_err(),
+            "with ours"
+        );
+        assert!(beside_others(&ours, &manifest(&all[2..])).is_ok());
+    }
 }

@@ -31,7 +31,8 @@ mod key_tests;
 pub mod testing;
 
 pub use attestations::{
-    Attestations, Evidence, PREDICATE_NOTE, Packed, REFERRER_TYPE, att_tag, attest, envelope_layers,
+    ATT_SUFFIX, Attestations, Evidence, PREDICATE_NOTE, Packed, REFERRER_TYPE, att_tag, attest,
+    beside_others, envelope_layers,
 };
 pub use dsse::{ENVELOPE_LIMIT, ENVELOPE_TYPE, Envelope, Verified};
 pub use error::AttestError;

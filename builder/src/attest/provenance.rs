@@ -88,6 +88,10 @@ impl Provenance {
             inputs.push(package(&board.stub, "boot"));
         }
         for layer in &lock.layers {
+            inputs.extend(layer.base.iter().map(|base| {
+                Resource::new(format!("base {}", base.written), &base.image)
+                    .with("version", base.version.as_str())
+            }));
             inputs.extend(layer.packages.iter().map(|p| package(p, &layer.name)));
         }
         for (name, digest) in facts.sources {

@@ -47,6 +47,7 @@ pub fn lock() -> LockFile {
         }],
         boards: Vec::new(),
         layers: vec![LockedLayer {
+            base: None,
             name: "app".to_owned(),
             packages: vec![package("webfs")],
         }],

@@ -18,7 +18,7 @@ use super::history::{broken, entry, head};
 use super::{ChannelError, Entry, RECORD_TYPE, Record, check_name};
 use crate::attest::{ENVELOPE_TYPE, Envelope, PublicKey, Signer};
 use crate::base::Digest;
-use crate::remote::{Document, Expect, Remote, RemoteError, Upload};
+use crate::remote::{Document, Expect, Remote, RemoteError, put_bytes};
 use crate::store::{Descriptor, MANIFEST, Manifest};
 
 /// Seconds after which somebody else's claim that came to nothing is passed by.
@@ -235,27 +235,6 @@ fn put(
         key: Some(signer.public().id()),
         document,
     })
-}
-
-fn put_bytes(
-    remote: &dyn Remote,
-    media_type: &str,
-    bytes: &[u8],
-) -> Result<Descriptor, RemoteError> {
-    let descriptor = Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64);
-    let owned = bytes.to_vec();
-    remote.put_blob(&Upload {
-        digest: descriptor.digest,
-        size: descriptor.size,
-        open: &move |offset| {
-            let from = usize::try_from(offset)
-                .unwrap_or(usize::MAX)
-                .min(owned.len());
-            Ok(Box::new(std::io::Cursor::new(owned[from..].to_vec())))
-        },
-        sent: &|_| (),
-    })?;
-    Ok(descriptor)
 }
 
 /// Lets the record's own tag name it.

@@ -8,6 +8,7 @@ use super::release_args::{
     Channels, Checkout, Log, Promote, Publish, Pull, Revoke, Rollback, Verify,
 };
 use super::sweep::Sweeping;
+use crate::pipeline::CacheMode;
 
 /// Casts bootable, minimal, immutable OS images, and boots them before anybody else does.
 #[derive(Debug, Parser)]
@@ -35,6 +36,27 @@ pub struct Cli {
     /// Folder of the store.
     #[arg(long, global = true, value_name = "DIR", env = "SLIPFORM_STORE")]
     pub store: Option<PathBuf>,
+    /// Store of the team's that `slipform fetch --to` filled, asked before any mirror: `oci://host/repository`, `s3://bucket/prefix` or `file:///folder`.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URI",
+        value_delimiter = ',',
+        env = "SLIPFORM_SOURCES"
+    )]
+    pub sources: Vec<String>,
+    /// Cache that many machines share, for built layers and fetched packages: `oci://host/repository`, `s3://bucket/prefix` or `file:///folder`. Never trusted for an attestation.
+    #[arg(long, global = true, value_name = "URI", env = "SLIPFORM_CACHE")]
+    pub cache: Option<String>,
+    /// Whether this machine only takes from the cache, or also gives to it.
+    #[arg(
+        long,
+        global = true,
+        value_name = "MODE",
+        default_value = "read",
+        env = "SLIPFORM_CACHE_MODE"
+    )]
+    pub cache_mode: CacheMode,
 }
 
 /// The verbs.
@@ -49,10 +71,14 @@ pub enum Verb {
     )]
     Lock(Lock),
     /// Put everything that the lock names into the store.
-    #[command(after_help = "Example: slipform fetch . && slipform build --offline")]
-    Fetch(Project),
+    #[command(
+        after_help = "Examples:\n  slipform fetch && slipform build --offline\n  slipform fetch --to oci://registry.example.com/inputs          copy it all to the team's own store\n  slipform build --sources oci://registry.example.com/inputs     and build from there, whatever becomes of the mirror"
+    )]
+    Fetch(Fetch),
     /// Cast the image.
-    #[command(after_help = "Example: slipform build --format raw,qcow2 --explain")]
+    #[command(
+        after_help = "Examples:\n  slipform build --format raw,qcow2 --explain\n  slipform build --cache s3://bucket/cache --cache-mode read-write     what is built here, other machines need not build"
+    )]
     Build(Build),
     /// Boot the image for a person; Ctrl-] ends it.
     #[command(after_help = "Example: slipform run --publish 8080:8080")]
@@ -80,7 +106,7 @@ pub enum Verb {
     Key(Key),
     /// Publish an image that passed its boot test.
     #[command(
-        after_help = "Examples:\n  slipform publish --to oci://registry.example.com/hello\n  slipform publish --to file:///srv/images --channel candidate --why 'new page'\n\nOnly what was tested as it is now is published; --force needs a --reason, which stays with it."
+        after_help = "Examples:\n  slipform publish --to oci://registry.example.com/hello\n  slipform publish layers/base --to oci://registry.example.com/base --channel stable    (a base, for `use`)\n  slipform publish --to file:///srv/images --channel candidate --why 'new page'\n\nOnly what was tested as it is now is published; --force needs a --reason, which stays with it."
     )]
     Publish(Publish),
     /// Print a channel's history, newest first.
@@ -133,12 +159,15 @@ pub struct New {
     pub dir: PathBuf,
 }
 
-/// A project's folder.
+/// `slipform fetch`.
 #[derive(Debug, Args)]
-pub struct Project {
+pub struct Fetch {
     /// Folder with slipform.toml.
     #[arg(default_value = ".")]
     pub dir: PathBuf,
+    /// Also copy all of it to a store of the team's, for `--sources`; only what is missing there moves.
+    #[arg(long, value_name = "URI")]
+    pub to: Option<String>,
 }
 
 /// `slipform lock`.
@@ -147,7 +176,7 @@ pub struct Lock {
     /// Folder with slipform.toml.
     #[arg(default_value = ".")]
     pub dir: PathBuf,
-    /// Move these packages to the newest; all of them if none is named.
+    /// Move these packages, or layers that are published bases, to the newest; all of them if none is named.
     #[arg(long, num_args = 0.., value_name = "PKG", conflicts_with = "check")]
     pub update: Option<Vec<String>>,
     /// Change nothing; say what is newer. Exit code 1 if anything is.
@@ -217,6 +246,9 @@ pub struct Run {
     /// Forward a port of this host (0: a free one) to one of the machine.
     #[arg(long, value_name = "HOST:GUEST", value_parser = port_pair)]
     pub publish: Vec<(u16, u16)>,
+    /// Keep the machine's state in this file from run to run, also when the image changes; it is made if it is not there.
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
 }
 
 /// `slipform test`.

@@ -1,7 +1,8 @@
 //! `slipform lock` and `slipform fetch`.
 
-use super::args::{Cli, Lock, Project};
+use super::args::{Cli, Fetch, Lock};
 use super::{Done, print, print_json, settings};
+use crate::base::bytes::human;
 use crate::pipeline::{Locking, changes, load};
 
 /// Writes, moves or checks the lock.
@@ -63,16 +64,35 @@ fn check(
 }
 
 /// Everything that the lock names, into the store.
-pub(crate) fn fetch(cli: &Cli, verb: &Project) -> anyhow::Result<Done> {
+pub(crate) fn fetch(cli: &Cli, verb: &Fetch) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
     let image = load(&verb.dir)?;
+    let remote = verb.to.as_deref().map(|to| settings.remote(to));
+    let remote = remote.transpose()?;
     let lock = settings.lock(&image, &Locking::IfNeeded)?;
-    let fetched = settings.fetch_all(&image, &lock)?;
+    let fetched = settings.healed(|| settings.fetch_all(&image, &lock))?;
+    let copied = remote
+        .map(|remote| settings.healed(|| settings.copy_inputs(&image, &lock, &*remote)))
+        .transpose()?;
     if cli.json {
-        return print_json(&fetched);
+        let mut json = serde_json::to_value(fetched)?;
+        if let Some(copied) = &copied {
+            json["to"] = serde_json::to_value(copied)?;
+        }
+        return print_json(&json);
     }
-    print(&format!(
+    let mut text = format!(
         "{} packages in the store, {} fetched",
         fetched.packages, fetched.fetched
-    ))
+    );
+    if let Some(copied) = copied {
+        text.push_str(&format!(
+            "\n{} inputs at {}, {} sent ({})",
+            copied.inputs,
+            copied.remote,
+            copied.moved,
+            human(copied.bytes)
+        ));
+    }
+    print(&text)
 }

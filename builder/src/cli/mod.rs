@@ -28,6 +28,7 @@ use clap::Parser;
 
 use crate::attest::AttestError;
 use crate::pipeline::{PipelineError, Settings};
+use crate::sources::{Host, UserConfig};
 
 pub use args::Cli;
 use args::Verb;
@@ -102,13 +103,22 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
 
 /// Settings that every verb shares.
 pub(crate) fn settings(cli: &Cli) -> anyhow::Result<Settings> {
-    Settings::new(
+    let settings = Settings::new(
         cli.store.clone(),
         cli.mirror.clone(),
         cli.offline,
         progress::choose(cli.quiet),
     )
-    .context("cannot open the store")
+    .context("cannot open the store")?;
+    let mut sources = cli.sources.clone();
+    sources.retain(|uri| !uri.is_empty());
+    if sources.is_empty() {
+        sources = UserConfig::load(&Host::real())
+            .map_err(PipelineError::from)?
+            .sources;
+    }
+    let cache = cli.cache.as_deref().filter(|uri| !uri.is_empty());
+    Ok(settings.with_elsewhere(&sources, cache.map(|uri| (uri, cli.cache_mode)))?)
 }
 
 /// Prints a result on stdout.

@@ -186,8 +186,13 @@ fn told(cli: &Cli, published: &Published, word: &str) -> anyhow::Result<Done> {
     } else {
         ""
     };
+    let alone = if published.atomic {
+        ""
+    } else {
+        "\n(this store cannot compare and swap: of two who publish at the very same moment both may be told so; `slipform log` shows who is in)"
+    };
     print(&format!(
-        "{word} {} as {} number {} in {}{moved}{note}",
+        "{word} {} as {} number {} in {}{moved}{note}{alone}",
         published.release, published.channel, published.sequence, published.remote
     ))
 }

@@ -57,7 +57,7 @@ pub struct Saying {
 /// `slipform publish`.
 #[derive(Debug, Args)]
 pub struct Publish {
-    /// Folder with slipform.toml.
+    /// Folder with slipform.toml; or with a layer.toml alone, which is published as a base.
     #[arg(default_value = ".")]
     pub dir: PathBuf,
     /// Where to.

@@ -102,9 +102,11 @@ fn keep(
     if !report.passed || report.image != cast.manifest.to_string() {
         return Ok(());
     }
+    let lock = settings.read_lock(image)?.context("there is no lock")?;
+    // What a cache said of its steps is done again here, or it is no evidence.
+    settings.prove(image, &lock, cast)?;
     settings.keep_report(&cast.manifest, report)?;
     if let Some(key) = key {
-        let lock = settings.read_lock(image)?.context("there is no lock")?;
         let att = settings.attest(image, &lock, cast, report, key)?;
         settings.progress.note(&format!(
             "attested {} by {}: {att}",
@@ -323,19 +325,35 @@ fn finish(
 pub(crate) fn interactive(cli: &Cli, verb: &Run) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
     let image = load(&verb.casting.dir)?;
-    let (emulator, cast, artifact) = settings.healed(|| {
+    if verb.state.is_some() && image.state.is_none() {
+        let text = "--state keeps what [state] names, and the specification has none; add [state] with its paths, or leave --state out";
+        return Err(BadInput(text.to_owned()).into());
+    }
+    let own_disk = image.state.as_ref().and_then(|state| state.serial.clone());
+    let (emulator, cast, artifact, kept) = settings.healed(|| {
         let (_, casts) = cast_all(&settings, &image, &verb.casting)?;
         let cast = casts.into_iter().next();
         let cast = cast.context("there is no board to run")?;
         let emulator = settings.emulator(&image, &verb.emulating.qemu)?;
-        let raw = write(&settings, &image, &cast, OutputFormat::Raw, &verb.casting)?;
-        anyhow::Ok((emulator, cast, raw))
+        let kept = match (&verb.state, &own_disk) {
+            (Some(file), None) => Some(settings.keeping(&cast, file)?),
+            _ => None,
+        };
+        let raw = match &kept {
+            Some(kept) => kept.artifact.clone(),
+            None => write(&settings, &image, &cast, OutputFormat::Raw, &verb.casting)?,
+        };
+        anyhow::Ok((emulator, cast, raw, kept))
     })?;
     let folder = artifact
         .path
         .with_file_name(format!("run-{}", cast.board.name));
     let mut plan = settings.plan(&image, &cast, &artifact, &folder);
     plan.publish.clone_from(&verb.publish);
+    plan.run.writes = kept.is_some();
+    if let Some(disk) = &mut plan.state_disk {
+        disk.file.clone_from(&verb.state);
+    }
     match settings.interactive(&plan, &emulator, &verb.emulating.accel)? {
         ExitKind::Died(reason) => anyhow::bail!("the machine died: {reason}"),
         ExitKind::PoweredOff | ExitKind::Asked | ExitKind::Killed => Ok(Done::Good),

@@ -24,6 +24,8 @@ pub struct DiskFacts {
     pub esp_size: u64,
     /// Room behind the layers for updates on the machine.
     pub reserve: u64,
+    /// Room at the end that init makes the state partition in.
+    pub state: u64,
     /// The disk's size is a multiple of this, itself a multiple of one MiB.
     pub disk_multiple: u64,
     /// File in `\EFI\BOOT`: `BOOTX64.EFI`.
@@ -37,6 +39,7 @@ impl Default for DiskFacts {
             sector_size: 512,
             esp_size: 64 * MIB,
             reserve: 0,
+            state: 0,
             disk_multiple: MIB,
             boot_file: "BOOTX64.EFI".to_owned(),
         }
@@ -94,6 +97,7 @@ pub fn cast(store: &Store, input: &CastInput<'_>) -> Result<Disk, DiskError> {
         esp_size: facts.esp_size,
         layers: &sizes,
         reserve: facts.reserve,
+        state: facts.state,
         disk_multiple: facts.disk_multiple,
     })?;
     let sector = u64::from(facts.sector_size);

@@ -18,6 +18,8 @@ use ::gpt::disk::LogicalBlockSize;
 use ::gpt::mbr::ProtectiveMBR;
 use uuid::Uuid;
 
+use slipform_init::contract::machine;
+
 use super::DiskError;
 use super::sparse::Sparse;
 
@@ -30,6 +32,11 @@ pub const ESP_TYPE: Uuid = Uuid::from_u128(0xc12a7328_f81f_11d2_ba4b_00a0c93ec93
 /// its tree in a second partition; a layer is neither, and tools like
 /// systemd-dissect would take the first layer for the whole system.
 pub const LAYER_TYPE: Uuid = Uuid::from_u128(0xf24cc72c_8fa0_81cb_b617_f839dde506d3);
+/// Type of the state partition, which init makes: `guid::derive` of "slipform" and
+/// "partition type: state".
+pub const STATE_TYPE: Uuid = Uuid::from_bytes(machine::STATE_TYPE);
+/// Its name, without which it is not taken for the state.
+pub const STATE_NAME: &str = machine::STATE_NAME;
 /// Attributes of a layer, bits 60 (read-only) and 63 (no automount) of the
 /// Discoverable Partitions Specification.
 pub const LAYER_ATTRIBUTES: u64 = 1 << 60 | 1 << 63;
@@ -79,6 +86,12 @@ pub struct Table {
     pub disk_guid: Uuid,
     /// Entries in use, in their order.
     pub partitions: Vec<Partition>,
+}
+
+/// Whether init takes a partition for the state.
+#[must_use]
+pub fn is_state(partition: &Partition) -> bool {
+    partition.type_guid == STATE_TYPE && partition.name == STATE_NAME
 }
 
 /// Bytes at the end of a disk that the copy of the table takes.

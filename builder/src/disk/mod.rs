@@ -1,8 +1,8 @@
 //! The disk: where every byte of it comes from.
 //!
 //! ```text
-//! 0          1 MiB                                                                      size
-//! | GPT      | ESP: FAT32 | layer 1: ext4, dm-verity | layer 2 | … | reserve | GPT copy |
+//! 0          1 MiB                                                                              size
+//! | GPT      | ESP: FAT32 | layer 1: ext4, dm-verity | layer 2 | … | reserve | state | GPT copy |
 //! ```
 //!
 //! [`cast`] turns sealed layers and a unified kernel image into a [`DiskMap`]:

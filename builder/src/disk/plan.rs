@@ -23,6 +23,8 @@ pub struct PlanInput<'a> {
     pub layers: &'a [u64],
     /// Room behind the layers.
     pub reserve: u64,
+    /// Room at the end that init makes the state partition in.
+    pub state: u64,
     /// The disk's size is a multiple of this; at least one MiB.
     pub disk_multiple: u64,
 }
@@ -66,6 +68,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, DiskError> {
     for (key, value) in [
         ("esp_size", input.esp_size),
         ("reserve", input.reserve),
+        ("state", input.state),
         ("disk_multiple", input.disk_multiple),
     ] {
         if value > LIMIT {
@@ -100,7 +103,7 @@ pub fn plan(input: &PlanInput<'_>) -> Result<Plan, DiskError> {
         end = start + align_up(*size, u64::from(input.sector_size));
         layers.push(start..end);
     }
-    let end = align_up(end, MIB) + align_up(input.reserve, MIB);
+    let end = align_up(end, MIB) + align_up(input.reserve, MIB) + align_up(input.state, MIB);
     let size = align_up(
         end + gpt::backup_size(input.sector_size),
         input.disk_multiple,
@@ -118,6 +121,7 @@ mod tests {
             esp_size: 64 * MIB,
             layers,
             reserve: 0,
+            state: 0,
             disk_multiple: MIB,
         }
     }
@@ -143,6 +147,19 @@ mod tests {
         board.reserve = 100 * MIB;
         board.disk_multiple = 1024 * MIB;
         assert_eq!(plan(&board).unwrap().size, 1024 * MIB);
+    }
+
+    #[test]
+    fn room_for_the_state_makes_the_disk_longer_and_moves_nothing() {
+        let (mut board, layers) = (input(&[]), [MIB + 4096, 4096]);
+        board.layers = &layers;
+        let without = plan(&board).unwrap();
+        board.state = 64 * MIB;
+        let with = plan(&board).unwrap();
+        assert_eq!(with.size, without.size + 64 * MIB);
+        assert_eq!((with.esp, with.layers), (without.esp, without.layers));
+        board.state = u64::MAX;
+        assert!(plan(&board).unwrap_err().to_string().contains("state"));
     }
 
     #[test]

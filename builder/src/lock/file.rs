@@ -1,7 +1,7 @@
 //! The lock file's shape. Written sorted, marked `@generated`, versioned; a
 //! newer version is refused by name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -106,9 +106,36 @@ pub struct LockedBoard {
 pub struct LockedLayer {
     /// Layer name.
     pub name: String,
+    /// The published base that it is. Its packages are then facts, which nobody fetches
+    /// from an archive: what is in the base is pinned by the base's digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<LockedBase>,
     /// Its packages; none that a layer below has.
     #[serde(default, rename = "package", skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<LockedPackage>,
+}
+
+/// A published base, pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedBase {
+    /// As the specification names it.
+    #[serde(rename = "use")]
+    pub written: String,
+    /// Its version, for people.
+    pub version: String,
+    /// The manifest of the image on it that was tested: pins every byte of it.
+    pub image: Digest,
+    /// Its length in bytes.
+    pub size: u64,
+    /// The release record that the channel named when it was locked.
+    pub record: Digest,
+    /// Why it was published around the gate, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<String>,
+    /// What its packages provide, by package; only of those that provide something.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub provides: BTreeMap<String, String>,
 }
 
 /// A set of tools, unpacked together into one folder.
@@ -216,11 +243,28 @@ impl LockFile {
             let old = self.layers.iter().map(|l| l.name.as_str());
             named("layer", old.collect(), layers.collect())
         })
+        .or_else(|| self.other_base(wishes))
         .or_else(|| {
             let old = self.tools.iter().map(|t| t.name.as_str());
             named("tool", old.collect(), tools.collect())
         })
         .or_else(|| self.missing_wish(wishes))
+    }
+
+    /// A layer that is made from another base, or from none.
+    fn other_base(&self, wishes: &Wishes) -> Option<String> {
+        let pairs = self.layers.iter().zip(&wishes.layers);
+        let written = |layer: &LockedLayer| layer.base.as_ref().map(|base| base.written.clone());
+        let (locked, wished) = pairs
+            .map(|(locked, wished)| (written(locked), wished))
+            .find(|(locked, wished)| *locked != wished.base)?;
+        let told = |base: Option<&str>| base.unwrap_or("no published base").to_owned();
+        Some(format!(
+            "layer '{}' uses {}, not {}",
+            wished.name,
+            told(wished.base.as_deref()),
+            told(locked.as_deref())
+        ))
     }
 
     /// A wish that no package of its layer or of those below meets.
@@ -241,12 +285,26 @@ impl LockFile {
         None
     }
 
-    /// Every package of the lock: boards, layers, tools.
+    /// Every package of the lock that an archive or the user brings: boards, layers,
+    /// tools. A published base brings its own ([`LockFile::base_packages`]).
     pub fn packages(&self) -> impl Iterator<Item = &LockedPackage> {
         let boards = self.boards.iter().flat_map(|b| [&b.kernel, &b.stub]);
-        let layers = self.layers.iter().flat_map(|l| &l.packages);
+        let own = self.layers.iter().filter(|l| l.base.is_none());
+        let layers = own.flat_map(|l| &l.packages);
         let tools = self.tools.iter().flat_map(|t| &t.packages);
         boards.chain(layers).chain(tools)
+    }
+
+    /// The published bases, with the names of their layers.
+    pub fn bases(&self) -> impl Iterator<Item = (&str, &LockedBase)> {
+        let layers = self.layers.iter();
+        layers.filter_map(|layer| Some((layer.name.as_str(), layer.base.as_ref()?)))
+    }
+
+    /// The packages that published bases bring.
+    pub fn base_packages(&self) -> impl Iterator<Item = &LockedPackage> {
+        let bases = self.layers.iter().filter(|layer| layer.base.is_some());
+        bases.flat_map(|layer| &layer.packages)
     }
 
     /// Sorts everything but the layers themselves, whose order has a meaning.
@@ -278,31 +336,21 @@ impl LockFile {
         for tool in &self.tools {
             unique("package", tool.packages.iter().map(|p| p.name.as_str()))?;
         }
+        for package in self.base_packages() {
+            check_names(package)?;
+        }
         self.packages()
             .try_for_each(|package| self.check_package(package))
     }
 
     fn check_package(&self, package: &LockedPackage) -> Result<(), String> {
         let LockedPackage {
-            name,
-            version,
-            arch,
-            suite,
-            path,
-            ..
+            name, suite, path, ..
         } = package;
         let local = suite == "local";
         let wrong =
             |what: &str, value: &str| Err(format!("package '{name}': '{value}' is no {what}"));
-        if !relation::is_name(name) {
-            return wrong("package name", name);
-        }
-        if !version::is_valid(version) {
-            return wrong("version", version);
-        }
-        if !relation::is_name(arch) {
-            return wrong("architecture", arch);
-        }
+        check_names(package)?;
         if !local && !self.suites.iter().any(|s| s.name == *suite) {
             return wrong("suite of this lock", suite);
         }
@@ -312,6 +360,27 @@ impl LockFile {
         }
         Ok(())
     }
+}
+
+/// What every package's name, version and architecture must be, wherever it comes from.
+fn check_names(package: &LockedPackage) -> Result<(), String> {
+    let LockedPackage {
+        name,
+        version,
+        arch,
+        ..
+    } = package;
+    let wrong = |what: &str, value: &str| Err(format!("package '{name}': '{value}' is no {what}"));
+    if !relation::is_name(name) {
+        return wrong("package name", name);
+    }
+    if !version::is_valid(version) {
+        return wrong("version", version);
+    }
+    if !relation::is_name(arch) {
+        return wrong("architecture", arch);
+    }
+    Ok(())
 }
 
 fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), String> {

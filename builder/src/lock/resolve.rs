@@ -229,6 +229,7 @@ impl<'a> Resolver<'a> {
         below.extend(chosen.iter().map(|c| (c.package, layer.name.clone())));
         Ok(LockedLayer {
             name: layer.name.clone(),
+            base: None,
             packages: chosen.iter().map(|c| self.locked(c)).collect(),
         })
     }

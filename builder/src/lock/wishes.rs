@@ -70,8 +70,11 @@ pub struct WishedLayer {
     pub without: Vec<String>,
     /// Local packages.
     pub local: Vec<LocalDeb>,
-    /// Packages that the layer has by other means (a container layer's own).
+    /// Packages that the layer has by other means (a container layer's own, a published base's).
     pub present: Vec<PresentPackage>,
+    /// The published base that the layer is, as the specification names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
 }
 
 /// A `.deb` from the host.

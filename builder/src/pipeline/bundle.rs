@@ -70,6 +70,19 @@ impl Settings {
     }
 }
 
+/// A file's bytes in the store, put there if they are not: digest and size.
+pub(super) fn stored(store: &Store, path: &Path) -> Result<(Digest, u64), PipelineError> {
+    let mut file = fs::File::open(path).at("open", path)?;
+    let (digest, size) = Digest::of_reader(&mut file).at("read", path)?;
+    if store.size(&digest) != Some(size) {
+        let mut file = fs::File::open(path).at("open", path)?;
+        let mut writer = store.writer()?;
+        std::io::copy(&mut file, &mut writer).at("read", path)?;
+        writer.finish_as(&digest, &path.display().to_string())?;
+    }
+    Ok((digest, size))
+}
+
 fn lay_out(store: &Store, kept: &Kept, folder: &Path) -> Result<(), PipelineError> {
     let path = folder.join(&kept.path);
     let parent = path.parent().unwrap_or(folder);
@@ -96,6 +109,10 @@ fn lay_out(store: &Store, kept: &Kept, folder: &Path) -> Result<(), PipelineErro
 /// The deepest folder above all that the image names.
 fn common_root(image: &Image) -> PathBuf {
     let mut root = image.dir.clone();
+    if image.base {
+        // Its folder's name is its own, too.
+        root.pop();
+    }
     for layer in &image.layers {
         while !layer.dir.starts_with(&root) && root.pop() {}
     }
@@ -115,9 +132,12 @@ struct Gather<'a> {
 
 impl Gather<'_> {
     fn image(&mut self, image: &Image) -> Result<(), PipelineError> {
-        self.file(&image.dir.join(SPEC_FILE))?;
+        let spec = if image.base { LAYER_FILE } else { SPEC_FILE };
+        self.file(&image.dir.join(spec))?;
         self.file(&image.dir.join(LOCK_FILE))?;
-        for key in image.apt.iter().map(|apt| &apt.key).chain(&image.gate.keys) {
+        let bases = image.layers.iter().filter_map(|layer| layer.base.as_ref());
+        let keys = bases.flat_map(|base| &base.keys).chain(&image.gate.keys);
+        for key in image.apt.iter().map(|apt| &apt.key).chain(keys) {
             self.file(key)?;
         }
         let vendor = image.dir.join(VENDOR_DIR);
@@ -217,15 +237,8 @@ impl Gather<'_> {
     }
 
     fn file(&mut self, path: &Path) -> Result<(), PipelineError> {
-        let mut file = fs::File::open(path).at("open", path)?;
-        let meta = file.metadata().at("inspect", path)?;
-        let (digest, size) = Digest::of_reader(&mut file).at("read", path)?;
-        if self.store.size(&digest) != Some(size) {
-            let mut file = fs::File::open(path).at("open", path)?;
-            let mut writer = self.store.writer()?;
-            std::io::copy(&mut file, &mut writer).at("read", path)?;
-            writer.finish_as(&digest, &path.display().to_string())?;
-        }
+        let meta = fs::metadata(path).at("inspect", path)?;
+        let (digest, size) = stored(self.store, path)?;
         let executable = meta.permissions().mode() & 0o111 != 0;
         self.keep(
             path,

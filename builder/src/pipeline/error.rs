@@ -81,6 +81,9 @@ pub enum PipelineError {
     /// One disk was asked for, and the digest names those of several boards.
     #[error("{digest} is a release for {} boards; name one of its images: {}", .images.len(), .images.join(", "))]
     SeveralBoards { digest: Digest, images: Vec<String> },
+    /// The disk of an earlier run cannot be taken on.
+    #[error("{path}: {why}", path = path.display())]
+    Kept { path: PathBuf, why: String },
     /// What was named as an image cannot be read as one.
     #[error("{what}: {why}")]
     NoImage { what: String, why: String },
@@ -91,6 +94,27 @@ pub enum PipelineError {
     NotBuilt {
         subject: String,
         changed: Vec<String>,
+    },
+    /// What `use` names is not there offline.
+    #[error(
+        "the base {written} ({image}) is not in the store; run `slipform fetch` once without --offline"
+    )]
+    BaseOffline { written: String, image: Digest },
+    /// What `use` names is something else.
+    #[error("use = \"{what}\" names no base: {why}")]
+    NoBase { what: String, why: String },
+    /// A result that nobody here has made proves nothing of the lock.
+    #[error(
+        "{subject} came from the cache {from}, which says what it likes; run `slipform test`, which makes it here, then publish what passed"
+    )]
+    FromCache { subject: String, from: String },
+    /// A cache's result is not what the same inputs come to here.
+    #[error("the image {tested} has steps from a cache, and made here from the same inputs it is {own}: {} the cache holds something else, or a step cannot be repeated; it is not attested. Look at what differs with `slipform diff {tested} {own}`, and test without --cache",
+        if .layers.is_empty() { String::new() } else { format!("layers {} differ;", .layers.join(", ")) })]
+    Poisoned {
+        tested: Digest,
+        own: Digest,
+        layers: Vec<String>,
     },
     #[error("{folder} is not empty; name a folder that is empty or not there yet", folder = .0.display())]
     NotEmpty(PathBuf),
@@ -124,7 +148,10 @@ impl PipelineError {
             | Self::Layer { .. }
             | Self::NotBuilt { .. }
             | Self::NotEmpty(_)
+            | Self::NoBase { .. }
+            | Self::FromCache { .. }
             | Self::SeveralBoards { .. }
+            | Self::Kept { .. }
             | Self::NoImage { .. } => true,
             Self::Publish(error) => error.is_bad_input(),
             Self::Tree(TreeError::Layers(error)) => layers_are_input(error),

@@ -56,6 +56,31 @@ impl Settings {
             .record_beside(&report_step(image), &outputs, image)?)
     }
 
+    /// That an image is what the lock's inputs come to: whatever a cache said of its steps
+    /// is done again, here, and must give the same. Costs nothing where no cache was asked.
+    ///
+    /// A cache's entry, a step's key and what it comes to, cannot be checked by digests: it
+    /// may name good blobs of something else. So nothing that a cache said is evidence, and
+    /// it stays marked in the store until the step is done here.
+    ///
+    /// # Errors
+    /// [`PipelineError::Poisoned`] when it comes to something else.
+    pub fn prove(&self, image: &Image, lock: &LockFile, cast: &Cast) -> Result<(), PipelineError> {
+        let own = self.own_only().cast(image, lock, &cast.board.name)?;
+        if own.manifest == cast.manifest {
+            return Ok(());
+        }
+        let layers = cast
+            .layers
+            .iter()
+            .filter(|layer| !own.layers.contains(layer));
+        Err(PipelineError::Poisoned {
+            tested: cast.manifest,
+            own: own.manifest,
+            layers: layers.map(|(name, _)| name.clone()).collect(),
+        })
+    }
+
     fn kept_report(&self, cast: &Cast) -> Option<BootReport> {
         match self
             .store
@@ -78,6 +103,7 @@ impl Settings {
         report: &BootReport,
         signer: &dyn Signer,
     ) -> Result<Digest, PipelineError> {
+        self.prove(image, lock, cast)?;
         let _guard = self.store.shared(&*self.progress)?;
         let (sbom, files) = self.bill(image, lock, cast)?;
         let provenance = Provenance::of(

@@ -89,6 +89,13 @@ impl Settings {
             ready_limit: BOOT_LIMIT + services,
             allowances: image.allowances.clone(),
             run: harness::RunOptions::default(),
+            state_disk: image.state.as_ref().and_then(|state| {
+                Some(harness::StateDisk {
+                    serial: state.serial.clone()?,
+                    bytes: state.size,
+                    file: None,
+                })
+            }),
             publish: Vec::new(),
             evidence: evidence.to_owned(),
         }

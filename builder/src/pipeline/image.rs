@@ -155,6 +155,10 @@ impl Settings {
             sector_size: board.sector_size,
             esp_size: board.esp_size,
             reserve: 0,
+            state: match &image.state {
+                Some(state) if state.serial.is_none() => state.size,
+                _ => 0,
+            },
             disk_multiple: board.disk_multiple,
             boot_file: "BOOTX64.EFI".to_owned(),
         };
@@ -180,6 +184,10 @@ impl Settings {
         .input("kernel", parts.kernel)
         .input("stub", parts.stub)
         .input("initrd", parts.initrd);
+        let step = match stack.base_parts.first() {
+            Some(facts) => step.input("base", facts.digest),
+            None => step,
+        };
         let pieces = Pieces {
             image,
             board: &board,
@@ -315,6 +323,7 @@ impl Settings {
                 None => descriptor,
             });
         }
+        parts.extend(pieces.stack.base_parts.iter().cloned());
         let mut manifest = Manifest::artifact(
             IMAGE_TYPE,
             describe(CONFIG_TYPE, self.store.put(&config)?),
@@ -465,7 +474,9 @@ impl Settings {
 /// What a project's next build needs, whatever it is that changes.
 fn needed(lock: &LockFile) -> impl Iterator<Item = Digest> {
     let packages = lock.packages().map(|package| package.sha256);
-    packages.chain(lock.tools.iter().map(super::tools::digest))
+    packages
+        .chain(lock.bases().map(|(_, base)| base.image))
+        .chain(lock.tools.iter().map(super::tools::digest))
 }
 
 /// What an image is put together from.

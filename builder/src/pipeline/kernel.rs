@@ -55,14 +55,19 @@ pub(super) fn parts(
     .value("stub path", &board.stub_path)
     .value("modules", modules.join(" "))
     .input("init", lock.init.sha256);
-    let outputs = settings.step(&step, || {
+    let sound = |outputs: &Outputs| boot_parts(outputs).map(drop);
+    let outputs = settings.shared_step(&step, &sound, || {
         make(settings, board, locked, &modules, &settings.init(lock)?)
     })?;
+    boot_parts(&outputs)
+}
+
+fn boot_parts(outputs: &Outputs) -> Result<BootParts, PipelineError> {
     Ok(BootParts {
-        release: value(&outputs, "release")?,
-        kernel: blob(&outputs, "kernel")?,
-        stub: blob(&outputs, "stub")?,
-        initrd: blob(&outputs, "initrd")?,
+        release: value(outputs, "release")?,
+        kernel: blob(outputs, "kernel")?,
+        stub: blob(outputs, "stub")?,
+        initrd: blob(outputs, "initrd")?,
     })
 }
 

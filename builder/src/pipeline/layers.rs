@@ -10,8 +10,12 @@
 //! own inputs + facts               -> sealed   the answers are the same: the layer is the same
 //! ```
 
-use std::fmt::Write as _;
+mod inputs;
+
 use std::path::PathBuf;
+
+use super::bases::{self, BaseFacts, BaseLayer};
+use inputs::{accounts, own_inputs};
 
 use super::{PipelineError, Settings, blob, cargo, output, packages, value};
 use crate::base::Digest;
@@ -19,7 +23,7 @@ use crate::filesystem::ext4::{self, Ext4Options};
 use crate::layers::{self, CollectInput, Kind, UnpackedDeb, content};
 use crate::lock::LockFile;
 use crate::spec::{Image, LayerSpec};
-use crate::store::{Output, Outputs, StatCache, Step, StepLog, StepState};
+use crate::store::{CAME_FROM, Descriptor, Output, Outputs, StatCache, Step, StepState};
 use crate::tree::generated::{self, Accounts, GenerateInput};
 use crate::tree::{self, Below, Facts, Tree, TreeError, listing};
 use crate::verity::{self, Sealed};
@@ -38,6 +42,8 @@ const GENERATED: &str = "generated";
 pub(super) struct Stack {
     pub(super) layers: Vec<(String, Sealed)>,
     pub(super) accounts: Accounts,
+    /// For an image that is a base: what its manifest carries for others.
+    pub(super) base_parts: Vec<Descriptor>,
 }
 
 /// A layer of the image with what it is made of.
@@ -49,6 +55,8 @@ struct Inputs<'a> {
     user: Vec<layers::Entry>,
     /// Named digests of all that it reads of its own.
     own: Vec<(String, Digest)>,
+    /// It was published, and is taken as it is.
+    base: Option<BaseFacts>,
 }
 
 /// A layer made or found.
@@ -70,6 +78,19 @@ pub(super) fn stack(
     }
     let top = work.generated(&made)?;
     work.stats.save()?;
+    let base_parts = match (work.inputs.first(), made.first()) {
+        (Some(inputs), Some(made)) if image.base => {
+            let base = BaseLayer {
+                packages: &inputs.packages,
+                user: &inputs.user,
+                sealed: &made.sealed,
+                listing: made.listing,
+                accounts: &work.accounts,
+            };
+            settings.base_parts(image, lock, &base)?
+        }
+        _ => Vec::new(),
+    };
     let names = image
         .layers
         .iter()
@@ -81,6 +102,7 @@ pub(super) fn stack(
     Ok(Stack {
         layers,
         accounts: work.accounts,
+        base_parts,
     })
 }
 
@@ -142,6 +164,19 @@ impl<'a> Work<'a> {
         let mut inputs = Vec::new();
         for spec in &image.layers {
             let locked = lock.layers.iter().find(|layer| layer.name == spec.name);
+            if let Some((layer, base)) = locked.and_then(|l| Some((l, l.base.as_ref()?))) {
+                let facts = settings.base_facts(base)?;
+                bases::check_lock(image, layer, &facts)?;
+                inputs.push(Inputs {
+                    spec,
+                    packages: bases::unpack(settings, &facts)?,
+                    built: None,
+                    user: Vec::new(),
+                    own: Vec::new(),
+                    base: Some(facts),
+                });
+                continue;
+            }
             let mut packages = Vec::new();
             for package in locked
                 .map(|layer| layer.packages.as_slice())
@@ -159,6 +194,7 @@ impl<'a> Work<'a> {
                 built: built.transpose()?,
                 user: Vec::new(),
                 own: Vec::new(),
+                base: None,
             });
         }
         let accounts = accounts(image, &inputs)?;
@@ -195,84 +231,139 @@ impl<'a> Work<'a> {
     /// Makes or finds one layer; `below` are those under it.
     fn layer(&self, index: usize, below: &[Made]) -> Result<Made, PipelineError> {
         let inputs = &self.inputs[index];
-        let name = &inputs.spec.name;
-        let step = |kind: &str| {
-            inputs
-                .own
-                .iter()
-                .fold(Step::new(kind, self.subject(name)), |s, (n, d)| {
-                    s.input(n, *d)
-                })
-        };
-        let store = &self.settings.store;
-        let quiet = StepLog::default();
-        let quick = step("layer, nothing below changed").value(
-            "below",
-            below
-                .iter()
-                .map(|m| m.listing.to_string())
-                .collect::<String>(),
-        );
-        let asked = step("layer, what it asks of those below");
-        let keyed = |facts: Digest| step(FORMAT).input("layers below", facts);
-
-        let mut facts = match store.step(&quick, &quiet) {
-            StepState::Hit(outputs) => Some(blob(&outputs, "facts")?),
-            StepState::Miss { .. } => None,
-        };
-        let trees = if facts.is_none() {
-            self.listings(below)?
-        } else {
-            Vec::new()
-        };
-        let view = Below::new(&self.named(&trees));
-        if facts.is_none() {
-            let why = match store.step(&asked, &quiet) {
-                StepState::Hit(outputs) => {
-                    let digest = blob(&outputs, "facts")?;
-                    let answers: Option<Facts> = serde_json::from_slice(&store.read(&digest)?).ok();
-                    facts = answers
-                        .filter(|answers| view.still_true(answers))
-                        .map(|_| digest);
-                    vec!["layers below".to_owned()]
-                }
-                StepState::Miss { changed } => changed,
-            };
-            if facts.is_none() {
-                self.settings.steps.missed(&step(FORMAT), why);
-            }
+        if let Some(facts) = &inputs.base {
+            return Ok(Made {
+                sealed: facts.layer.clone(),
+                listing: facts.listing,
+            });
         }
-        if let Some(digest) = facts
-            && let StepState::Hit(outputs) = store.step(&keyed(digest), &self.settings.steps)
-        {
-            store.record(
-                &quick,
-                &Outputs::from([("facts".to_owned(), Output::Blob(digest))]),
-            )?;
-            return made(&outputs);
-        }
-        self.settings
-            .may_make(&step(FORMAT), vec!["its inputs".to_owned()])?;
-        let trees = if trees.is_empty() && !below.is_empty() {
-            self.listings(below)?
-        } else {
-            trees
+        let (settings, store) = (self.settings, &self.settings.store);
+        let steps = self.layer_steps(inputs, below);
+        let mut why = match self.found(&steps, below)? {
+            Found::Made(made) => return Ok(made),
+            Found::No(why) => why,
         };
+        if let Some(made) = self.cached(&steps)? {
+            return Ok(made);
+        }
+        settings.steps.missed(&steps.made, why.clone());
+        why.retain(|why| why.starts_with(CAME_FROM));
+        if why.is_empty() {
+            why.push("its inputs".to_owned());
+        }
+        settings.may_make(&steps.made, why)?;
+        let trees = self.listings(below)?;
         let view = Below::new(&self.named(&trees));
         let tree = self.tree(inputs, &view)?;
-        let outputs = self.seal(name, &tree)?;
+        let outputs = self.seal(&inputs.spec.name, &tree)?;
         let answers = serde_json::to_vec(&view.facts())
             .map_err(|e| PipelineError::Internal(e.to_string()))?;
         let facts = store.put(&answers)?;
-        let known = Outputs::from([("facts".to_owned(), Output::Blob(facts))]);
-        store.record(&keyed(facts), &outputs)?;
-        store.record(&asked, &known)?;
-        store.record(&quick, &known)?;
+        store.record(&steps.keyed(facts), &outputs)?;
+        store.record(&steps.asked, &known(facts))?;
+        store.record(&steps.quick, &known(facts))?;
+        settings.to_cache(&steps.shared, &with_facts(&outputs, facts));
         made(&outputs)
+    }
+
+    fn layer_steps(&self, inputs: &Inputs<'_>, below: &[Made]) -> LayerSteps {
+        let step = |kind: &str| {
+            let step = Step::new(kind, self.subject(&inputs.spec.name));
+            let own = inputs.own.iter();
+            own.fold(step, |step, (name, digest)| step.input(name, *digest))
+        };
+        let listings = below.iter().map(|m| m.listing.to_string());
+        let listings = listings.collect::<String>();
+        LayerSteps {
+            quick: step("layer, nothing below changed").value("below", &listings),
+            asked: step("layer, what it asks of those below"),
+            made: step(FORMAT),
+            shared: step(&format!("{FORMAT}, on these below")).value("below", &listings),
+        }
+    }
+
+    /// Looks for a layer in the store.
+    fn found(&self, steps: &LayerSteps, below: &[Made]) -> Result<Found, PipelineError> {
+        let (settings, store) = (self.settings, &self.settings.store);
+        let mut why = Vec::new();
+        let (facts, from) = match settings.ask(&steps.quick) {
+            (StepState::Hit(outputs), from) => (Some(blob(&outputs, "facts")?), from),
+            (StepState::Miss { .. }, _) => match settings.ask(&steps.asked) {
+                (StepState::Hit(outputs), from) => {
+                    why.push("layers below".to_owned());
+                    let digest = blob(&outputs, "facts")?;
+                    let answers: Option<Facts> = serde_json::from_slice(&store.read(&digest)?).ok();
+                    let trees = self.listings(below)?;
+                    let view = Below::new(&self.named(&trees));
+                    let same = answers.is_some_and(|answers| view.still_true(&answers));
+                    (same.then_some(digest), from)
+                }
+                (StepState::Miss { changed }, _) => {
+                    why = changed;
+                    (None, None)
+                }
+            },
+        };
+        let Some(facts) = facts else {
+            return Ok(Found::No(why));
+        };
+        let keyed = steps.keyed(facts);
+        match settings.ask(&keyed) {
+            (StepState::Hit(outputs), said_by) => {
+                let from = from.or(said_by);
+                settings.steps.found(&keyed, from.clone());
+                store.record_from(&steps.quick, &known(facts), from.clone())?;
+                if from.is_none() {
+                    settings.to_cache(&steps.shared, &with_facts(&outputs, facts));
+                }
+                Ok(Found::Made(made(&outputs)?))
+            }
+            (StepState::Miss { changed }, _) => Ok(Found::No(changed)),
+        }
+    }
+
+    /// Looks for a layer in the cache.
+    fn cached(&self, steps: &LayerSteps) -> Result<Option<Made>, PipelineError> {
+        let (settings, store) = (self.settings, &self.settings.store);
+        let sound = |outputs: &Outputs| self.check_made(outputs);
+        let Some((outputs, from)) = settings.take_cached(&steps.shared, &sound) else {
+            return Ok(None);
+        };
+        let facts = blob(&outputs, "facts")?;
+        settings.steps.found(&steps.made, Some(from.clone()));
+        store.record_from(&steps.keyed(facts), &outputs, Some(from.clone()))?;
+        for step in [&steps.asked, &steps.quick] {
+            store.record_from(step, &known(facts), Some(from.clone()))?;
+        }
+        Ok(Some(made(&outputs)?))
+    }
+
+    /// Whether a cache's result can be a layer at all. That it is the right one nobody can
+    /// see: that is why it is never attested.
+    fn check_made(&self, outputs: &Outputs) -> Result<(), PipelineError> {
+        let store = &self.settings.store;
+        let made = made(outputs)?;
+        let sealed = &made.sealed;
+        if blob(outputs, "blob")? != sealed.blob
+            || store.size(&sealed.blob) != Some(sealed.size)
+            || !sealed.is_sound()
+        {
+            return Err(PipelineError::Store(super::damaged("sealed")));
+        }
+        listing::read(&String::from_utf8_lossy(&store.read(&made.listing)?))?;
+        if outputs.contains_key("facts") {
+            let facts = store.read(&blob(outputs, "facts")?)?;
+            let read: Result<Facts, _> = serde_json::from_slice(&facts);
+            read.map_err(|_| PipelineError::Store(super::damaged("facts")))?;
+        }
+        Ok(())
     }
 
     /// The tree of one layer with where its files' bytes are.
     fn tree(&self, inputs: &Inputs<'_>, below: &Below<'_>) -> Result<Tree, PipelineError> {
+        if let Some(facts) = &inputs.base {
+            return bases::tree(self.settings, facts);
+        }
         let entries = self.with_input(inputs, |input| {
             layers::collect_with(input, inputs.user.clone())
         })?;
@@ -298,7 +389,10 @@ impl<'a> Work<'a> {
         let rules = self
             .inputs
             .iter()
-            .map(|i| format!("{:?}{:?}", i.spec.users, i.spec.groups))
+            .map(|i| match &i.base {
+                Some(base) => format!("{:?}{:?}", base.users, base.groups),
+                None => format!("{:?}{:?}", i.spec.users, i.spec.groups),
+            })
             .collect::<String>();
         let stack: String = below.iter().map(|m| m.sealed.root_hex()).collect();
         let step = Step::new("generated layer 1", self.subject(GENERATED))
@@ -309,7 +403,14 @@ impl<'a> Work<'a> {
                 format!("{} {}", self.image.name, self.image.version),
             )
             .value("scratch", format!("{:?}", self.image.scratch));
-        let outputs = self.settings.step(&step, || {
+        let paths = self.image.state.iter().flat_map(|state| &state.paths);
+        let paths: Vec<&str> = paths.map(|path| path.path.as_str()).collect();
+        let step = match paths.as_slice() {
+            [] => step,
+            paths => step.value("state", format!("{paths:?}")),
+        };
+        let sound = |outputs: &Outputs| self.check_made(outputs);
+        let outputs = self.settings.shared_step(&step, &sound, || {
             let tree = self.generated_tree(&self.trees()?)?;
             self.seal(GENERATED, &tree)
         })?;
@@ -337,6 +438,7 @@ impl<'a> Work<'a> {
             name: &self.image.name,
             version: &self.image.version,
             scratch: &self.image.scratch,
+            state: self.image.state.as_ref(),
         })?;
         Ok(built.tree)
     }
@@ -403,64 +505,42 @@ impl<'a> Work<'a> {
     }
 }
 
+/// The steps under which a layer is found.
+struct LayerSteps {
+    quick: Step,
+    asked: Step,
+    /// Without what it asked of those below, which [`LayerSteps::keyed`] adds.
+    made: Step,
+    /// As it is shared with other machines: everything under one key.
+    shared: Step,
+}
+
+impl LayerSteps {
+    fn keyed(&self, facts: Digest) -> Step {
+        self.made.clone().input("layers below", facts)
+    }
+}
+
+/// What the store has of a layer.
+enum Found {
+    Made(Made),
+    /// It must be made, because of this.
+    No(Vec<String>),
+}
+
+fn known(facts: Digest) -> Outputs {
+    Outputs::from([("facts".to_owned(), Output::Blob(facts))])
+}
+
+fn with_facts(outputs: &Outputs, facts: Digest) -> Outputs {
+    let mut outputs = outputs.clone();
+    outputs.extend(known(facts));
+    outputs
+}
+
 fn made(outputs: &Outputs) -> Result<Made, PipelineError> {
     Ok(Made {
         sealed: value(outputs, "sealed")?,
         listing: blob(outputs, "listing")?,
     })
-}
-
-/// All users and groups of the image: Debian's, the packages', the user's.
-fn accounts(image: &Image, inputs: &[Inputs<'_>]) -> Result<Accounts, PipelineError> {
-    Ok(Accounts::new(
-        &image.layers,
-        inputs.iter().flat_map(|i| &i.packages),
-    )?)
-}
-
-/// Digests of all that a layer reads of its own: rules, packages, files.
-fn own_inputs(inputs: &Inputs<'_>, user: &[layers::Entry]) -> Vec<(String, Digest)> {
-    let packages: Vec<String> = inputs
-        .packages
-        .iter()
-        .map(|package| package.tar.to_string())
-        .collect();
-    // The folder is not an input, what is in it is.
-    let rules = LayerSpec {
-        dir: PathBuf::new(),
-        ..inputs.spec.clone()
-    };
-    let mut files = String::new();
-    for entry in user {
-        add_file(&mut files, entry);
-    }
-    vec![
-        ("rules".to_owned(), Digest::of(format!("{rules:?}"))),
-        ("packages".to_owned(), Digest::of(packages.join("\n"))),
-        (FILES.to_owned(), Digest::of(files)),
-    ]
-}
-
-/// A file of the user's as a line: everything of it that enters the image.
-fn add_file(text: &mut String, entry: &layers::Entry) {
-    let layers::Meta {
-        mode,
-        uid,
-        gid,
-        mtime,
-        xattrs,
-    } = &entry.meta;
-    // Writing to a String cannot fail.
-    let _ = write!(
-        text,
-        "{}\0{mode:o} {uid} {gid} {mtime} {xattrs:?} ",
-        entry.path
-    );
-    let _ = match &entry.kind {
-        Kind::File(content) => match content.digest {
-            Some(digest) => writeln!(text, "file {} {digest}", content.size),
-            None => writeln!(text, "file {}", content.size),
-        },
-        other => writeln!(text, "{other:?}"),
-    };
 }

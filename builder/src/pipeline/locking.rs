@@ -8,8 +8,9 @@ use crate::base::Digest;
 use crate::base::fs::{At, write_atomic};
 use crate::board::Board;
 use crate::lock::{
-    Finding, LocalDeb, LockFile, LockedInit, LockedPackage, ResolveOptions, Update, WishedBoard,
-    WishedLayer, WishedSource, WishedTool, Wishes, resolve,
+    Finding, LocalDeb, LockFile, LockedBase, LockedInit, LockedLayer, LockedPackage,
+    PresentPackage, ResolveOptions, Update, WishedBoard, WishedLayer, WishedSource, WishedTool,
+    Wishes, resolve,
 };
 use crate::spec::Image;
 
@@ -68,14 +69,25 @@ impl Settings {
     /// [`PipelineError::Stale`] under [`Locking::AsItIs`]; [`PipelineError::Lock`]
     /// and [`PipelineError::Source`] when resolving fails.
     pub fn lock(&self, image: &Image, locking: &Locking) -> Result<LockFile, PipelineError> {
-        let wishes = self.wishes(image)?;
         let before = self.read_lock(image)?;
+        let bases = {
+            let _guard = self.store.shared(&*self.progress)?;
+            self.pin_bases(image, before.as_ref(), locking)?
+        };
+        let wishes = self.wishes(image, &bases)?;
         let reason = match &before {
             None => Some("there is no lock".to_owned()),
             Some(lock) => lock.stale(&wishes),
         };
         let update = match locking {
-            Locking::Update(names) => Update::Named(names.clone()),
+            // Bases have moved by now, and are no packages.
+            Locking::Update(names) => Update::Named(
+                names
+                    .iter()
+                    .filter(|name| !bases.iter().any(|base| base.name == **name))
+                    .cloned()
+                    .collect(),
+            ),
             Locking::UpdateAll => Update::All,
             Locking::IfNeeded | Locking::AsItIs => Update::Named(Vec::new()),
         };
@@ -88,7 +100,10 @@ impl Settings {
                 reason,
             }),
             (before, _) => {
-                let lock = self.resolve(&wishes, before.as_ref(), update)?;
+                let mut lock = self.resolve(&wishes, before.as_ref(), update)?;
+                put_bases(&mut lock, bases);
+                // What a base says of itself came from elsewhere: it must make a lock that reads.
+                let lock = LockFile::parse(&lock.to_toml(), &lock_path(image))?;
                 self.write_lock(image, &lock)?;
                 Ok(lock)
             }
@@ -141,7 +156,9 @@ impl Settings {
             return Err(PipelineError::OfflineResolve);
         }
         let lock = self.lock(image, &Locking::AsItIs)?;
-        self.findings(&lock, &self.wishes(image)?, &self.mirrors()?)
+        let mut found = self.newer_bases(image, &lock)?;
+        found.extend(self.findings(&lock, &self.lock_wishes(image, &lock)?, &self.mirrors()?)?);
+        Ok(found)
     }
 
     /// Keys that sign Debian's suites on a mirror that signs them anew; Debian's own otherwise.
@@ -166,7 +183,8 @@ impl Settings {
             return Ok(lock);
         }
         if *locking == Locking::AsItIs {
-            if self.store.has(&lock.init.sha256) {
+            let LockedInit { size, sha256 } = &lock.init;
+            if self.store.has(sha256) || self.blob_from_team(sha256, *size) {
                 return Ok(lock);
             }
             return Err(PipelineError::Stale {
@@ -207,8 +225,17 @@ impl Settings {
         Ok(())
     }
 
-    /// What resolution reads from the specification.
-    pub(super) fn wishes(&self, image: &Image) -> Result<Wishes, PipelineError> {
+    /// As [`Settings::wishes`], with the bases that a lock pins.
+    pub(super) fn lock_wishes(
+        &self,
+        image: &Image,
+        lock: &LockFile,
+    ) -> Result<Wishes, PipelineError> {
+        self.wishes(image, &lock.layers)
+    }
+
+    /// What resolution reads from the specification and from the pinned `bases`.
+    fn wishes(&self, image: &Image, bases: &[LockedLayer]) -> Result<Wishes, PipelineError> {
         let boards = image.boards.iter().map(|name| {
             let board = Board::find(name, &image.dir)?;
             Ok(WishedBoard {
@@ -230,7 +257,11 @@ impl Settings {
                 packages: layer.packages.clone(),
                 without: layer.without.clone(),
                 local: local.collect::<Result<_, PipelineError>>()?,
-                present: Vec::new(),
+                present: layer
+                    .base
+                    .as_ref()
+                    .map_or_else(Vec::new, |_| present(bases, &layer.name)),
+                base: layer.base.as_ref().map(|base| base.written.clone()),
             })
         });
         Ok(Wishes {
@@ -274,6 +305,33 @@ impl Settings {
     }
 }
 
+/// The packages of a pinned base.
+fn present(bases: &[LockedLayer], layer: &str) -> Vec<PresentPackage> {
+    let locked = bases.iter().find(|locked| locked.name == layer);
+    let Some((locked, base)) = locked.and_then(|l| Some((l, l.base.as_ref()?))) else {
+        return Vec::new();
+    };
+    let packages = locked.packages.iter().map(|package| PresentPackage {
+        name: package.name.clone(),
+        version: package.version.clone(),
+        provides: base
+            .provides
+            .get(&package.name)
+            .cloned()
+            .unwrap_or_default(),
+    });
+    packages.collect()
+}
+
+/// What resolution knows as layers with packages of their own, named as the bases they are.
+fn put_bases(lock: &mut LockFile, bases: Vec<LockedLayer>) {
+    for base in bases {
+        if let Some(layer) = lock.layers.iter_mut().find(|l| l.name == base.name) {
+            *layer = base;
+        }
+    }
+}
+
 /// What a set of tools alone is resolved from.
 pub(super) fn tool_wishes(name: &str, packages: &[&str]) -> Wishes {
     Wishes {
@@ -311,13 +369,26 @@ pub(super) fn options(
 /// What changed from one lock to the next, a line a package.
 #[must_use]
 pub fn changes(before: Option<&LockFile>, after: &LockFile) -> Vec<String> {
-    let old: BTreeMap<&str, &LockedPackage> = before
-        .iter()
-        .flat_map(|lock| lock.packages())
-        .map(|p| (p.name.as_str(), p))
-        .collect();
-    let new: BTreeMap<&str, &LockedPackage> =
-        after.packages().map(|p| (p.name.as_str(), p)).collect();
+    let all = |lock: &'_ LockFile| -> BTreeMap<String, LockedPackage> {
+        let packages = lock.packages().chain(lock.base_packages());
+        packages.map(|p| (p.name.clone(), p.clone())).collect()
+    };
+    let old = before.map(all).unwrap_or_default();
+    let new = all(after);
+    let bases = after.bases().filter_map(|(name, base)| {
+        let before = before.and_then(|lock| lock.bases().find(|(other, _)| *other == name));
+        let told = |base: &LockedBase| format!("{} ({})", base.version, base.image.short());
+        match before {
+            Some((_, before)) if before.image == base.image => None,
+            Some((_, before)) => Some(format!(
+                "~ base {}: {} -> {}",
+                base.written,
+                told(before),
+                told(base)
+            )),
+            None => Some(format!("+ base {}: {}", base.written, told(base))),
+        }
+    });
     let added = new
         .iter()
         .filter_map(|(name, package)| match old.get(name) {
@@ -332,5 +403,5 @@ pub fn changes(before: Option<&LockFile>, after: &LockFile) -> Vec<String> {
         .iter()
         .filter(|(name, _)| !new.contains_key(*name))
         .map(|(name, package)| format!("- {name} {}", package.version));
-    added.chain(gone).collect()
+    bases.chain(added).chain(gone).collect()
 }

@@ -9,8 +9,6 @@ use crate::spec::{self, CAPABILITIES, Image, LIMITS};
 use crate::tree::generated::Accounts;
 use crate::verity::Sealed;
 
-/// Kernel panics end in a reboot after so many seconds.
-const PANIC_SECONDS: u32 = 10;
 /// What services find their programs with unless they say otherwise.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -48,6 +46,11 @@ pub(crate) fn describe(facts: &Facts<'_>) -> Result<contract::Machine, String> {
             .iter()
             .map(|s| scratch(s, facts.accounts))
             .collect::<Result<_, _>>()?,
+        state: image
+            .state
+            .as_ref()
+            .map(|s| state(s, facts.accounts))
+            .transpose()?,
         services: in_order(&image.services)
             .into_iter()
             .map(|s| service(s, facts.accounts).map_err(|m| format!("service '{}': {m}", s.name)))
@@ -60,7 +63,9 @@ pub(crate) fn describe(facts: &Facts<'_>) -> Result<contract::Machine, String> {
         },
         metadata_timeout_ms: image.metadata.timeout.map(millis),
         clock_floor: facts.clock_floor,
-        panic_seconds: PANIC_SECONDS,
+        panic_seconds: image.panic_seconds,
+        health: image.health,
+        telemetry: image.telemetry.clone(),
     })
 }
 
@@ -101,6 +106,26 @@ fn scratch(spec: &spec::ScratchSpec, accounts: &Accounts) -> Result<contract::Sc
         mode: spec.mode,
         uid,
         gid,
+    })
+}
+
+fn state(spec: &spec::StateSpec, accounts: &Accounts) -> Result<contract::State, String> {
+    let path = |path: &spec::StatePathSpec| {
+        let owner = path.owner.as_ref().map(|owner| accounts.ids(owner));
+        Ok(contract::StatePath {
+            path: path.path.clone(),
+            owner: owner
+                .transpose()
+                .map_err(|m| format!("state '{}': {m}", path.path))?,
+            mode: path.mode,
+        })
+    };
+    Ok(contract::State {
+        size: spec.size,
+        policy: spec.policy,
+        version: spec.version,
+        disk: spec.serial.clone().map(contract::StateDisk::Serial),
+        paths: spec.paths.iter().map(path).collect::<Result<_, String>>()?,
     })
 }
 
@@ -179,6 +204,16 @@ fn service(spec: &spec::ServiceSpec, accounts: &Accounts) -> Result<contract::Se
         stop_timeout_ms: millis(spec.stop_timeout),
         credentials: spec.credentials.clone(),
         identity_env: spec.identity_env.clone(),
+        kind: spec.kind,
+        env_files: spec.env_files.clone(),
+        pre_start: spec.pre_start.clone(),
+        stop_signal: spec.stop_signal,
+        start_limit: spec.start_limit,
+        resources: spec.resources,
+        sandbox: spec.sandbox.clone(),
+        sockets: spec.sockets.clone(),
+        watchdog_ms: spec.watchdog.map_or(0, millis),
+        health: spec.health.clone(),
     })
 }
 

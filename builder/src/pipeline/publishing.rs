@@ -271,6 +271,11 @@ impl Settings {
     }
 }
 
+/// Whether a remote is reached over the network.
+pub(super) fn is_network(uri: &str) -> bool {
+    !uri.starts_with("file:")
+}
+
 /// A record by a key that its readers do not trust breaks their channel.
 fn signs_for(trust: &Trust, signer: &dyn Signer) -> Result<(), PublishError> {
     if trust.keys().contains(signer.public()) {

@@ -247,10 +247,15 @@ impl Settings {
         // A store of its own: what this host built before must not answer for it.
         let fresh = self.with_fresh_store(folder.path().join("store"))?;
         let lock = self.lock(&image, &Locking::AsItIs)?;
+        {
+            let _guard = self.store.shared(&*self.progress)?;
+            self.bring_bases(&image, &lock)?;
+        }
         let inputs = lock.packages().map(|package| package.sha256);
+        let bases = self.base_blobs(&lock)?.into_iter().map(|blob| blob.digest);
         fresh
             .store
-            .share(&self.store, inputs.chain([lock.init.sha256]))?;
+            .share(&self.store, inputs.chain(bases).chain([lock.init.sha256]))?;
         let mut findings = Vec::new();
         for recorded in &entry.record.images {
             let cast = fresh.cast(&image, &lock, &recorded.board)?;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::locking::{lock_path, options};
 use super::{PipelineError, Settings};
 use crate::lock::{Finding, LockFile, LockedBoard, LockedPackage, Update, Wishes, check};
-use crate::sources::{FetchSummary, Fetcher, Host, Mirrors};
+use crate::sources::{Blobs, FetchSummary, Fetcher, Host, Mirrors};
 use crate::spec::Image;
 use crate::store::Root;
 
@@ -31,6 +31,7 @@ impl Settings {
     pub fn fetch_all(&self, image: &Image, lock: &LockFile) -> Result<Fetched, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
         let packages: Vec<&LockedPackage> = lock.packages().collect();
+        self.bring_bases(image, lock)?;
         let summary = self.fetch(image, lock, &packages)?;
         let path = lock_path(image);
         let roots = self.store.roots()?;
@@ -38,6 +39,7 @@ impl Settings {
         let before = roots.into_values().find(|root| root.path == path);
         let mut digests = before.map(|root| root.digests).unwrap_or_default();
         digests.extend(packages.iter().map(|p| p.sha256));
+        digests.extend(lock.bases().map(|(_, base)| base.image));
         self.store.set_root(&Root { path, digests })?;
         Ok(Fetched {
             packages: summary.fetched + summary.present,
@@ -57,13 +59,16 @@ impl Settings {
             .iter()
             .all(|package| self.store.has(&package.sha256))
         {
+            self.inputs_to_cache(packages);
             return Ok(FetchSummary {
                 present: packages.len(),
                 ..FetchSummary::default()
             });
         }
-        let wishes = self.wishes(image)?;
-        self.fetch_from(&wishes, lock, &image.dir, packages)
+        let wishes = self.lock_wishes(image, lock)?;
+        let summary = self.fetch_from(&wishes, lock, &image.dir, packages)?;
+        self.inputs_to_cache(packages);
+        Ok(summary)
     }
 
     /// As [`Settings::fetch`], for a lock without an image.
@@ -85,6 +90,7 @@ impl Settings {
                 .find(|f| f.package == package.name)
                 .and_then(|f| f.newest.clone())
         };
+        let teams: Vec<&dyn Blobs> = self.teams().map(|team| team as &dyn Blobs).collect();
         Ok(Fetcher {
             store: &self.store,
             mirrors: &mirrors,
@@ -92,6 +98,7 @@ impl Settings {
             locked: &lock.suites,
             folder,
             verify: false,
+            teams: &teams,
             current: Some(&current),
             progress: &*self.progress,
         }
@@ -132,8 +139,10 @@ impl Settings {
         lock: &LockFile,
         board: &LockedBoard,
     ) -> Result<(), PipelineError> {
-        let layers = lock.layers.iter().flat_map(|layer| &layer.packages);
+        let own = lock.layers.iter().filter(|layer| layer.base.is_none());
+        let layers = own.flat_map(|layer| &layer.packages);
         let packages: Vec<&LockedPackage> = layers.chain([&board.kernel, &board.stub]).collect();
+        self.bring_bases(image, lock)?;
         self.fetch(image, lock, &packages)?;
         Ok(())
     }

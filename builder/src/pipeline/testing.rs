@@ -41,6 +41,12 @@ pub const JUDGES: &[&str] = &[
     "time",
 ];
 
+/// Other people's registry, and their clients for what lies in one.
+pub const CLIENTS: &[&str] = &["cosign", "docker-registry", "oras"];
+
+/// Other people's object store; its server needs what Debian has it suggest only.
+pub const OBJECT_STORE: &[&str] = &["python3-flask-cors", "python3-moto"];
+
 /// The tools named [`JUDGES`].
 ///
 /// # Errors

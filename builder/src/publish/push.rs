@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::{PublishError, Release, Sources, shipment};
-use crate::attest::{Attested, AttestedImage, Signer};
+use crate::attest::{ATT_SUFFIX, Attested, AttestedImage, Signer, beside_others};
 use crate::base::{Digest, Progress};
 use crate::channel::{self, ChannelError, Entry, Kind, RECORD_SCHEMA, REVOKED, Record};
-use crate::remote::{Expect, Remote, upload_all};
-use crate::store::{Descriptor, Manifest, Store};
+use crate::remote::{Document, Expect, Remote, put_bytes, upload_all};
+use crate::store::{Descriptor, MANIFEST, Manifest, Store};
 
 /// Between what a release moves, who signs, who listens.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +60,8 @@ pub struct Published {
     pub bytes: u64,
     /// The record was one that an interrupted run had left behind.
     pub taken_up: bool,
+    /// The remote compares and swaps; see [`Remote::atomic`].
+    pub atomic: bool,
     /// The channel said all of this already; nothing was added to it.
     pub unchanged: bool,
 }
@@ -95,9 +97,7 @@ pub fn publish(
         remote.refer(subject, referrer)?;
     }
     for (tag, document) in &shipment.tags {
-        if remote.tagged(tag)?.map(|d| d.digest) != Some(document.digest) {
-            remote.set_tag(tag, document, Expect::Any)?;
-        }
+        name(remote, tag, document)?;
     }
     let record = Record {
         schema: RECORD_SCHEMA,
@@ -125,6 +125,34 @@ pub fn publish(
         bytes,
         ..published(remote, appended)
     })
+}
+
+/// Lets a tag name its document; what others attested with cosign stays beside ours.
+fn name(remote: &dyn Remote, tag: &str, document: &Document) -> Result<(), PublishError> {
+    let Some(there) = remote.tagged(tag)? else {
+        return Ok(remote.set_tag(tag, document, Expect::Any)?);
+    };
+    let ours = Manifest::parse(&document.bytes);
+    let theirs = Manifest::parse(&there.bytes);
+    let both = match (tag.ends_with(ATT_SUFFIX), ours, theirs) {
+        (true, Ok(ours), Ok(theirs)) => beside_others(&ours, &theirs)?,
+        // What is no manifest of attestations is nothing that could be kept.
+        _ => None,
+    };
+    let Some((manifest, config)) = both else {
+        if there.digest != document.digest {
+            remote.set_tag(tag, document, Expect::Any)?;
+        }
+        return Ok(());
+    };
+    let document = Document::new(MANIFEST, manifest.to_bytes()?);
+    if there.digest != document.digest {
+        put_bytes(remote, &manifest.config.media_type, &config)?;
+        remote.put_manifest(&document.bytes, MANIFEST)?;
+        // Whoever attests at this very moment is not overwritten: we are told, and can do it again.
+        remote.set_tag(tag, &document, Expect::Is(there.digest))?;
+    }
+    Ok(())
 }
 
 /// Publishes a release of the same remote once more, in this channel or another:
@@ -203,6 +231,7 @@ fn published(remote: &dyn Remote, appended: channel::Appended) -> Published {
         moved: 0,
         bytes: 0,
         taken_up,
+        atomic: remote.atomic(),
         unchanged,
     }
 }

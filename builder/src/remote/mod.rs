@@ -251,6 +251,25 @@ pub trait Remote: Debug + Send + Sync {
     fn refer(&self, subject: &Digest, referrer: &Descriptor) -> Result<(), RemoteError>;
 }
 
+/// Sends a small blob that is in memory.
+///
+/// # Errors
+/// As [`Remote::put_blob`].
+pub fn put_bytes(
+    remote: &dyn Remote,
+    media_type: &str,
+    bytes: &[u8],
+) -> Result<Descriptor, RemoteError> {
+    let descriptor = Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64);
+    remote.put_blob(&Upload {
+        digest: descriptor.digest,
+        size: descriptor.size,
+        open: &http::opener(bytes),
+        sent: &|_| (),
+    })?;
+    Ok(descriptor)
+}
+
 /// Opens `oci://host[:port]/repository`, `s3://bucket/prefix` or
 /// `file:///folder`. Nobody is asked yet.
 ///

@@ -7,11 +7,12 @@ use serde::Deserialize;
 use super::{Host, SourceError};
 
 /// The keys that there are.
-const KEYS: [&str; 5] = [
+const KEYS: [&str; 6] = [
     "mirror",
     "security-mirror",
     "snapshot",
     "cache",
+    "sources",
     "trusted-keys",
 ];
 
@@ -30,6 +31,10 @@ pub struct UserConfig {
     pub snapshot: Option<String>,
     /// An OCI layout (another store) from which blobs are copied before any mirror is asked.
     pub cache: Option<PathBuf>,
+    /// Stores of the team's that `slipform fetch --to` filled, asked before any mirror:
+    /// `oci://host/repository`, `s3://bucket/prefix` or `file:///folder`.
+    #[serde(default)]
+    pub sources: Vec<String>,
     /// Files with public keys whose signatures count, relative to this file.
     #[serde(default)]
     pub trusted_keys: Vec<PathBuf>,
@@ -152,7 +157,7 @@ mod tests {
             ),
             (
                 "[network]\nx = 1",
-                "c.toml:1: unknown key 'network'; there are mirror, security-mirror, snapshot, cache, trusted-keys",
+                "c.toml:1: unknown key 'network'; there are mirror, security-mirror, snapshot, cache, sources, trusted-keys",
             ),
             (
                 "\n\ncache = \"a/b\"",

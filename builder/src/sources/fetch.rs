@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -10,9 +10,9 @@ use std::sync::{Mutex, PoisonError};
 use super::http::{Fetched, Wanted};
 use super::uri::{Uri, check_relative};
 use super::{Mirrors, SourceError};
-use crate::base::Progress;
 use crate::base::fs::{At, FsError};
 use crate::base::progress::Task;
+use crate::base::{Digest, Progress};
 use crate::lock::{Base, LockedPackage, LockedSuite, SuiteSource};
 use crate::store::{BlobWriter, Store, StoreError};
 
@@ -29,6 +29,22 @@ const SNAPSHOT_AFTER: [i64; 3] = [0, 6 * 3600, 24 * 3600];
 /// Looks up the version of a package that its archive has now.
 pub type CurrentVersion<'a> = dyn Fn(&LockedPackage) -> Option<String> + Sync + 'a;
 
+/// A place that has blobs by their digest: a team's own store, asked before any mirror.
+pub trait Blobs: Sync {
+    /// Its name for people, without logins.
+    fn name(&self) -> &str;
+
+    /// Whether the network is needed for it.
+    fn is_network(&self) -> bool;
+
+    /// Writes the blob's bytes; `false` when it is not there. What was written is
+    /// checked by whoever asked.
+    ///
+    /// # Errors
+    /// One line for people.
+    fn get(&self, digest: &Digest, size: u64, sink: &mut dyn Write) -> Result<bool, String>;
+}
+
 /// Brings locked packages into the store.
 pub struct Fetcher<'a> {
     /// Into.
@@ -43,6 +59,8 @@ pub struct Fetcher<'a> {
     pub folder: &'a Path,
     /// Whether blobs that the store has are verified, and fetched again when damaged.
     pub verify: bool,
+    /// Stores of the team's that are asked before the mirrors, in this order.
+    pub teams: &'a [&'a dyn Blobs],
     /// For the message about a package that is gone.
     pub current: Option<&'a CurrentVersion<'a>>,
     /// Who listens.
@@ -67,6 +85,8 @@ pub enum Arrival {
     Local,
     /// The shared cache.
     Cache,
+    /// A store of the team's.
+    Team,
     /// The mirror.
     Mirror,
     /// The snapshot mirror.
@@ -110,6 +130,9 @@ impl Fetcher<'_> {
         }
         if self.copy_from_cache(package, task)? {
             return Ok(Arrival::Cache);
+        }
+        if self.copy_from_teams(package, task)? {
+            return Ok(Arrival::Team);
         }
         if self.mirrors.is_offline() {
             return Err(SourceError::Offline {
@@ -262,6 +285,40 @@ impl Fetcher<'_> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether a store of the team's had it. One that is wrong or does not answer is
+    /// passed by, and said so: the mirror may still have what it lacks.
+    fn copy_from_teams(
+        &self,
+        package: &LockedPackage,
+        task: &dyn Task,
+    ) -> Result<bool, SourceError> {
+        for team in self.teams {
+            if team.is_network() && self.mirrors.is_offline() {
+                continue;
+            }
+            let mut writer = self.store.writer()?;
+            let why = match team.get(&package.sha256, package.size, &mut writer) {
+                Ok(false) => continue,
+                Ok(true) => match finish(writer, package)? {
+                    Try::Done => {
+                        task.advance(package.size);
+                        return Ok(true);
+                    }
+                    Try::Wrong(found) => format!("it has {found}"),
+                    Try::Absent => continue,
+                },
+                Err(why) => why,
+            };
+            self.progress.note(&format!(
+                "{} {} is not taken from {}: {why}",
+                package.name,
+                package.version,
+                team.name()
+            ));
+        }
+        Ok(false)
     }
 
     fn copy(

@@ -105,6 +105,7 @@ impl Bench {
             locked: &self.locked,
             folder: &self.folder.path().join("project"),
             verify: true,
+            teams: &[],
             current: Some(&current),
             progress: &self.heard,
         })

@@ -5,7 +5,7 @@
 //! Host (environment, /etc, HOME) ─┬─> Wire        proxies, certificates: one request, one answer
 //!                                 ├─> Client      credentials, redirects, retries, resuming
 //!                                 └─> Mirrors     which archive is where   (lock::Archive)
-//! Fetcher: store? -> shared cache? -> mirror? -> snapshot mirror? -> one clear line
+//! Fetcher: store? -> shared cache? -> team's stores? -> mirror? -> snapshot mirror? -> one clear line
 //! ```
 //!
 //! Nothing here decides what is trusted: indexes are verified by who reads

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use slipform_init::contract::service::{Kind, MachineHealth};
+
 use crate::base::{bytes, toml as toml_text};
 
 use crate::board::metadata_sources;
@@ -11,10 +13,14 @@ use super::image::{
     AptSource, GateSpec, Image, KernelSpec, LayerSpec, MetadataSpec, ScratchSpec, ServiceSpec,
 };
 use super::raw::{RawApt, RawGate, RawImage, RawKernel, RawMetadata, RawScalar, RawScratch};
-use super::{SpecError, layer, network, service, test, values};
+use super::{SpecError, care, layer, network, service, state, telemetry, test, values};
 
 /// More layers than this cannot be stacked (each is a partition and a mount).
 const MOST_LAYERS: usize = 60;
+/// The board of images that name none.
+const DEFAULT_BOARD: &str = "qemu-x86_64";
+/// The suite of images that name none.
+const DEFAULT_SUITE: &str = "trixie";
 
 /// What the kernel needs for VLANs.
 const VLAN_MODULE: &str = "8021q";
@@ -44,17 +50,7 @@ impl Source<'_> {
 /// Checks everything that can be checked without reading the layers' files.
 pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Image, SpecError> {
     values::name(&raw.name).map_err(|m| source.near("name", format!("name: {m}")))?;
-    // Files are called by it.
-    let wrong = |c: char| c == '/' || c.is_control();
-    if !(1..=64).contains(&raw.version.len())
-        || raw.version.starts_with('.')
-        || raw.version.contains(wrong)
-    {
-        return Err(source.near(
-            "version",
-            "version: write 1 to 64 printable characters, without '/' and no '.' first".to_owned(),
-        ));
-    }
+    values::version(&raw.version).map_err(|m| source.near("version", m))?;
     if raw.layer.is_empty() {
         return Err(source.at(
             0,
@@ -70,9 +66,22 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
     if tagged && !kernel.modules.iter().any(|module| module == VLAN_MODULE) {
         kernel.modules.push(VLAN_MODULE.to_owned());
     }
+    let scratch: Vec<ScratchSpec> = raw
+        .scratch
+        .iter()
+        .map(|s| check_scratch(s, source))
+        .collect::<Result<_, _>>()?;
+    let state = raw
+        .state
+        .map(|raw| state::check(raw, &scratch, source))
+        .transpose()?;
+    let names = test::Names {
+        services: &services,
+        state: state.as_ref(),
+    };
     Ok(Image {
         boards: if raw.boards.is_empty() {
-            vec!["qemu-x86_64".to_owned()]
+            vec![DEFAULT_BOARD.to_owned()]
         } else {
             raw.boards
         },
@@ -83,7 +92,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
             .map(|apt| check_apt(apt, source, dir))
             .collect::<Result<_, _>>()?,
         layers,
-        tests: test::check_all(raw.test, &services, source)?,
+        tests: test::check_all(raw.test, &names, source)?,
         allowances: test::allowances(raw.allow, source)?,
         kernel,
         sysctl: raw
@@ -91,19 +100,55 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
             .into_iter()
             .map(|(key, value)| check_sysctl(key, &value, source))
             .collect::<Result<_, _>>()?,
-        scratch: raw
-            .scratch
-            .into_iter()
-            .map(|s| check_scratch(&s, source))
-            .collect::<Result<_, _>>()?,
+        state,
+        scratch,
         gate: check_gate(raw.gate, source, dir)?,
         interfaces,
         time_servers: network::time_servers(&raw.time).map_err(|m| source.near("[time]", m))?,
         metadata: check_metadata(&raw.metadata).map_err(|m| source.near("[metadata]", m))?,
+        panic_seconds: care::panic(&raw.health).map_err(|m| source.near("panic", m))?,
+        health: care::machine(&raw.health).map_err(|m| source.near("[health]", m))?,
+        telemetry: telemetry::check(raw.logs, raw.log, raw.metrics, source)?,
         services,
         name: raw.name,
         version: raw.version,
         dir: dir.to_owned(),
+        base: false,
+    })
+}
+
+/// The smallest image on a layer that is published as a base: the layer, on the shipped
+/// board, without services. That it boots, stacks the layer and stays verified is what its
+/// boot test can show.
+pub(super) fn check_base(
+    raw: super::raw::RawLayer,
+    source: &Source<'_>,
+    dir: &Path,
+) -> Result<Image, SpecError> {
+    let (layer, version) = layer::alone(raw, source, dir)?;
+    Ok(Image {
+        name: layer.name.clone(),
+        version,
+        dir: dir.to_owned(),
+        boards: vec![DEFAULT_BOARD.to_owned()],
+        suite: DEFAULT_SUITE.to_owned(),
+        apt: Vec::new(),
+        layers: vec![layer],
+        services: Vec::new(),
+        tests: Vec::new(),
+        allowances: Vec::new(),
+        kernel: KernelSpec::default(),
+        sysctl: std::collections::BTreeMap::new(),
+        scratch: Vec::new(),
+        state: None,
+        gate: GateSpec::default(),
+        panic_seconds: care::PANIC_SECONDS,
+        telemetry: None,
+        health: MachineHealth::default(),
+        metadata: MetadataSpec::default(),
+        interfaces: Vec::new(),
+        time_servers: Vec::new(),
+        base: true,
     })
 }
 
@@ -125,6 +170,15 @@ fn check_layers(
         let checked = layer::check(entry.into_inner(), start, source, dir)?;
         if checked.name == "generated" {
             return Err(source.at(start, "the name 'generated' is taken by the topmost layer that slipform makes; choose another".to_owned()));
+        }
+        if checked.base.is_some() && !layers.is_empty() {
+            return Err(source.at(
+                start,
+                format!(
+                    "'{}' is a published base, which must be the first [[layer]]; move it to the bottom",
+                    checked.name
+                ),
+            ));
         }
         if !names.insert(checked.name.clone()) {
             return Err(source.at(
@@ -148,8 +202,8 @@ fn check_metadata(raw: &RawMetadata) -> Result<MetadataSpec, String> {
 }
 
 fn check_suite(suite: Option<String>, source: &Source<'_>) -> Result<String, SpecError> {
-    let suite = suite.unwrap_or_else(|| "trixie".to_owned());
-    if suite != "trixie" {
+    let suite = suite.unwrap_or_else(|| DEFAULT_SUITE.to_owned());
+    if suite != DEFAULT_SUITE {
         return Err(source.near(
             "suite",
             format!(
@@ -324,6 +378,17 @@ pub(super) fn check_order(services: &[ServiceSpec]) -> Result<(), String> {
             return Err(format!(
                 "service '{}' is after '{unknown}', which is no service; {hint}",
                 service.name
+            ));
+        }
+    }
+    for service in services {
+        let timer = services.iter().find(|other| {
+            matches!(other.kind, Kind::Every(_)) && service.after.contains(&other.name)
+        });
+        if let Some(timer) = timer {
+            return Err(format!(
+                "service '{}' is after '{}', which is a timer and never done; make it a oneshot, or leave it out of `after`",
+                service.name, timer.name
             ));
         }
     }

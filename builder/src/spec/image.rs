@@ -6,8 +6,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use slipform_init::contract::machine::StatePolicy;
 use slipform_init::contract::machine::{IdentityField, Interface, MetadataSource};
+use slipform_init::contract::service as contract;
+use slipform_init::contract::telemetry::Telemetry;
 use slipform_qemu_tests::{Allowance, Check};
 
 /// One image, ready to be locked and cast.
@@ -39,6 +42,8 @@ pub struct Image {
     pub sysctl: BTreeMap<String, String>,
     /// tmpfs mounts.
     pub scratch: Vec<ScratchSpec>,
+    /// What persists.
+    pub state: Option<StateSpec>,
     /// What publishing insists on.
     pub gate: GateSpec,
     /// Where the machine learns who it is.
@@ -47,6 +52,15 @@ pub struct Image {
     pub interfaces: Vec<Interface>,
     /// Time servers; empty: the cloud's or DHCP's.
     pub time_servers: Vec<IpAddr>,
+    /// There is no image specification, only one layer's: this is the smallest image on it,
+    /// and what is published is that layer, for others to build on.
+    pub base: bool,
+    /// Watchdog, and what counts as a healthy boot.
+    pub health: contract::MachineHealth,
+    /// Seconds from a kernel panic to the next start.
+    pub panic_seconds: u32,
+    /// Where logs and metrics go, as the machine is told; none if the image says nothing of it.
+    pub telemetry: Option<Telemetry>,
 }
 
 /// `[metadata]`.
@@ -56,6 +70,19 @@ pub struct MetadataSpec {
     pub sources: Option<Vec<MetadataSource>>,
     /// For all of them together.
     pub timeout: Option<Duration>,
+}
+
+/// A layer that was published: `use = "oci://host/repository:channel"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BaseUse {
+    /// As written.
+    pub written: String,
+    /// The remote: `oci://host/repository`.
+    pub remote: String,
+    /// Channel, `channel@number`, or digest.
+    pub release: String,
+    /// Files with the public keys that it must be signed by; empty for the image's.
+    pub keys: Vec<PathBuf>,
 }
 
 /// `[gate]`.
@@ -125,6 +152,8 @@ pub struct LayerSpec {
     pub remove: Vec<String>,
     /// A Rust program that cargo builds into this layer.
     pub cargo: Option<CargoRule>,
+    /// It is a published base, and nothing else of the above is set.
+    pub base: Option<BaseUse>,
 }
 
 /// Owner of an entry: numbers, or names looked up in the image's own users.
@@ -170,7 +199,8 @@ pub struct SymlinkRule {
 }
 
 /// `users = [{ name, uid, group, gid, home, shell, groups }]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct UserRule {
     /// Login name.
     pub name: String,
@@ -187,7 +217,8 @@ pub struct UserRule {
 }
 
 /// `groups = [{ name, gid }]`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GroupRule {
     /// Group name.
     pub name: String,
@@ -259,12 +290,32 @@ pub struct ServiceSpec {
     pub capabilities: Vec<String>,
     /// Resource limits by name (`nofile`, `nproc`, `core`, `memlock`, `stack`, …).
     pub limits: BTreeMap<String, u64>,
-    /// Grace time between SIGTERM and SIGKILL.
+    /// Grace time between the stop signal and SIGKILL.
     pub stop_timeout: Duration,
     /// Names of the secrets that it needs.
     pub credentials: Vec<String>,
     /// Environment from the machine's identity.
     pub identity_env: BTreeMap<String, IdentityField>,
+    /// Number of the stop signal; 0 is SIGTERM.
+    pub stop_signal: i32,
+    /// Daemon, oneshot or timer.
+    pub kind: contract::Kind,
+    /// Programs before each start.
+    pub pre_start: Vec<Vec<String>>,
+    /// Files with environment.
+    pub env_files: Vec<String>,
+    /// When starting again is in vain.
+    pub start_limit: Option<contract::StartLimit>,
+    /// Limits of its cgroup.
+    pub resources: contract::Resources,
+    /// What it is kept from.
+    pub sandbox: contract::Sandbox,
+    /// Sockets that init opens for it.
+    pub sockets: Vec<contract::Socket>,
+    /// Time within which it must say that it lives; none: it need not.
+    pub watchdog: Option<Duration>,
+    /// What must hold once it is ready.
+    pub health: Option<contract::Health>,
 }
 
 /// `[kernel]`.
@@ -287,4 +338,30 @@ pub struct ScratchSpec {
     pub mode: u32,
     /// Owner of its root.
     pub owner: Option<Owner>,
+}
+
+/// `[state]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateSpec {
+    /// Least bytes, whole MiB.
+    pub size: u64,
+    /// What becomes of one that cannot be mounted.
+    pub policy: StatePolicy,
+    /// Version of what is kept.
+    pub version: u32,
+    /// At least one; none lies within another.
+    pub paths: Vec<StatePathSpec>,
+    /// Serial number of a disk of its own.
+    pub serial: Option<String>,
+}
+
+/// A folder that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatePathSpec {
+    /// Absolute guest path; made in the image if it is not there.
+    pub path: String,
+    /// As in the layers unless given.
+    pub owner: Option<Owner>,
+    /// As in the layers unless given.
+    pub mode: Option<u32>,
 }

@@ -5,7 +5,9 @@ use std::path::{Component, Path, PathBuf};
 use crate::base::toml as toml_text;
 
 use super::check::Source;
-use super::image::{CargoRule, DirRule, FileRule, GroupRule, LayerSpec, SymlinkRule, UserRule};
+use super::image::{
+    BaseUse, CargoRule, DirRule, FileRule, GroupRule, LayerSpec, SymlinkRule, UserRule,
+};
 use super::raw::{RawDir, RawFile, RawLayer, RawUser};
 use super::{SpecError, load, values};
 
@@ -25,13 +27,27 @@ pub(super) fn check(
         })?;
         return own(raw, name, dir).map_err(|m| source.at(start, m));
     };
+    let is_remote = wanted.contains("://");
     let bare = RawLayer {
         uses: raw.uses.clone(),
         name: raw.name.clone(),
+        keys: if is_remote {
+            raw.keys.clone()
+        } else {
+            Vec::new()
+        },
         ..RawLayer::default()
     };
     if format!("{bare:?}") != format!("{raw:?}") {
-        return Err(source.at(start, format!("a layer with use = \"{wanted}\" takes only 'name' beside it; put the rest into a layer of its own above it")));
+        let takes = if is_remote {
+            "'name' and 'keys'"
+        } else {
+            "'name'"
+        };
+        return Err(source.at(start, format!("a layer with use = \"{wanted}\" takes only {takes} beside it; put the rest into a layer of its own above it")));
+    }
+    if is_remote {
+        return published(&wanted, raw, dir).map_err(|m| source.at(start, m));
     }
     let used = load::used(&wanted, dir).map_err(|m| source.at(start, m))?;
     let inner: RawLayer = toml_text::parse(&used.text, &used.file).map_err(SpecError::Parse)?;
@@ -46,11 +62,89 @@ pub(super) fn check(
         ));
     }
     let name = raw.name.or_else(|| inner.name.clone()).unwrap_or(used.name);
+    let inner = RawLayer {
+        version: None,
+        ..inner
+    };
     own(inner, name, &used.folder).map_err(|m| inside.at(0, m))
+}
+
+/// A `layer.toml` for itself: the layer, and the version that it is published as.
+pub(super) fn alone(
+    mut raw: RawLayer,
+    source: &Source<'_>,
+    dir: &Path,
+) -> Result<(LayerSpec, String), SpecError> {
+    if raw.uses.is_some() {
+        return Err(source.at(
+            0,
+            "a layer.toml cannot 'use' another layer; a base is one layer".to_owned(),
+        ));
+    }
+    let version = raw.version.take().unwrap_or_else(|| "0".to_owned());
+    values::version(&version).map_err(|m| source.near("version", m))?;
+    let folder = dir.file_name().and_then(|name| name.to_str());
+    let name = raw.name.clone();
+    let name = name.unwrap_or_else(|| folder.unwrap_or("base").to_owned());
+    let layer = own(raw, name, dir).map_err(|m| source.at(0, m))?;
+    Ok((layer, version))
+}
+
+/// `use = "oci://…"`: what it is called where.
+fn published(wanted: &str, raw: RawLayer, dir: &Path) -> Result<LayerSpec, String> {
+    let (remote, release) = split(wanted)?;
+    let last = remote.rsplit('/').next().unwrap_or_default();
+    let name = raw.name.unwrap_or_else(|| last.to_owned());
+    values::name(&name).map_err(|m| format!("layer name: {m}; give it a 'name' beside 'use'"))?;
+    Ok(LayerSpec {
+        name,
+        dir: dir.to_owned(),
+        base: Some(BaseUse {
+            written: wanted.to_owned(),
+            keys: raw.keys.iter().map(|key| dir.join(key)).collect(),
+            remote,
+            release,
+        }),
+        ..LayerSpec::default()
+    })
+}
+
+/// Remote and release of `oci://host/repository:channel` or `…@sha256:…`.
+fn split(wanted: &str) -> Result<(String, String), String> {
+    let known = ["oci://", "s3://", "file:///"];
+    if !known.iter().any(|scheme| wanted.starts_with(scheme)) {
+        return Err(format!(
+            "use = \"{wanted}\": a published base lies at oci://host/repository, s3://bucket/prefix or file:///folder, and a channel or a digest follows"
+        ));
+    }
+    let missing = || {
+        format!(
+            "use = \"{wanted}\" does not say which release: put a channel (`:stable`) or a digest (`@sha256:…`) behind it"
+        )
+    };
+    let parted = wanted.split_once("@sha256:").map_or_else(
+        || {
+            let path = wanted.rfind('/').unwrap_or_default();
+            let colon = path + wanted[path..].find(':')?;
+            Some((&wanted[..colon], wanted[colon + 1..].to_owned()))
+        },
+        |(remote, hex)| Some((remote, format!("sha256:{hex}"))),
+    );
+    let (remote, release) = parted.ok_or_else(missing)?;
+    if release.is_empty() || remote.ends_with('/') {
+        return Err(missing());
+    }
+    Ok((remote.to_owned(), release))
 }
 
 fn own(raw: RawLayer, name: String, dir: &Path) -> Result<LayerSpec, String> {
     values::name(&name).map_err(|m| format!("layer name: {m}"))?;
+    if raw.version.is_some() {
+        return Err("'version' is for a layer.toml that is published as a base; an image has one version, at its top".to_owned());
+    }
+    if !raw.keys.is_empty() {
+        return Err("'keys' is for a layer with use = \"oci://…\", which they check; the image's own are in [gate]".to_owned());
+    }
     for pattern in raw.exclude.iter().chain(&raw.remove) {
         if !pattern.starts_with('/') {
             return Err(format!(
@@ -109,6 +203,7 @@ fn own(raw: RawLayer, name: String, dir: &Path) -> Result<LayerSpec, String> {
             .cargo
             .map(|rule| cargo(rule.path, rule.bin, dir))
             .transpose()?,
+        base: None,
         name,
     })
 }

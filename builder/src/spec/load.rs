@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::check::{Source, check};
+use super::check::{Source, check, check_base};
 use super::{Image, SpecError, raw};
 use crate::base::fs::At;
 use crate::base::toml as toml_text;
@@ -25,7 +25,8 @@ pub const SHIPPED_LAYERS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Loads and checks the image in `dir` (a folder with [`SPEC_FILE`], or that file).
+/// Loads and checks the image in `dir` (a folder with [`SPEC_FILE`], or that file). A folder
+/// with a [`LAYER_FILE`] alone is a base: the smallest image on that layer.
 ///
 /// # Errors
 /// [`SpecError`]: file, line, value, rule and remedy.
@@ -35,19 +36,21 @@ pub fn load(dir: &Path) -> Result<Image, SpecError> {
     } else {
         dir.join(SPEC_FILE)
     };
+    let layer = file.with_file_name(LAYER_FILE);
+    if file.file_name().is_some_and(|name| name == LAYER_FILE)
+        || (!file.exists() && layer.is_file())
+    {
+        return load_base(&layer);
+    }
     if !file.exists() {
         return Err(SpecError::File {
             file,
-            message: "there is no such file; name a folder with a slipform.toml, or make one with `slipform new`".to_owned(),
+            message: "there is no such file; name a folder with a slipform.toml (or, for a base, a layer.toml), or make one with `slipform new`".to_owned(),
         });
     }
     let text = read(&file)?;
     let parsed: raw::RawImage = toml_text::parse(&text, &file).map_err(SpecError::Parse)?;
-    let folder = match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let folder = folder.canonicalize().at("find", folder)?;
+    let folder = folder_of(&file)?;
     check(
         parsed,
         &Source {
@@ -56,6 +59,22 @@ pub fn load(dir: &Path) -> Result<Image, SpecError> {
         },
         &folder,
     )
+}
+
+fn load_base(file: &Path) -> Result<Image, SpecError> {
+    let text = read(file)?;
+    let parsed: raw::RawLayer = toml_text::parse(&text, file).map_err(SpecError::Parse)?;
+    let folder = folder_of(file)?;
+    check_base(parsed, &Source { file, text: &text }, &folder)
+}
+
+/// The folder of a specification, without links.
+fn folder_of(file: &Path) -> Result<PathBuf, SpecError> {
+    let folder = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    Ok(folder.canonicalize().at("find", folder)?)
 }
 
 /// Reads a specification as text.
@@ -102,12 +121,6 @@ pub(super) fn used(wanted: &str, base: &Path) -> Result<Used, String> {
         });
     }
     let shipped: Vec<&str> = SHIPPED_LAYERS.iter().map(|(name, _)| *name).collect();
-    if wanted.starts_with("oci://") {
-        return Err(format!(
-            "use = \"{wanted}\": layers from registries are not supported yet; use one of {} or a folder",
-            shipped.join(", ")
-        ));
-    }
     let folder = base.join(wanted);
     let file = folder.join(LAYER_FILE);
     if !file.is_file() {

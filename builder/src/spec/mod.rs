@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! raw.rs   as written (serde, strict)
-//! load.rs  finds and reads the files       check.rs, layer.rs, service.rs, test.rs  raw -> checked
+//! load.rs  finds and reads the files       check.rs, layer.rs, service.rs, state.rs, test.rs  raw -> checked
+//! telemetry.rs [logs], [[log]], [metrics]
 //! image.rs checked types                   values.rs sizes, modes, names, guest paths
 //! ```
 
+mod care;
 mod check;
 mod error;
 pub mod image;
@@ -13,7 +15,10 @@ mod layer;
 mod load;
 mod network;
 pub mod raw;
+mod raw_telemetry;
 mod service;
+mod state;
+mod telemetry;
 mod test;
 mod values;
 
@@ -23,5 +28,7 @@ pub use load::{LAYER_FILE, SHIPPED_LAYERS, SPEC_FILE, load};
 pub use service::{CAPABILITIES, CREDENTIALS_DIRECTORY, LIMITS};
 pub use values::name as check_name;
 
+#[cfg(test)]
+mod care_tests;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
+pub use super::raw_telemetry::{RawConsole, RawFormat, RawLogs, RawMetrics, RawSink};
+
 /// An image: layers stacked bottom to top, services, and the checks that it must pass before it counts as built.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -48,6 +50,8 @@ pub struct RawImage {
     /// Writable tmpfs folders, for apps that write where they were not told to.
     #[serde(default)]
     pub scratch: Vec<RawScratch>,
+    /// What persists over reboots and power cuts. Without it nothing does.
+    pub state: Option<RawState>,
     /// What `slipform publish` insists on.
     #[serde(default)]
     pub gate: RawGate,
@@ -60,6 +64,19 @@ pub struct RawImage {
     /// The clock.
     #[serde(default)]
     pub time: RawTime,
+    /// Watchdog, panics, and what counts as a healthy boot.
+    #[serde(default)]
+    pub health: RawMachineHealth,
+    /// Console and spool of the machine's logs.
+    #[serde(default)]
+    pub logs: RawLogs,
+    /// Receivers that every log line is sent to.
+    #[serde(default)]
+    #[schemars(with = "Vec<RawSink>")]
+    pub log: Vec<Spanned<RawSink>>,
+    /// The machine's metrics.
+    #[schemars(with = "Option<RawMetrics>")]
+    pub metrics: Option<Spanned<RawMetrics>>,
 }
 
 /// A network interface.
@@ -162,9 +179,14 @@ pub struct RawApt {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawLayer {
-    /// A layer that ships with slipform (`base`, `busybox`), or the path of a folder with a `layer.toml`.
+    /// A layer that ships with slipform (`base`, `busybox`), the path of a folder with a `layer.toml`, or a published base: `oci://host/repository:channel` or `…@sha256:…`, also `s3://` and `file:///`.
     #[serde(rename = "use")]
     pub uses: Option<String>,
+    /// Files beside this one with the public keys that a published base must be signed by; otherwise those of `[gate]`, SLIPFORM_TRUSTED_KEYS and `trusted-keys` in the user's configuration.
+    #[serde(default)]
+    pub keys: Vec<String>,
+    /// Only in a `layer.toml`: the version under which `slipform publish` publishes the layer as a base. Default: `"0"`.
+    pub version: Option<String>,
     /// Name of a layer made here; unique in the image.
     pub name: Option<String>,
     /// Debian packages: `"redis-server"`, `"redis-server (>= 7)"`, `"redis-server=5:7.0.15-1"`. Their scripts are never run.
@@ -309,10 +331,13 @@ pub struct RawService {
     /// Capabilities it keeps, such as `"CAP_NET_BIND_SERVICE"`; all others are dropped unless it runs as root.
     #[serde(default)]
     pub capabilities: Vec<String>,
-    /// Resource limits, such as `{ nofile = 65536 }`.
+    /// Limits of each of its processes by setrlimit(2), such as `{ nofile = 65536 }`.
     #[serde(default)]
     pub limits: BTreeMap<String, u64>,
-    /// Time between SIGTERM and SIGKILL when it is stopped. Default: `"10s"`.
+    /// Limits of all its processes together, by its cgroup.
+    #[serde(default)]
+    pub resources: RawResources,
+    /// Time between the stop signal and SIGKILL when it is stopped. Default: `"10s"`.
     pub stop_timeout: Option<String>,
     /// Secrets that it needs, such as `"db-password"`: files in the folder `$CREDENTIALS_DIRECTORY`, readable by it alone, handed in from outside (SMBIOS, fw_cfg, a cloud's user-data). It starts once they are known, and never without.
     #[serde(default)]
@@ -320,6 +345,148 @@ pub struct RawService {
     /// Environment from the machine's identity, such as `{ NODE = "instance-id" }`: `instance-id`, `hostname`, `region`, `zone`, `instance-type`. It starts once they are known, and never without.
     #[serde(default)]
     pub identity_env: BTreeMap<String, String>,
+    /// Signal that asks it to stop, such as `"SIGINT"`. Default: `"SIGTERM"`.
+    pub stop_signal: Option<String>,
+    /// `daemon` (default): runs as long as the machine. `oneshot`: does its work and ends; those `after` it wait for a good end.
+    #[serde(rename = "type")]
+    pub kind: Option<RawKind>,
+    /// Makes it a timer: it runs at the start and again every so often, such as `"1h"`. The next run is the retry of one that failed.
+    pub every: Option<String>,
+    /// Programs (absolute path and arguments) that run before each start, one after the other, with the service's rights.
+    #[serde(default)]
+    pub pre_start: Vec<Vec<String>>,
+    /// Files in the machine with `NAME=value` lines, read at each start; `env` wins over them.
+    #[serde(default)]
+    pub env_file: Vec<String>,
+    /// What is done when it ends again and again. Default: it is started again for ever, with pauses up to ten seconds.
+    pub start_limit: Option<RawStartLimit>,
+    /// What it is kept from.
+    #[serde(default)]
+    pub sandbox: RawSandbox,
+    /// Sockets that init opens before the first start and keeps over restarts (`LISTEN_FDS`), from descriptor 3 on.
+    #[serde(default)]
+    pub sockets: Vec<RawSocket>,
+    /// Time within which it must say `WATCHDOG=1` over sd_notify, again and again, once it is ready.
+    pub watchdog: Option<String>,
+    /// A probe that must hold once it is ready.
+    pub health: Option<RawHealth>,
+}
+
+/// What kind of program a service is.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawKind {
+    /// Runs as long as the machine.
+    Daemon,
+    /// Does its work and ends.
+    Oneshot,
+}
+
+/// What is done about a service that does not get well.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawThen {
+    /// It stays down; the others go on.
+    GiveUp,
+    /// The machine starts again.
+    Reboot,
+}
+
+/// When starting a service again is in vain.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawStartLimit {
+    /// Ends in a row without ten seconds of health before them.
+    pub starts: u32,
+    /// `give-up` or `reboot`.
+    pub then: RawThen,
+}
+
+/// Limits of a service's cgroup.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawResources {
+    /// Memory, such as `"256MiB"`; a service that takes more is killed, and the figures are reported.
+    pub memory: Option<String>,
+    /// Processor time, such as `"50%"` of one processor or `"200%"` for two.
+    pub cpu: Option<String>,
+    /// Processes and threads. Default: a quarter of what the kernel can have.
+    pub pids: Option<u64>,
+    /// Bytes a second read from each disk, such as `"10MiB"`.
+    pub read: Option<String>,
+    /// Bytes a second written to each disk.
+    pub write: Option<String>,
+    /// Reads a second from each disk.
+    pub read_ops: Option<u64>,
+    /// Writes a second to each disk.
+    pub write_ops: Option<u64>,
+}
+
+/// What a service is kept from.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawSandbox {
+    /// A `/tmp` of its own, empty at each start. Default: `false`.
+    #[serde(default)]
+    pub private_tmp: bool,
+    /// Everything is read-only but `/dev`, `/proc`, a private `/tmp` and what is `writable`. Default: `false`.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Absolute paths that stay writable; they must be there when it starts.
+    #[serde(default)]
+    pub writable: Vec<String>,
+    /// The system call filter, which refuses mounts, modules, namespaces, keys, kexec, clocks, io_uring and other architectures unless a capability allows them. Default: `true`.
+    pub seccomp: Option<bool>,
+}
+
+/// A socket that init opens: one of `tcp`, `udp` and `unix`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawSocket {
+    /// Its name in `LISTEN_FDNAMES`.
+    pub name: String,
+    /// `"address:port"` of a stream.
+    pub tcp: Option<String>,
+    /// `"address:port"` for datagrams.
+    pub udp: Option<String>,
+    /// Absolute path of a stream socket; it belongs to the service's user.
+    pub unix: Option<String>,
+}
+
+/// What must hold once a service is ready: one of `tcp` and `http`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawHealth {
+    /// `"address:port"` that must accept a connection.
+    pub tcp: Option<String>,
+    /// `"http://address:port/path"` that must answer 2xx or 3xx.
+    pub http: Option<String>,
+    /// Time between two probes. Default: `"10s"`.
+    pub interval: Option<String>,
+    /// How long an answer may take. Default: `"5s"`.
+    pub timeout: Option<String>,
+    /// Probes that fail in a row before the service is restarted. Default: 3.
+    pub failures: Option<u32>,
+    /// Restarts that are borne `within` a time before `then` is done. Default: 3.
+    pub restarts: Option<u32>,
+    /// That time. Default: `"1h"`.
+    pub within: Option<String>,
+    /// What is done when restarts do not help: `reboot` (default) or `give-up`.
+    pub then: Option<RawThen>,
+}
+
+/// `[health]`: the machine's own.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawMachineHealth {
+    /// Time without a sign of init after which the watchdog resets the machine, from `"5s"` to `"10min"`; `"0s"`: no watchdog. Default: `"30s"`.
+    pub watchdog: Option<String>,
+    /// Time after a kernel panic until the machine starts again. Default: `"10s"`.
+    pub panic: Option<String>,
+    /// Boots in a row without health after which the machine waits longer and longer before it goes on. Default: 3.
+    pub boots: Option<u32>,
+    /// How long all services must have been ready for a boot to count as healthy. Default: `"60s"`.
+    pub healthy_after: Option<String>,
 }
 
 /// Restart policy.
@@ -351,7 +518,7 @@ pub struct RawReady {
     pub timeout: Option<String>,
 }
 
-/// A check from outside: one of `http`, `tcp`, `console`, `console-absent`, `service`, `log`, or several in `steps`.
+/// A check from outside: one of `http`, `tcp`, `console`, `console-absent`, `service`, `log`, `file`, or several in `steps`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawTest {
@@ -369,7 +536,9 @@ pub struct RawTest {
     pub service: Option<RawServiceState>,
     /// A line that a service must print.
     pub log: Option<RawLog>,
-    /// Steps, in order; the first that does not fit ends the test. Each has one of `http`, `tcp`, `console`, `console-absent`, `service`, `log`, `wait`, `reboot`, `power-cut`.
+    /// A file on the state partition.
+    pub file: Option<RawStateFile>,
+    /// Steps, in order; the first that does not fit ends the test. Each has one of `http`, `tcp`, `console`, `console-absent`, `service`, `log`, `file`, `wait`, `reboot`, `power-cut`.
     #[serde(default)]
     pub steps: Vec<RawStep>,
     /// How long each look may take to fit on real hardware. Default: `"10s"` for `http` and `tcp`, `"2s"` for the others, once all else is done.
@@ -425,6 +594,8 @@ pub struct RawStep {
     pub service: Option<RawServiceState>,
     /// A line that a service must have printed since the last start.
     pub log: Option<RawLog>,
+    /// A file on the state partition.
+    pub file: Option<RawStateFile>,
     /// So long nothing is done; longer where the machine is emulated slowly.
     pub wait: Option<String>,
     /// `true`: the machine is told to reboot, and must become ready again.
@@ -453,6 +624,18 @@ pub struct RawLog {
     pub service: String,
     /// A regular expression.
     pub matches: String,
+}
+
+/// A file or folder below one of `[state] paths`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawStateFile {
+    /// Absolute path in the image.
+    pub path: String,
+    /// Whether it must be there. Default: `true`.
+    pub exists: Option<bool>,
+    /// Text that must be in it.
+    pub contains: Option<String>,
 }
 
 /// A finding of a built-in check that the image may have for a time.
@@ -553,6 +736,115 @@ pub struct RawScratch {
     pub mode: Option<String>,
     /// `user:group`. Default: `root:root`.
     pub owner: Option<String>,
+}
+
+/// Folders that persist, on a partition of their own: the last on the boot disk, made and filled at the machine's first boot.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawState {
+    /// Folders that are kept, such as `"/var/lib/app"` or `{ path = "/var/lib/app", owner = "app:app", mode = "0750" }`.
+    pub paths: Vec<RawStatePath>,
+    /// Least size; the image's disk gets so much longer. A larger disk gives all that it has. Default: `"64MiB"`.
+    pub size: Option<String>,
+    /// A disk of its own instead, such as `{ serial = "data" }`. A blank one is taken at first boot.
+    pub disk: Option<RawStateDisk>,
+    /// When the state cannot be mounted: `fail` (default) ends the boot with an error and touches nothing; `recreate` makes a new, empty one and reports it.
+    pub policy: Option<RawStatePolicy>,
+    /// Version of what your programs keep there; count it up when older ones cannot read it any more. An image with a lower version refuses the state. Default: 1.
+    pub version: Option<u32>,
+}
+
+/// A folder that is kept: its path, or a table with more.
+#[derive(Debug)]
+pub struct RawStatePath {
+    /// Absolute path in the image.
+    pub path: String,
+    /// `user:group`, set at every boot. Default: as in the layers, set at first use.
+    pub owner: Option<String>,
+    /// Mode in octal, set at every boot. Default: as in the layers, set at first use.
+    pub mode: Option<String>,
+}
+
+/// [`RawStatePath`] as a table.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawStateFolder {
+    /// Absolute path in the image. What the image has in this folder is copied at first use.
+    path: String,
+    /// `user:group`, set at every boot. Default: as in the layers, set at first use.
+    owner: Option<String>,
+    /// Mode in octal, set at every boot. Default: as in the layers, set at first use.
+    mode: Option<String>,
+}
+
+/// By hand: what serde derives for a choice forgets which key was wrong.
+impl<'de> Deserialize<'de> for RawStatePath {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> serde::de::Visitor<'de> for Either {
+            type Value = RawStatePath;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(
+                    "a path, or a table such as { path = \"/var/lib/app\", owner = \"app:app\" }",
+                )
+            }
+
+            fn visit_str<E>(self, path: &str) -> Result<RawStatePath, E> {
+                Ok(RawStatePath {
+                    path: path.to_owned(),
+                    owner: None,
+                    mode: None,
+                })
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> Result<RawStatePath, A::Error> {
+                let table = serde::de::value::MapAccessDeserializer::new(map);
+                let folder = RawStateFolder::deserialize(table)?;
+                Ok(RawStatePath {
+                    path: folder.path,
+                    owner: folder.owner,
+                    mode: folder.mode,
+                })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl JsonSchema for RawStatePath {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RawStatePath".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let folder = generator.subschema_for::<RawStateFolder>();
+        schemars::json_schema!({
+            "description": "A folder that is kept: its path, or a table with more.",
+            "anyOf": [{ "type": "string" }, folder],
+        })
+    }
+}
+
+/// A disk that holds the state and nothing else.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawStateDisk {
+    /// Its serial number, as `lsblk -o SERIAL` shows it; 1 to 20 letters, digits, `-` or `_`.
+    pub serial: String,
+}
+
+/// When the state cannot be mounted.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawStatePolicy {
+    /// The boot ends with an error.
+    Fail,
+    /// A new one is made.
+    Recreate,
 }
 
 /// A number, a truth value or a text.

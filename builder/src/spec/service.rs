@@ -11,7 +11,7 @@ use crate::base::toml as toml_text;
 use super::check::{Source, check_order};
 use super::image::{Ready, Restart, ServiceSpec};
 use super::raw::{RawReady, RawRestart, RawService};
-use super::{SpecError, values};
+use super::{SpecError, care, values};
 
 /// Linux capabilities by number (`linux/capability.h`).
 pub const CAPABILITIES: &[&str] = &[
@@ -104,7 +104,7 @@ pub(super) fn check_all(
 
 fn check(raw: RawService) -> Result<ServiceSpec, String> {
     values::name(&raw.name).map_err(|m| format!("service name: {m}"))?;
-    let name = raw.name;
+    let name = raw.name.clone();
     let tell = |m: String| format!("service '{name}': {m}");
     let program = raw.exec.first().ok_or_else(|| {
         tell("exec is empty; write the program's absolute path and its arguments".to_owned())
@@ -137,7 +137,9 @@ fn check(raw: RawService) -> Result<ServiceSpec, String> {
         )));
     }
     let identity_env = identity_env(&raw.identity_env, &raw.env).map_err(tell)?;
+    let care = care::check(&raw).map_err(tell)?;
     let (ready, ready_timeout) = ready(raw.ready.unwrap_or_default()).map_err(tell)?;
+    care::check_kind(&care, raw.restart, &ready).map_err(tell)?;
     Ok(ServiceSpec {
         user: raw.user.unwrap_or_else(|| "root".to_owned()),
         group: raw.group,
@@ -148,6 +150,16 @@ fn check(raw: RawService) -> Result<ServiceSpec, String> {
             Some(RawRestart::OnFailure) | None => Restart::OnFailure,
             Some(RawRestart::Never) => Restart::Never,
         },
+        stop_signal: care.stop_signal,
+        kind: care.kind,
+        pre_start: raw.pre_start,
+        env_files: raw.env_file,
+        start_limit: care.start_limit,
+        resources: care.resources,
+        sandbox: care.sandbox,
+        sockets: care.sockets,
+        watchdog: care.watchdog,
+        health: care.health,
         stop_timeout: values::duration(raw.stop_timeout.as_deref().unwrap_or("10s"))
             .map_err(tell)?,
         ready,
@@ -197,7 +209,7 @@ fn identity_env(
     Ok(checked)
 }
 
-fn known(name: &str, table: &[&str], what: &str) -> Result<(), String> {
+pub(super) fn known(name: &str, table: &[&str], what: &str) -> Result<(), String> {
     if table.contains(&name) {
         return Ok(());
     }
@@ -208,23 +220,13 @@ fn known(name: &str, table: &[&str], what: &str) -> Result<(), String> {
     Err(format!("unknown {what} '{name}'; {hint}"))
 }
 
+/// One of them must be given.
 fn ready(raw: RawReady) -> Result<(Ready, Duration), String> {
     let timeout = values::duration(raw.timeout.as_deref().unwrap_or("30s"))?;
     let ready = match (raw.tcp, raw.http, raw.log, raw.notify) {
         (None, None, None, false) => Ready::Started,
-        (Some(address), None, None, false) => Ready::Tcp(socket(&address)?),
-        (None, Some(url), None, false) => {
-            let rest = url
-                .strip_prefix("http://")
-                .ok_or_else(|| format!("ready.http: '{url}' must start with http://"))?;
-            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-            let host = if host.contains(':') {
-                host.to_owned()
-            } else {
-                format!("{host}:80")
-            };
-            Ready::Http(format!("http://{}/{path}", socket(&host)?))
-        }
+        (Some(address), None, None, false) => Ready::Tcp(socket("ready", &address)?),
+        (None, Some(url), None, false) => Ready::Http(http("ready", &url)?),
         (None, None, Some(text), false) if !text.is_empty() => Ready::Log(text),
         (None, None, None, true) => Ready::Notify,
         _ => return Err("ready takes exactly one of tcp, http, log and notify".to_owned()),
@@ -232,12 +234,26 @@ fn ready(raw: RawReady) -> Result<(Ready, Duration), String> {
     Ok((ready, timeout))
 }
 
+/// `http://address:port/path` with a numeric address.
+pub(super) fn http(what: &str, url: &str) -> Result<String, String> {
+    let rest = url
+        .strip_prefix("http://")
+        .ok_or_else(|| format!("{what}.http: '{url}' must start with http://"))?;
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let host = if host.contains(':') {
+        host.to_owned()
+    } else {
+        format!("{host}:80")
+    };
+    Ok(format!("http://{}/{path}", socket(what, &host)?))
+}
+
 /// `address:port` with a numeric address: init asks no name server about its own machine.
-fn socket(text: &str) -> Result<String, String> {
+pub(super) fn socket(what: &str, text: &str) -> Result<String, String> {
     let numeric = text.replace("localhost:", "127.0.0.1:");
     let address: std::net::SocketAddr = numeric.parse().map_err(|_| {
         format!(
-            "ready: '{text}' is no address; write a numeric one and a port, such as 127.0.0.1:8080"
+            "{what}: '{text}' is no address; write a numeric one and a port, such as 127.0.0.1:8080"
         )
     })?;
     Ok(address.to_string())

@@ -1,6 +1,7 @@
 //! Raw to checked: tests and allowances.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -15,10 +16,10 @@ use crate::base::toml as toml_text;
 use crate::board::metadata_sources;
 
 use super::check::Source;
-use super::image::ServiceSpec;
+use super::image::{ServiceSpec, StateSpec};
 use super::raw::{
-    RawAllow, RawCloud, RawHttp, RawJson, RawLog, RawServiceState, RawStep, RawTcp, RawTest,
-    RawTestMetadata,
+    RawAllow, RawCloud, RawHttp, RawJson, RawLog, RawServiceState, RawStateFile, RawStep, RawTcp,
+    RawTest, RawTestMetadata,
 };
 use super::{SpecError, values};
 
@@ -37,20 +38,30 @@ const STATES: [(&str, ServiceState); 7] = [
     ("stopped", ServiceState::Stopped),
 ];
 /// What a step can be.
-const KINDS: &str = "http, tcp, console, console-absent, service and log";
+const KINDS: &str = "http, tcp, console, console-absent, service, log and file";
+
+/// Longest text that is looked for in a file: it travels in one line.
+const LONGEST_TEXT: usize = 512;
+
+/// What a test may speak of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names<'a> {
+    pub(super) services: &'a [ServiceSpec],
+    pub(super) state: Option<&'a StateSpec>,
+}
 
 /// All tests of an image.
 pub(super) fn check_all(
     raw: Vec<Spanned<RawTest>>,
-    services: &[ServiceSpec],
+    names: &Names<'_>,
     source: &Source<'_>,
 ) -> Result<Vec<Check>, SpecError> {
-    let mut names: BTreeSet<String> = built_in_checks().map(str::to_owned).collect();
+    let mut taken: BTreeSet<String> = built_in_checks().map(str::to_owned).collect();
     raw.into_iter()
         .map(|entry| {
             let start = entry.span().start;
             let test = entry.into_inner();
-            if test.name.is_empty() || !names.insert(test.name.clone()) {
+            if test.name.is_empty() || !taken.insert(test.name.clone()) {
                 return Err(source.at(
                     start,
                     format!(
@@ -60,13 +71,13 @@ pub(super) fn check_all(
                 ));
             }
             let name = test.name.clone();
-            check(test, services).map_err(|m| source.at(start, format!("test '{name}'{m}")))
+            check(test, names).map_err(|m| source.at(start, format!("test '{name}'{m}")))
         })
         .collect()
 }
 
 /// One test. Errors begin with ` must` or `: `, for the name stands in front.
-fn check(raw: RawTest, services: &[ServiceSpec]) -> Result<Check, String> {
+fn check(raw: RawTest, names: &Names<'_>) -> Result<Check, String> {
     let limit = raw.timeout.as_deref().map(limit).transpose();
     let limit = limit.map_err(|m| format!(": timeout: {m}"))?;
     if raw.retries.is_some_and(|retries| retries > MOST_RETRIES) {
@@ -81,11 +92,12 @@ fn check(raw: RawTest, services: &[ServiceSpec]) -> Result<Check, String> {
         console_absent: raw.console_absent,
         service: raw.service,
         log: raw.log,
+        file: raw.file,
     };
-    let mut probes = single.all(services)?;
+    let mut probes = single.all(names)?;
     let steps = match (probes.pop(), raw.steps) {
         (Some(probe), steps) if probes.is_empty() && steps.is_empty() => vec![Step::Probe(probe)],
-        (None, steps) if !steps.is_empty() => many(steps, services)?,
+        (None, steps) if !steps.is_empty() => many(steps, names)?,
         _ => {
             return Err(format!(
                 " must have exactly one of {KINDS}, or several of them in steps"
@@ -172,7 +184,7 @@ fn cloud(raw: RawTestMetadata) -> Result<Metadata, String> {
     Ok(metadata)
 }
 
-fn many(raw: Vec<RawStep>, services: &[ServiceSpec]) -> Result<Vec<Step>, String> {
+fn many(raw: Vec<RawStep>, names: &Names<'_>) -> Result<Vec<Step>, String> {
     if raw.len() > MOST_STEPS {
         return Err(format!(
             ": at most {MOST_STEPS} steps make a test; write several tests"
@@ -180,11 +192,11 @@ fn many(raw: Vec<RawStep>, services: &[ServiceSpec]) -> Result<Vec<Step>, String
     }
     let numbered = raw.into_iter().enumerate();
     numbered
-        .map(|(n, raw)| step(raw, services).map_err(|m| format!(": step {}{m}", n + 1)))
+        .map(|(n, raw)| step(raw, names).map_err(|m| format!(": step {}{m}", n + 1)))
         .collect()
 }
 
-fn step(raw: RawStep, services: &[ServiceSpec]) -> Result<Step, String> {
+fn step(raw: RawStep, names: &Names<'_>) -> Result<Step, String> {
     let probes = Probes {
         http: raw.http,
         tcp: raw.tcp,
@@ -192,8 +204,9 @@ fn step(raw: RawStep, services: &[ServiceSpec]) -> Result<Step, String> {
         console_absent: raw.console_absent,
         service: raw.service,
         log: raw.log,
+        file: raw.file,
     };
-    let mut steps: Vec<Step> = probes.all(services)?.into_iter().map(Step::Probe).collect();
+    let mut steps: Vec<Step> = probes.all(names)?.into_iter().map(Step::Probe).collect();
     if let Some(wait) = raw.wait {
         steps.push(Step::Wait(
             limit(&wait).map_err(|m| format!(": wait: {m}"))?,
@@ -232,11 +245,12 @@ struct Probes {
     console_absent: Option<String>,
     service: Option<RawServiceState>,
     log: Option<RawLog>,
+    file: Option<RawStateFile>,
 }
 
 impl Probes {
     /// All that is there, checked.
-    fn all(self, services: &[ServiceSpec]) -> Result<Vec<Probe>, String> {
+    fn all(self, names: &Names<'_>) -> Result<Vec<Probe>, String> {
         let pattern = |what: &str, matches: String| {
             check_pattern(&matches).map_err(|m| format!(": {what}: {m}"))?;
             Ok::<_, String>(matches)
@@ -257,15 +271,18 @@ impl Probes {
             probes.push(Probe::ConsoleAbsent { matches });
         }
         if let Some(raw) = self.service {
-            let name = known(raw.name, services).map_err(|m| format!(": service: {m}"))?;
+            let name = known(raw.name, names).map_err(|m| format!(": service: {m}"))?;
             let state = state(raw.state.as_deref().unwrap_or("ready"))
                 .map_err(|m| format!(": service: {m}"))?;
             probes.push(Probe::Service { name, state });
         }
         if let Some(raw) = self.log {
-            let service = known(raw.service, services).map_err(|m| format!(": log: {m}"))?;
+            let service = known(raw.service, names).map_err(|m| format!(": log: {m}"))?;
             let matches = pattern("log", raw.matches)?;
             probes.push(Probe::Log { service, matches });
+        }
+        if let Some(raw) = self.file {
+            probes.push(file(raw, names.state).map_err(|m| format!(": file: {m}"))?);
         }
         Ok(probes)
     }
@@ -359,8 +376,49 @@ fn port(port: u16) -> Result<(), String> {
     Ok(())
 }
 
+fn file(raw: RawStateFile, state: Option<&StateSpec>) -> Result<Probe, String> {
+    let path = values::guest_path(&raw.path)?;
+    let kept = state
+        .map(|state| state.paths.as_slice())
+        .unwrap_or_default();
+    if !kept
+        .iter()
+        .any(|kept| Path::new(&path).starts_with(&kept.path))
+    {
+        let paths: Vec<&str> = kept.iter().map(|kept| kept.path.as_str()).collect();
+        return Err(match paths.as_slice() {
+            [] => format!(
+                "'{path}' can only be looked at on a state partition; add [state] with its folder to paths"
+            ),
+            paths => format!(
+                "'{path}' is not on the state partition; name a file below {}",
+                paths.join(" or ")
+            ),
+        });
+    }
+    let exists = raw.exists.unwrap_or(true);
+    if !exists && raw.contains.is_some() {
+        return Err(
+            "a file that must not be there contains nothing; leave contains out".to_owned(),
+        );
+    }
+    if raw
+        .contains
+        .as_ref()
+        .is_some_and(|text| text.is_empty() || text.len() > LONGEST_TEXT)
+    {
+        return Err(format!("contains must have 1 to {LONGEST_TEXT} bytes"));
+    }
+    Ok(Probe::File {
+        path,
+        exists,
+        contains: raw.contains,
+    })
+}
+
 /// A service of this image.
-fn known(name: String, services: &[ServiceSpec]) -> Result<String, String> {
+fn known(name: String, names: &Names<'_>) -> Result<String, String> {
+    let services = names.services;
     if services.iter().any(|service| service.name == name) {
         return Ok(name);
     }

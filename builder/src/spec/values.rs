@@ -109,6 +109,17 @@ pub(crate) fn guest_path(text: &str) -> Result<String, String> {
     ))
 }
 
+/// A version: files are called by it.
+pub(super) fn version(text: &str) -> Result<(), String> {
+    let wrong = |c: char| c == '/' || c.is_control();
+    if !(1..=64).contains(&text.len()) || text.starts_with('.') || text.contains(wrong) {
+        return Err(
+            "version: write 1 to 64 printable characters, without '/' and no '.' first".to_owned(),
+        );
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,6 +22,9 @@ use crate::base::Digest;
 /// Version of the format; another one makes every record a miss.
 const VERSION: u32 = 1;
 
+/// How the reason of a miss begins whose result nobody here has made.
+pub const CAME_FROM: &str = "came from the cache ";
+
 /// Largest record that is read, in bytes.
 const RECORD_LIMIT: u64 = 16 * 1024 * 1024;
 
@@ -133,8 +136,11 @@ pub struct StepEvent {
     pub step: String,
     /// To what.
     pub subject: String,
-    /// Whether the store had the result.
+    /// Whether the result was there.
     pub hit: bool,
+    /// The cache that it came from, if it was not made here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
     /// For a miss: why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub changed: Vec<String>,
@@ -142,7 +148,11 @@ pub struct StepEvent {
 
 impl std::fmt::Display for StepEvent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let outcome = if self.hit { "hit " } else { "miss" };
+        let outcome = match (self.hit, &self.from) {
+            (true, None) => "hit ",
+            (true, Some(_)) => "hit (cache)",
+            (false, _) => "miss",
+        };
         write!(f, "{outcome} {} {}", self.step, self.subject)?;
         if !self.changed.is_empty() {
             write!(f, ": {}", self.changed.join(", "))?;
@@ -170,6 +180,11 @@ impl StepLog {
         self.add(step, &StepState::Miss { changed });
     }
 
+    /// Writes down a step whose result is there, and which cache it came from, if any.
+    pub fn found(&self, step: &Step, from: Option<String>) {
+        self.push(step, true, Vec::new(), from);
+    }
+
     /// Forgets all: the build begins again.
     pub fn clear(&self) {
         self.0
@@ -183,6 +198,10 @@ impl StepLog {
             StepState::Hit(_) => (true, Vec::new()),
             StepState::Miss { changed } => (false, changed.clone()),
         };
+        self.push(step, hit, changed, None);
+    }
+
+    fn push(&self, step: &Step, hit: bool, changed: Vec<String>, from: Option<String>) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -190,6 +209,7 @@ impl StepLog {
                 step: step.name.clone(),
                 subject: step.subject.clone(),
                 hit,
+                from,
                 changed,
             });
     }
@@ -206,6 +226,9 @@ pub(super) struct StepRecord {
     /// The record is kept only as long as this blob is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) beside: Option<Digest>,
+    /// The cache that said so: nobody here did the step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
 }
 
 /// The last run of a subject.
@@ -219,18 +242,37 @@ struct SubjectRecord {
 }
 
 impl Store {
-    /// Asks whether a step was done before, and writes the answer into `log`.
+    /// Asks whether a step was done before, here, and writes the answer into `log`.
     #[must_use]
     pub fn step(&self, step: &Step, log: &StepLog) -> StepState {
-        let state = self.step_state(step);
+        let state = self.own_step(step);
+        log.add(step, &state);
+        state
+    }
+
+    /// Asks whether a step was done here: what a cache said of it does not count.
+    #[must_use]
+    pub fn own_step(&self, step: &Step) -> StepState {
+        match self.known_step(step) {
+            (StepState::Hit(_), Some(from)) => StepState::Miss {
+                changed: vec![format!("{CAME_FROM}{from}")],
+            },
+            (state, _) => state,
+        }
+    }
+
+    /// Asks whether a step was done, by whomever: the second value is the cache that said
+    /// so ([`Store::record_from`]).
+    #[must_use]
+    pub fn known_step(&self, step: &Step) -> (StepState, Option<String>) {
+        let (state, from) = self.step_state(step);
         if let StepState::Hit(outputs) = &state {
             self.use_blobs(outputs);
             // Its inputs are now the last ones of the subject. Without this
             // record only --explain is poorer.
             let _ = self.record_subject(step);
         }
-        log.add(step, &state);
-        state
+        (state, from)
     }
 
     /// Records what a step made.
@@ -239,7 +281,21 @@ impl Store {
     /// [`StoreError::Missing`] when an output blob is not in the store,
     /// [`StoreError::Fs`], [`StoreError::Full`].
     pub fn record(&self, step: &Step, outputs: &Outputs) -> Result<(), StoreError> {
-        self.record_as(step, outputs, None)
+        self.record_as(step, outputs, None, None)
+    }
+
+    /// As [`Store::record`], of something that only the cache `from` says: [`Store::step`]
+    /// does not believe it, and whoever does the step here replaces it.
+    ///
+    /// # Errors
+    /// As [`Store::record`].
+    pub fn record_from(
+        &self,
+        step: &Step,
+        outputs: &Outputs,
+        from: Option<String>,
+    ) -> Result<(), StoreError> {
+        self.record_as(step, outputs, None, from)
     }
 
     /// As [`Store::record`], of something said of `subject`: collecting drops the record
@@ -253,7 +309,7 @@ impl Store {
         outputs: &Outputs,
         subject: &Digest,
     ) -> Result<(), StoreError> {
-        self.record_as(step, outputs, Some(*subject))
+        self.record_as(step, outputs, Some(*subject), None)
     }
 
     /// The results of all steps that this process found or recorded: with them a
@@ -283,6 +339,7 @@ impl Store {
         step: &Step,
         outputs: &Outputs,
         beside: Option<Digest>,
+        from: Option<String>,
     ) -> Result<(), StoreError> {
         for output in outputs.values() {
             if let Output::Blob(digest) = output
@@ -298,13 +355,14 @@ impl Store {
             step: step.name.clone(),
             outputs: outputs.clone(),
             beside,
+            from,
         };
         self.write_record(&self.step_path(&key), &record)?;
         self.use_blobs(outputs);
         self.record_subject(step)
     }
 
-    fn step_state(&self, step: &Step) -> StepState {
+    fn step_state(&self, step: &Step) -> (StepState, Option<String>) {
         let key = step.key();
         let record: Option<StepRecord> = read_record(&self.step_path(&key));
         let missing = |record: &StepRecord| {
@@ -320,12 +378,13 @@ impl Store {
         };
         match record.filter(|r| r.version == VERSION && r.key == key) {
             Some(record) => match missing(&record) {
-                None => StepState::Hit(record.outputs),
-                Some(why) => StepState::Miss { changed: vec![why] },
+                None => (StepState::Hit(record.outputs), record.from),
+                Some(why) => (StepState::Miss { changed: vec![why] }, None),
             },
-            None => StepState::Miss {
-                changed: self.changed(step),
-            },
+            None => {
+                let changed = self.changed(step);
+                (StepState::Miss { changed }, None)
+            }
         }
     }
 

@@ -142,6 +142,7 @@ fn real_packages_become_a_base_and_its_generated_layer() {
         name: "real",
         version: "1",
         scratch: &[],
+        state: None,
     };
     let top = generate(&input).unwrap();
     assert_eq!(top.tree.fault(), None);

@@ -57,6 +57,19 @@ pub struct Sealed {
 }
 
 impl Sealed {
+    /// Whether the sizes of one that came from elsewhere fit together.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let block = BLOCK_SIZE;
+        let data = self.data_blocks.checked_mul(block);
+        self.size.is_multiple_of(block)
+            && self.hash_offset.is_multiple_of(block)
+            && self.hash_offset < self.size
+            && data.is_some_and(|data| data > 0 && data <= self.hash_offset)
+            && self.salt.len() <= 256
+            && self.filesystem == "ext4"
+    }
+
     /// The root hash as 64 hexadecimal digits.
     #[must_use]
     pub fn root_hex(&self) -> String {

@@ -21,6 +21,10 @@ const MODULES: &[(&str, &str)] = &[
     ("drivers/firmware/qemu_fw_cfg", ""),
     ("drivers/acpi/button", ""),
     ("drivers/input/evdev", ""),
+    ("drivers/watchdog/i6300esb", ""),
+    ("drivers/watchdog/softdog", ""),
+    ("fs/efivarfs/efivarfs", ""),
+    ("drivers/firmware/efi/efi-pstore", ""),
 ];
 
 /// Adds all packages to the archive's main suite.

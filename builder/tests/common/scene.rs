@@ -48,8 +48,8 @@ impl Scene {
         all.extend(args);
         let mut command = self.world.command(&self.dir, &all);
         command.env("SLIPFORM_REMOTE", &self.remote);
-        command.envs(self.variables.iter().cloned());
         command.env("SLIPFORM_BY", "ann");
+        command.envs(self.variables.iter().cloned());
         super::outcome(&mut command)
     }
 
@@ -59,8 +59,13 @@ impl Scene {
 
     /// Builds, and keeps reports as a green boot test on each board would.
     pub(crate) fn tested(&self) -> Digest {
-        let built = self.world.build(&self.dir, &[]);
-        for report in self.reports() {
+        self.tested_in(&self.dir)
+    }
+
+    /// As [`Scene::tested`], of a project in another folder.
+    pub(crate) fn tested_in(&self, dir: &Path) -> Digest {
+        let built = self.world.build(dir, &[]);
+        for report in self.reports_in(dir) {
             let image = report.image.parse().unwrap();
             self.settings().keep_report(&image, &report).unwrap();
         }
@@ -69,8 +74,12 @@ impl Scene {
 
     /// What a green boot test of what is built now says, a report for each board.
     pub(crate) fn reports(&self) -> Vec<BootReport> {
+        self.reports_in(&self.dir)
+    }
+
+    fn reports_in(&self, dir: &Path) -> Vec<BootReport> {
         let settings = self.settings();
-        let image = load(&self.dir).unwrap();
+        let image = load(dir).unwrap();
         let lock = settings.lock(&image, &Locking::AsItIs).unwrap();
         let nowhere = Artifact {
             path: PathBuf::new(),
@@ -98,6 +107,16 @@ impl Scene {
         let mut all = vec!["publish", "--json"];
         all.extend(more);
         self.run(&all).good().json()
+    }
+
+    /// A remote as the scene's variables say, asked in this process.
+    pub(crate) fn remote_at(&self, uri: &str) -> Box<dyn Remote> {
+        let variables: Vec<(&str, &str)> = self
+            .variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        remote_on(&Host::fake("/nowhere", &variables), uri)
     }
 
     pub(crate) fn key(&self) -> KeyFile {
@@ -128,13 +147,18 @@ pub(crate) fn publish_to(scene: &Scene, uri: &str, why: &str) -> Result<(), Stri
         .map_err(|e| e.to_string())
 }
 
+/// A remote that is asked in this process.
 pub(crate) fn remote(uri: &str) -> Box<dyn Remote> {
+    remote_on(&Host::real(), uri)
+}
+
+fn remote_on(host: &Host, uri: &str) -> Box<dyn Remote> {
     let options = RemoteOptions {
         whole: 8 << 20,
         part: 8 << 20,
         ..quick()
     };
-    open_with(uri, &Host::real(), options).unwrap()
+    open_with(uri, host, options).unwrap()
 }
 
 /// Copies a folder tree of plain files.

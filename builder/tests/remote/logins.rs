@@ -82,8 +82,19 @@ fn a_wrong_login_is_one_clear_line() {
     let remote = open("s3://bucket/p", &env);
     let error = put(&*remote, b"x").unwrap_err();
     let text = format!("{error} {error:?} {remote:?}");
-    assert!(text.contains("SignatureDoesNotMatch"), "{text}");
+    let remedy = "SignatureDoesNotMatch; AWS_SECRET_ACCESS_KEY is not the one";
+    assert!(text.contains(remedy), "{text}");
     assert!(!text.contains("hush-hush"), "{text}");
+    env[1].1 = "nobody".to_owned();
+    let remote = open("s3://bucket/p", &env);
+    let text = put(&*remote, b"x").unwrap_err().to_string();
+    assert!(
+        text.contains("nobody there knows AWS_ACCESS_KEY_ID"),
+        "{text}"
+    );
+    // An answer without a body does not say which.
+    let text = remote.has_blob(&Digest::of("x")).unwrap_err().to_string();
+    assert!(text.contains("is wrong, or lacks the right"), "{text}");
 }
 
 #[test]

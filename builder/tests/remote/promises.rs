@@ -64,9 +64,10 @@ fn a_registry_keeps_them() {
 
 #[test]
 fn an_object_store_keeps_them() {
-    for conditions in [true, false] {
+    for (conditions, digests) in [(true, true), (false, true), (true, false)] {
         let store = TestS3::new(S3Rules {
             conditions,
+            digests,
             ..S3Rules::default()
         });
         let env = store.variables(store.address());

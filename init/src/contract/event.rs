@@ -45,6 +45,8 @@ pub enum Phase {
     Stack,
     /// The new root is `/`.
     Switch,
+    /// The state partition; only of images that have one.
+    State,
     /// Loopback, DHCP.
     Network,
     /// Services start.
@@ -57,13 +59,14 @@ pub enum Phase {
 
 impl Phase {
     /// All phases, in their order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Start,
         Self::Modules,
         Self::Disk,
         Self::Verity,
         Self::Stack,
         Self::Switch,
+        Self::State,
         Self::Network,
         Self::Services,
         Self::Running,
@@ -80,6 +83,7 @@ impl Phase {
             Self::Verity => "verity",
             Self::Stack => "stack",
             Self::Switch => "switch",
+            Self::State => "state",
             Self::Network => "network",
             Self::Services => "services",
             Self::Running => "running",
@@ -106,6 +110,69 @@ pub enum ServiceState {
     Failed,
     /// It ended as it should, or was stopped.
     Stopped,
+}
+
+/// A limit of a service's cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LimitKind {
+    /// Memory: the kernel killed the service's processes.
+    Memory,
+    /// Processes: a fork was refused.
+    Pids,
+}
+
+/// How a boot ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndReason {
+    /// There was none before, or nothing keeps what it was.
+    Unknown,
+    /// Switched off in order.
+    Clean,
+    /// Started again in order.
+    Reboot,
+    /// Started again because a service did not get well.
+    Health,
+    /// The boot failed in init.
+    BootFailed,
+    /// The kernel panicked.
+    Panic,
+    /// The watchdog reset it.
+    Watchdog,
+    /// It ended without a word: power was lost, or somebody pressed reset.
+    PowerLoss,
+}
+
+impl EndReason {
+    /// The name, as it stands in records.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Clean => "clean",
+            Self::Reboot => "reboot",
+            Self::Health => "health",
+            Self::BootFailed => "boot-failed",
+            Self::Panic => "panic",
+            Self::Watchdog => "watchdog",
+            Self::PowerLoss => "power-loss",
+        }
+    }
+}
+
+/// What became of the state partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StateNews {
+    /// There was none: it was made.
+    Made,
+    /// Its file system is larger than before.
+    Grown,
+    /// It could not be mounted; a new file system took its place, as the image asks for.
+    Recreated,
+    /// It is mounted, and the image's paths with it.
+    Mounted,
 }
 
 /// What happened.
@@ -149,6 +216,26 @@ pub enum Event {
         refused: bool,
         /// What the kernel answered.
         detail: String,
+    },
+    /// The state partition.
+    State {
+        /// What became of it.
+        news: StateNews,
+        /// Its length.
+        bytes: u64,
+        /// For people.
+        detail: String,
+    },
+    /// What [`Command::StateFile`] found.
+    StateFile {
+        /// The path that was asked for.
+        path: String,
+        /// Its length; none if there is no such file.
+        bytes: Option<u64>,
+        /// Whether it contains the text that was asked for.
+        contains: bool,
+        /// What kept it from being read; empty if nothing did.
+        error: String,
     },
     /// An address was obtained or lost.
     Network {
@@ -198,6 +285,47 @@ pub enum Event {
         #[serde(default)]
         detail: String,
     },
+    /// A service met a limit of its cgroup.
+    Limit {
+        /// Service.
+        service: String,
+        /// Which limit.
+        kind: LimitKind,
+        /// How often since the last such event: processes killed, or forks refused.
+        count: u64,
+        /// The limit in bytes or processes; 0 if it was the machine's own memory that was short.
+        limit: u64,
+        /// The most that it used: bytes of memory, or 0 if unknown.
+        #[serde(default)]
+        peak: u64,
+    },
+    /// A service that was ready got unhealthy, or well again.
+    Health {
+        /// Service.
+        service: String,
+        /// Whether it is well.
+        healthy: bool,
+        /// What was seen, and what is done about it.
+        detail: String,
+    },
+    /// How the machine's last life ended, as far as firmware, watchdog and kernel kept it.
+    LastBoot {
+        /// How.
+        reason: EndReason,
+        /// For people: the kernel's last words, say.
+        detail: String,
+        /// Boots in a row, this one not counted, that did not get healthy.
+        unhealthy: u32,
+        /// So long this boot waits before its services start, for that reason.
+        pause_seconds: u64,
+    },
+    /// A watchdog is armed: without a sign of init within `seconds` the machine resets.
+    Watchdog {
+        /// What it is.
+        device: String,
+        /// Its time.
+        seconds: u32,
+    },
     /// A line of a service's output.
     Log {
         /// Service.
@@ -206,6 +334,24 @@ pub enum Event {
         stream: String,
         /// Without its line end; invalid UTF-8 replaced.
         line: String,
+    },
+    /// A receiver of logs or metrics is reached, or is not.
+    Sink {
+        /// Its name.
+        sink: String,
+        /// Whether it takes what it is sent.
+        up: bool,
+        /// Why not, or where it is.
+        detail: String,
+    },
+    /// Records never reached a sink: the spool was full, or the sink refused them.
+    LogLoss {
+        /// The sink's name.
+        sink: String,
+        /// How many since the last such event.
+        lost: u64,
+        /// How many since the boot.
+        total: u64,
     },
     /// Every service is ready.
     Ready {
@@ -237,7 +383,7 @@ pub enum Event {
 
 /// What the harness may send over the report channel: one JSON line each,
 /// such as `{"command":"power-off"}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case")]
 pub enum Command {
     /// Stop everything and switch off.
@@ -246,6 +392,14 @@ pub enum Command {
     Reboot,
     /// Read every layer whole, so that every block of it is checked.
     ReadLayers,
+    /// Look at a file below one of the state's paths; [`Event::StateFile`] answers.
+    StateFile {
+        /// Absolute path.
+        path: String,
+        /// Text to look for.
+        #[serde(default)]
+        contains: String,
+    },
 }
 
 #[cfg(test)]
@@ -258,6 +412,22 @@ mod tests {
             assert_eq!(phase as usize, index);
             let json = serde_json::to_value(phase).unwrap();
             assert_eq!(json, phase.name());
+        }
+    }
+
+    #[test]
+    fn reasons_are_called_as_in_the_records() {
+        for reason in [
+            EndReason::Unknown,
+            EndReason::Clean,
+            EndReason::Reboot,
+            EndReason::Health,
+            EndReason::BootFailed,
+            EndReason::Panic,
+            EndReason::Watchdog,
+            EndReason::PowerLoss,
+        ] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.name());
         }
     }
 }

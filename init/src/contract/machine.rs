@@ -6,6 +6,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::service::{
+    Health, Kind, MachineHealth, Resources, Sandbox, Socket, StartLimit, is_default,
+};
+use super::telemetry::Telemetry;
+
 /// Where init finds it in the initrd.
 pub const MACHINE_PATH: &str = "/machine.json";
 /// Folder in the initrd with uncompressed kernel modules, and [`MODULES_LIST`].
@@ -18,6 +23,16 @@ pub const LAYER_ROOT: &str = "rootfs";
 pub const METADATA_TIMEOUT_MS: u64 = 20_000;
 /// Folder with a folder of credentials for each service that asks for some.
 pub const CREDENTIALS_DIR: &str = "/run/credentials";
+/// Type of the state partition, in the order of its text: 54fce1b4-8ef4-8c5c-954b-c8e4db624db8.
+///
+/// Slipform's own, as that of layers. The Discoverable Partitions Specification's type for
+/// `/var` promises a GUID made of the machine id, and tools would mount the whole as /var.
+pub const STATE_TYPE: [u8; 16] = [
+    0x54, 0xfc, 0xe1, 0xb4, 0x8e, 0xf4, 0x8c, 0x5c, 0x95, 0x4b, 0xc8, 0xe4, 0xdb, 0x62, 0x4d, 0xb8,
+];
+/// Name of the state partition, and label of its file system. A partition of the type with
+/// another name is not the state: so a person can put an old one aside.
+pub const STATE_NAME: &str = "slipform-state";
 /// Version of the format.
 pub const MACHINE_SCHEMA: u32 = 1;
 
@@ -41,6 +56,9 @@ pub struct Machine {
     /// tmpfs mounts beyond /run, /tmp and /dev/shm.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scratch: Vec<Scratch>,
+    /// What persists; without it nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
     /// Services, already in an order that respects `after`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Service>,
@@ -60,6 +78,12 @@ pub struct Machine {
     pub clock_floor: i64,
     /// Reboot so many seconds after a kernel panic.
     pub panic_seconds: u32,
+    /// Watchdog, and what counts as a healthy boot.
+    #[serde(default, skip_serializing_if = "MachineHealth::is_default")]
+    pub health: MachineHealth,
+    /// Where logs and metrics go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telemetry: Option<Telemetry>,
 }
 
 /// How an interface is used.
@@ -241,6 +265,55 @@ pub struct Scratch {
     pub gid: u32,
 }
 
+/// The state partition, made by init on the boot disk at first boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// Least bytes.
+    pub size: u64,
+    /// What becomes of one that cannot be mounted.
+    pub policy: StatePolicy,
+    /// Version of what the services keep there; one that a newer version has written is refused.
+    pub version: u32,
+    /// Paths that are kept; none lies within another.
+    pub paths: Vec<StatePath>,
+    /// A disk of its own instead of a partition of the boot disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<StateDisk>,
+}
+
+/// Which disk is the state's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StateDisk {
+    /// The only one with this serial number.
+    Serial(String),
+}
+
+/// What becomes of a state partition that cannot be mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StatePolicy {
+    /// The boot ends with an error; nothing is written.
+    Fail,
+    /// A new file system is made, and reported.
+    Recreate,
+}
+
+/// A path that is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatePath {
+    /// Absolute path of a folder of the image.
+    pub path: String,
+    /// Owner and group, set at every boot; without them those of the image's folder, at first use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<(u32, u32)>,
+    /// Mode, in the same way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+}
+
 /// When an ended service is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -304,7 +377,7 @@ pub struct Service {
     /// setrlimit(2) resource number and value (soft and hard).
     #[serde(default)]
     pub limits: BTreeMap<u32, u64>,
-    /// Milliseconds between SIGTERM and SIGKILL.
+    /// Milliseconds between the stop signal and SIGKILL.
     pub stop_timeout_ms: u64,
     /// Names of credentials that it needs: files in [`CREDENTIALS_DIR`]`/NAME`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -312,4 +385,68 @@ pub struct Service {
     /// Environment from the machine's identity.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub identity_env: BTreeMap<String, IdentityField>,
+    /// What kind of program it is.
+    #[serde(default, skip_serializing_if = "Kind::is_daemon")]
+    pub kind: Kind,
+    /// Files with further environment, read at each start; later ones win, `env` wins over all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env_files: Vec<String>,
+    /// Programs that run, one after the other, before each start; with the service's own rights.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pre_start: Vec<Vec<String>>,
+    /// Number of the signal that asks it to stop; 0 is SIGTERM.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stop_signal: i32,
+    /// After how many starts in vain something else is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_limit: Option<StartLimit>,
+    /// Limits of its cgroup.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub resources: Resources,
+    /// What it is kept from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub sandbox: Sandbox,
+    /// Sockets that init opens for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<Socket>,
+    /// Milliseconds within which it must say `WATCHDOG=1`, again and again; 0: it need not.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub watchdog_ms: u64,
+    /// What must hold after it became ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+}
+
+impl Default for Service {
+    /// Root's, without a program: to be filled in.
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            exec: Vec::new(),
+            env: BTreeMap::new(),
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            workdir: "/".to_owned(),
+            restart: Restart::OnFailure,
+            ready: Ready::Started,
+            ready_timeout_ms: 30_000,
+            after: Vec::new(),
+            capabilities: Vec::new(),
+            limits: BTreeMap::new(),
+            stop_timeout_ms: 10_000,
+            credentials: Vec::new(),
+            identity_env: BTreeMap::new(),
+            kind: Kind::Daemon,
+            env_files: Vec::new(),
+            pre_start: Vec::new(),
+            stop_signal: 0,
+            start_limit: None,
+            resources: Resources::default(),
+            sandbox: Sandbox::default(),
+            sockets: Vec::new(),
+            watchdog_ms: 0,
+            health: None,
+        }
+    }
 }

@@ -2,3 +2,5 @@
 
 pub mod event;
 pub mod machine;
+pub mod service;
+pub mod telemetry;

@@ -53,6 +53,51 @@ pub(crate) struct Partition {
     pub(crate) bytes: u64,
 }
 
+/// The disk that the machine booted from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BootDisk {
+    /// The kernel's name of it, as in /sys/class/block.
+    pub(crate) name: String,
+    /// The layers' partitions, in the order of the layers.
+    pub(crate) partitions: Vec<Partition>,
+}
+
+/// A whole disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Whole {
+    /// Path in /dev.
+    pub(crate) path: PathBuf,
+    /// Bytes of a logical sector.
+    pub(crate) sector_size: u32,
+    /// How many of them.
+    pub(crate) sectors: u64,
+}
+
+impl Whole {
+    /// The disk that the kernel names so.
+    pub(crate) fn of(name: &str) -> io::Result<Self> {
+        let folder = folder_of(name);
+        let sector_size = number_in(&folder.join("queue/logical_block_size"))?;
+        let sectors = number_in(&folder.join("size"))?.saturating_mul(512) / sector_size.max(1);
+        Ok(Self {
+            path: device_of(name),
+            sector_size: u32::try_from(sector_size)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?,
+            sectors,
+        })
+    }
+}
+
+/// What the kernel tells of a block device.
+pub(crate) fn folder_of(name: &str) -> PathBuf {
+    Path::new(SYS_BLOCK).join(name)
+}
+
+/// Its device; in sysfs a '!' stands for the '/' of a name in /dev.
+fn device_of(name: &str) -> PathBuf {
+    Path::new("/dev").join(name.replace('!', "/"))
+}
+
 /// No disk holds all layers.
 #[derive(Debug, thiserror::Error)]
 #[error("no disk holds {missing}; seen: {seen}")]
@@ -77,7 +122,7 @@ struct Found {
 }
 
 /// Finds the partitions of `layers`, in their order, and waits for a disk that is late.
-pub(crate) fn find(layers: &[Layer], report: &mut Reporter) -> Result<Vec<Partition>, BootError> {
+pub(crate) fn find(layers: &[Layer], report: &mut Reporter) -> Result<BootDisk, BootError> {
     let guids: Vec<[u8; 16]> = layers
         .iter()
         .map(|layer| guid_of(&layer.root_hash))
@@ -106,7 +151,10 @@ pub(crate) fn find(layers: &[Layer], report: &mut Reporter) -> Result<Vec<Partit
                     other.name
                 ));
             }
-            return Ok(partitions.clone());
+            return Ok(BootDisk {
+                name: disk.name.clone(),
+                partitions: partitions.clone(),
+            });
         }
         let now = clock::monotonic();
         if is_over(
@@ -170,17 +218,12 @@ fn guid_text(guid: &[u8; 16]) -> String {
 /// Brings `disks` up to date; true if something changed. Disks that are known and
 /// unchanged are not read again.
 fn look(disks: &mut Vec<Disk>) -> bool {
-    let mut names: Vec<String> = fs::read_dir(SYS_BLOCK)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| is_disk(name))
-        .collect();
+    let mut names = names();
     names.sort_by_key(|name| name_order(name));
     let mut changed = false;
     let mut old = std::mem::take(disks);
     for name in names {
-        let folder = Path::new(SYS_BLOCK).join(&name);
+        let folder = folder_of(&name);
         let size = number_in(&folder.join("size")).unwrap_or(0);
         match old
             .iter()
@@ -193,13 +236,23 @@ fn look(disks: &mut Vec<Disk>) -> bool {
                 let found = if size == 0 {
                     Err("no medium".to_owned())
                 } else {
-                    partitions(&name, &folder, size)
+                    partitions(&name, &folder)
                 };
                 disks.push(Disk { name, size, found });
             }
         }
     }
     changed
+}
+
+/// The kernel's names of all disks that there are now.
+pub(crate) fn names() -> Vec<String> {
+    fs::read_dir(SYS_BLOCK)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| is_disk(name))
+        .collect()
 }
 
 fn is_disk(name: &str) -> bool {
@@ -212,15 +265,11 @@ fn name_order(name: &str) -> (usize, String) {
     (name.len(), name.to_owned())
 }
 
-fn partitions(name: &str, folder: &Path, size: u64) -> Result<Vec<Found>, String> {
-    let sector_size =
-        number_in(&folder.join("queue/logical_block_size")).map_err(|error| error.to_string())?;
-    let sector_size = u32::try_from(sector_size).map_err(|error| error.to_string())?;
-    let sectors = size.saturating_mul(512) / u64::from(sector_size.max(1));
-    // In sysfs a '!' stands for the '/' of a name in /dev.
-    let device = Path::new("/dev").join(name.replace('!', "/"));
-    let file = File::open(&device).map_err(|error| error.to_string())?;
-    let table = gpt::read(&file, sector_size, sectors).map_err(|error| error.to_string())?;
+fn partitions(name: &str, folder: &Path) -> Result<Vec<Found>, String> {
+    let disk = Whole::of(name).map_err(|error| error.to_string())?;
+    let file = File::open(&disk.path).map_err(|error| error.to_string())?;
+    let table = gpt::read(&file, disk.sector_size, disk.sectors);
+    let table = table.map_err(|error| error.to_string())?;
     let nodes = kernel_partitions(folder).map_err(|error| error.to_string())?;
     table
         .into_iter()
@@ -243,13 +292,21 @@ fn partitions(name: &str, folder: &Path, size: u64) -> Result<Vec<Found>, String
 }
 
 /// What the kernel made of a disk's partitions.
-struct Node {
-    number: u32,
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// Of the partition, from 1.
+    pub(crate) number: u32,
     device: String,
-    path: PathBuf,
+    /// Path in /dev.
+    pub(crate) path: PathBuf,
+    /// First byte on the disk.
+    pub(crate) start: u64,
+    /// Length in bytes.
+    pub(crate) bytes: u64,
 }
 
-fn kernel_partitions(folder: &Path) -> io::Result<Vec<Node>> {
+/// The partitions that the kernel has of a disk.
+pub(crate) fn kernel_partitions(folder: &Path) -> io::Result<Vec<Node>> {
     let mut nodes = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -262,11 +319,14 @@ fn kernel_partitions(folder: &Path) -> io::Result<Vec<Node>> {
         let device = fs::read_to_string(entry.path().join("dev"))?
             .trim()
             .to_owned();
-        let path = Path::new("/dev").join(entry.file_name().to_string_lossy().replace('!', "/"));
+        // The kernel counts in 512 bytes, whatever the disk's sectors.
+        let units = |name| number_in(&entry.path().join(name)).map(|n| n.saturating_mul(512));
         nodes.push(Node {
             number,
             device,
-            path,
+            path: device_of(&entry.file_name().to_string_lossy()),
+            start: units("start")?,
+            bytes: units("size")?,
         });
     }
     Ok(nodes)

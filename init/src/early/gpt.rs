@@ -95,18 +95,70 @@ struct Disk<'a> {
 }
 
 /// What of a header is needed.
-struct Header {
-    first_usable: u64,
-    last_usable: u64,
-    entries_lba: u64,
-    count: u32,
-    entry_size: usize,
+#[derive(Debug, Clone)]
+pub(crate) struct Header {
+    /// First sector that partitions may have.
+    pub(crate) first_usable: u64,
+    /// Last sector that partitions may have.
+    pub(crate) last_usable: u64,
+    /// First sector of the entries.
+    pub(crate) entries_lba: u64,
+    /// Sector of the other table's header.
+    pub(crate) other_lba: u64,
+    /// Number of entries.
+    pub(crate) count: u32,
+    /// Bytes of an entry.
+    pub(crate) entry_size: usize,
     entries_crc: u32,
+}
+
+/// A table as it stands on a disk, checked, for whoever writes one.
+#[derive(Debug, Clone)]
+pub(crate) struct Whole {
+    /// What the header says.
+    pub(crate) header: Header,
+    /// The header's sector, its checksum zeroed.
+    pub(crate) sector: Vec<u8>,
+    /// All entries, at most 128 KiB.
+    pub(crate) entries: Vec<u8>,
+}
+
+/// Reads the table whose header lies in sector `lba`, with all that is in it.
+pub(crate) fn read_whole(
+    disk: &dyn ReadAt,
+    sector_size: u32,
+    sectors: u64,
+    lba: u64,
+) -> Result<Whole, HeaderError> {
+    let disk = Disk {
+        disk,
+        sector_size: u64::from(sector_size),
+        sectors,
+    };
+    let (header, sector) = disk.header(lba)?;
+    let mut entries = vec![0; to_usize(u64::from(header.count) * header.entry_size as u64)];
+    disk.disk
+        .read_exact_at(&mut entries, header.entries_lba * disk.sector_size)?;
+    if crc32(&entries) != header.entries_crc {
+        return Err(HeaderError::Checksum("the array of entries"));
+    }
+    Ok(Whole {
+        header,
+        sector,
+        entries,
+    })
+}
+
+/// CRC-32 as tables have it.
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = Crc32::new();
+    crc.update(bytes);
+    crc.finish()
 }
 
 impl Disk<'_> {
     fn table(&self, lba: u64) -> Result<Vec<Partition>, HeaderError> {
-        let header = self.header(lba)?;
+        let (header, _) = self.header(lba)?;
         let mut partitions = Vec::new();
         let mut crc = Crc32::new();
         let mut sector = vec![0; to_usize(self.sector_size)];
@@ -139,7 +191,7 @@ impl Disk<'_> {
         }
     }
 
-    fn header(&self, lba: u64) -> Result<Header, HeaderError> {
+    fn header(&self, lba: u64) -> Result<(Header, Vec<u8>), HeaderError> {
         if !(512..=4096).contains(&self.sector_size) || !self.sector_size.is_power_of_two() {
             return Err(field("the sector size", self.sector_size));
         }
@@ -166,7 +218,8 @@ impl Disk<'_> {
         if u64_at(&sector, 24) != lba {
             return Err(field("the header's own address", u64_at(&sector, 24)));
         }
-        self.fields(&sector)
+        let header = self.fields(&sector)?;
+        Ok((header, sector))
     }
 
     fn fields(&self, sector: &[u8]) -> Result<Header, HeaderError> {
@@ -174,6 +227,7 @@ impl Disk<'_> {
             first_usable: u64_at(sector, 40),
             last_usable: u64_at(sector, 48),
             entries_lba: u64_at(sector, 72),
+            other_lba: u64_at(sector, 32),
             count: u32_at(sector, 80),
             entry_size: to_usize(u64::from(u32_at(sector, 84))),
             entries_crc: u32_at(sector, 88),
@@ -214,7 +268,7 @@ impl Disk<'_> {
 }
 
 /// The first three fields of a GUID are little-endian on disk, and big-endian in text.
-fn text_order(disk: &[u8]) -> [u8; 16] {
+pub(crate) fn text_order(disk: &[u8]) -> [u8; 16] {
     const ORDER: [usize; 16] = [3, 2, 1, 0, 5, 4, 7, 6, 8, 9, 10, 11, 12, 13, 14, 15];
     ORDER.map(|index| disk[index])
 }

@@ -6,11 +6,15 @@ use std::io::{self, Read};
 use std::path::{Component, Path};
 
 use sha2::{Digest, Sha256};
-use slipform_init::contract::machine::{Layer, MACHINE_SCHEMA, Machine, Scratch};
+use slipform_init::contract::machine::{
+    Layer, MACHINE_SCHEMA, Machine, Scratch, State, StateDisk, StatePath,
+};
+use slipform_init::contract::telemetry::Telemetry;
 
 /// 60 layers and some dozens of services are a tenth of this.
 const MAX_BYTES: u64 = 1 << 20;
 const MAX_LAYERS: usize = 60;
+const MAX_PATHS: usize = 64;
 
 /// machine.json breaks a rule.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +119,14 @@ fn check(machine: &Machine) -> Result<(), MachineError> {
         )?;
     }
     machine.scratch.iter().try_for_each(check_scratch)?;
+    machine.state.iter().try_for_each(check_state)?;
+    if let Some((key, value, rule)) = machine.telemetry.as_ref().and_then(Telemetry::problem) {
+        return Err(MachineError::Value {
+            key: format!("telemetry: {key}"),
+            value,
+            rule,
+        });
+    }
     rule(
         machine.clock_floor >= 0,
         "clock_floor",
@@ -167,24 +179,50 @@ fn check_layer(index: usize, layer: &Layer) -> Result<(), MachineError> {
     )
 }
 
-fn check_scratch(scratch: &Scratch) -> Result<(), MachineError> {
-    let path = Path::new(&scratch.path);
+fn check_folder(key: &str, text: &str) -> Result<(), MachineError> {
+    let path = Path::new(text);
     let up = path.components().any(|part| part == Component::ParentDir);
-    let fits = path.is_absolute() && path.parent().is_some() && !up && !scratch.path.contains('\0');
+    let fits = path.is_absolute() && path.parent().is_some() && !up && !text.contains('\0');
+    rule(fits, key, &text, "an absolute path below / without '..'")
+}
+
+fn check_mode(key: &str, mode: u32) -> Result<(), MachineError> {
+    let text = format!("{mode:o}");
+    rule(mode <= 0o7777, key, &text, "at most 7777 (octal)")
+}
+
+fn check_state(state: &State) -> Result<(), MachineError> {
+    let size = state.size;
+    rule(size < 1 << 50, "state.size", &size, "below 2^50")?;
+    let count = state.paths.len();
     rule(
-        fits,
-        "scratch.path",
-        &scratch.path,
-        "an absolute path below / without '..'",
+        (1..=MAX_PATHS).contains(&count),
+        "the number of state.paths",
+        &count,
+        "1 to 64",
     )?;
+    if let Some(StateDisk::Serial(serial)) = &state.disk {
+        let printable = "1 to 64 printable ASCII characters";
+        rule(is_name(serial), "state.disk.serial", serial, printable)?;
+    }
+    for path in &state.paths {
+        check_folder("state.paths", &path.path)?;
+        check_mode("state.paths.mode", path.mode.unwrap_or(0))?;
+        let within = |other: &&StatePath| {
+            other.path != path.path && Path::new(&other.path).starts_with(&path.path)
+        };
+        if let Some(other) = state.paths.iter().find(within) {
+            let bad = "a path that lies in no other";
+            return rule(false, "state.paths", &other.path, bad);
+        }
+    }
+    Ok(())
+}
+
+fn check_scratch(scratch: &Scratch) -> Result<(), MachineError> {
+    check_folder("scratch.path", &scratch.path)?;
     rule(scratch.size > 0, "scratch.size", &scratch.size, "above 0")?;
-    let mode = format!("{:o}", scratch.mode);
-    rule(
-        scratch.mode <= 0o7777,
-        "scratch.mode",
-        &mode,
-        "at most 7777 (octal)",
-    )
+    check_mode("scratch.mode", scratch.mode)
 }
 
 fn in_host_name(byte: u8) -> bool {
@@ -217,6 +255,7 @@ mod tests {
     const GOOD: &str = r#"{"schema":1,"name":"hello","version":"0.1.0","board":"qemu-x86_64",
         "layers":[{"name":"base","filesystem":"ext4","root_hash":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         "salt":"00ff","data_blocks":16,"hash_offset":69632}],"sysctl":{"net.core.somaxconn":"1"},
+        "state":{"size":67108864,"policy":"fail","version":1,"paths":[{"path":"/var/lib/a","owner":[1,2],"mode":488},{"path":"/var/lib/b"}]},
         "scratch":[{"path":"/var/cache","size":4096,"mode":493,"uid":0,"gid":0}],"clock_floor":1,"panic_seconds":5}"#;
 
     #[test]
@@ -224,6 +263,42 @@ mod tests {
         let machine = parse(GOOD.as_bytes()).unwrap();
         assert_eq!(machine.layers[0].data_blocks, 16);
         assert_eq!(machine.scratch[0].mode, 0o755);
+        assert_eq!(machine.state.unwrap().paths[0].owner, Some((1, 2)));
+    }
+
+    #[test]
+    fn where_logs_go_is_checked_too() {
+        let with = |telemetry: &str| {
+            let text = GOOD.trim_end_matches('}').to_owned() + ",\"telemetry\":" + telemetry + "}";
+            parse(text.as_bytes())
+        };
+        let sink = |host: &str, more: &str| {
+            format!(
+                r#"{{"sinks":[{{"name":"a","kind":"json-tcp","level":6,"peer":{{"host":"{host}","port":1{more}}}}}]}}"#
+            )
+        };
+        let good = with(&sink("10.0.2.2", "")).unwrap();
+        assert_eq!(good.telemetry.unwrap().sinks.len(), 1);
+        for (text, expected) in [
+            (sink("a\\r\\nb", ""), "telemetry: a: host is \"a\\r\\nb\""),
+            (sink("a", r#","path":"x""#), "telemetry: a: path"),
+            (
+                sink("a", r#","headers":{"x":"\n"}"#),
+                "telemetry: a: headers",
+            ),
+            (
+                r#"{"spool_bytes":99999999999}"#.to_owned(),
+                "telemetry: spool_bytes",
+            ),
+            (
+                r#"{"metrics":{"address":"x","port":1}}"#.to_owned(),
+                "telemetry: metrics.address",
+            ),
+            (r#"{"what":1}"#.to_owned(), "unknown field `what`"),
+        ] {
+            let error = with(&text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
     }
 
     #[test]
@@ -267,6 +342,16 @@ mod tests {
             ("net.core", "/net.core", "sysctl"),
             ("net.core", "net.//.core", "sysctl"),
             ("/var/cache", "/var/../etc", "scratch.path"),
+            ("/var/lib/a", "/var/lib/../a", "state.paths"),
+            ("/var/lib/a", "/", "state.paths"),
+            (
+                "/var/lib/a",
+                "/var/lib/b/c",
+                "state.paths is \"/var/lib/b/c\"",
+            ),
+            ("488", "4096", "state.paths.mode is \"10000\""),
+            ("67108864", "1125899906842624", "state.size"),
+            ("\"fail\"", "\"format\"", "unknown variant `format`"),
             ("/var/cache", "/", "scratch.path"),
             (
                 "\"clock_floor\":1",

@@ -1,14 +1,14 @@
 //! From the kernel's hand-over to the new root, one phase after the other:
 //!
 //! ```text
-//! start -> modules -> disk -> verity -> stack -> switch
+//! start -> modules -> disk -> verity -> stack -> switch -> state
 //! ```
 //!
 //! Everything here happens once, in order, and may fail; a failure is a
 //! [`BootError`] and ends the boot.
 
 pub(crate) mod disk;
-mod gpt;
+pub(crate) mod gpt;
 mod kernel;
 pub(crate) mod machine;
 mod modules;
@@ -25,31 +25,57 @@ use slipform_init::contract::machine::{MACHINE_PATH, Machine};
 
 use crate::error::BootError;
 use crate::power;
+use crate::power::mark::{self, Past};
+use crate::power::watchdog::Watchdog;
 use crate::report::Reporter;
 use crate::report::kmsg::Kmsg;
+use crate::state;
 use crate::turn::Report;
 
+/// A machine whose root is up.
+pub(crate) struct Booted {
+    /// What it is.
+    pub(crate) machine: Machine,
+    /// Armed, if there is one.
+    pub(crate) watchdog: Watchdog,
+    /// How its last life ended.
+    pub(crate) past: Past,
+}
+
 /// Takes the machine to its own root and says what it is.
-pub(crate) fn boot(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Machine, BootError> {
+pub(crate) fn boot(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Booted, BootError> {
     let machine = start(kmsg, report)?;
     report.phase(Phase::Modules);
     modules::load(report)?;
     report.find_channel();
+    let health = machine.health;
+    let mut watchdog = Watchdog::arm(health.watchdog_seconds, report.slowdown(), report);
+    let past = mark::begin(watchdog.has_reset(), health.boots, report);
     kernel::seed(&report.machine_digest);
     kernel::settings(&machine.sysctl, report);
 
     report.phase(Phase::Disk);
-    let partitions = disk::find(&machine.layers, report)?;
+    let disk = disk::find(&machine.layers, report)?;
     report.phase(Phase::Verity);
-    let devices = verity::map(&machine.layers, &partitions)?;
+    watchdog.feed();
+    let devices = verity::map(&machine.layers, &disk.partitions)?;
     report.phase(Phase::Stack);
     let root = stack::mount(&machine.layers, &devices, report)?;
     report.phase(Phase::Switch);
+    watchdog.feed();
     switch::root(&root)?;
+    watchdog.feed();
+    state::bring_up(&machine, &disk.name, report)?;
     mounts::scratch(&machine.scratch, report);
     run_files::write(&machine.name, report);
+    run_files::write_past(&past);
     switch::try_to_write(report);
-    Ok(machine)
+    watchdog.feed();
+    Ok(Booted {
+        machine,
+        watchdog,
+        past,
+    })
 }
 
 fn start(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Machine, BootError> {
@@ -64,6 +90,9 @@ fn start(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Machine, BootError> {
         machine::parse(&bytes).map_err(|error| BootError::new(Phase::Start, what(), error))?;
     power::set_panic_seconds(machine.panic_seconds);
     report.machine_digest = machine::digest(&bytes);
+    if report.identify(&machine) {
+        kmsg.ship(report.spool(), report);
+    }
     report.event(Event::Boot {
         name: machine.name.clone(),
         version: machine.version.clone(),

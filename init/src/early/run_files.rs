@@ -5,6 +5,7 @@
 //! | `/run/slipform/hostname` | the image's name |
 //! | `/run/slipform/machine-id` | 32 hexadecimal digits: of the firmware's UUID, else random for this boot |
 //! | `/run/slipform/resolv.conf` | empty, until a lease names servers |
+//! | `/run/slipform/last-boot` | how the last boot ended, and how many in a row were not healthy |
 //! | `/run/lock` | a folder for all, as Debian's /var/lock expects |
 
 use std::fs::{self, DirBuilder, Permissions};
@@ -13,6 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 
 use slipform_init::contract::event::{Event, Phase};
 
+use crate::power::mark::Past;
 use crate::report::Reporter;
 use crate::sys::host;
 use crate::turn::Report;
@@ -51,6 +53,12 @@ pub(crate) fn write(name: &str, report: &mut Reporter) {
             });
         }
     }
+}
+
+/// How the last boot ended, for services that want to know; nothing depends on it.
+pub(crate) fn write_past(past: &Past) {
+    let text = format!("{} {}\n", past.reason.name(), past.unhealthy);
+    let _ = fs::write("/run/slipform/last-boot", text);
 }
 
 fn lock_folder() -> io::Result<()> {

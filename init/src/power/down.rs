@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use slipform_init::contract::event::Event;
 
+use super::{Request, end_reason, mark};
+
 use crate::report::Reporter;
 use crate::sys::power::{self, Action};
 use crate::sys::signal::{self, Reaped};
@@ -25,17 +27,18 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 const KEPT: [&str; 5] = ["/", "/proc", "/sys", "/dev", "/run"];
 
 /// Ends everything. `stopped` says that the services went as they should.
-pub(crate) fn finish(action: Action, stopped: bool, report: &mut Reporter) -> ! {
+pub(crate) fn finish(request: Request, stopped: bool, report: &mut Reporter) -> ! {
     let processes = end_processes();
     if !processes {
         report.note("some processes could not be ended");
     }
     let synced = power::sync(SYNC_LIMIT);
     let unmounted = unmount_all(report);
+    mark::end(end_reason(request), report);
     report.event(Event::End {
         clean: stopped && processes && synced && unmounted,
     });
-    leave(action, report)
+    leave(request.action, report)
 }
 
 /// Says what is still to be said, and leaves at once.

@@ -4,9 +4,9 @@ use std::panic::PanicHookInfo;
 use std::thread;
 use std::time::Duration;
 
-use slipform_init::contract::event::{Event, Phase};
+use slipform_init::contract::event::{EndReason, Event, Phase};
 
-use super::{down, panic_seconds};
+use super::{down, mark, panic_seconds};
 use crate::error::BootError;
 use crate::report::kmsg::Kmsg;
 use crate::report::{Reporter, last_words};
@@ -53,6 +53,7 @@ pub(crate) fn boot_failed(error: &BootError, kmsg: &mut Kmsg, report: &mut Repor
         reason: "boot failed".to_owned(),
     });
     report.drain(Duration::from_secs(2));
+    mark::end(EndReason::BootFailed, report);
     power::sync(SYNC_LIMIT);
     thread::sleep(pause);
     report.event(Event::End { clean: false });

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | SIGTERM, SIGUSR2, ACPI power button, `{"command":"power-off"}` | power-off |
 //! | SIGINT (Ctrl-Alt-Del), `{"command":"reboot"}` | reboot |
+//! | a service that does not get well, if its policy says so | reboot |
 //! | SIGUSR1 | halt |
 //!
 //! SIGUSR1 and SIGUSR2 are those of busybox's `halt` and `poweroff`.
@@ -11,10 +12,12 @@
 pub(crate) mod button;
 pub(crate) mod down;
 pub(crate) mod fatal;
+pub(crate) mod mark;
+pub(crate) mod watchdog;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use slipform_init::contract::event::Command;
+use slipform_init::contract::event::{Command, EndReason};
 
 use crate::sys::power::Action;
 
@@ -42,6 +45,21 @@ pub(crate) struct Request {
     pub(crate) reason: &'static str,
 }
 
+/// A service's policy asks for a new start.
+pub(crate) const UNHEALTHY: Request = Request {
+    action: Action::Restart,
+    reason: "health policy",
+};
+
+/// How the boot will be said to have ended.
+pub(crate) fn end_reason(request: Request) -> EndReason {
+    match request.action {
+        Action::PowerOff | Action::Halt => EndReason::Clean,
+        Action::Restart if request == UNHEALTHY => EndReason::Health,
+        Action::Restart => EndReason::Reboot,
+    }
+}
+
 /// The word for it in reports.
 pub(crate) fn action_name(action: Action) -> &'static str {
     match action {
@@ -64,11 +82,11 @@ pub(crate) fn of_signal(number: i32) -> Option<Request> {
 }
 
 /// What a command of the harness asks for, if it is to go down.
-pub(crate) fn of_command(command: Command) -> Option<Request> {
+pub(crate) fn of_command(command: &Command) -> Option<Request> {
     let action = match command {
         Command::PowerOff => Action::PowerOff,
         Command::Reboot => Action::Restart,
-        Command::ReadLayers => return None,
+        Command::ReadLayers | Command::StateFile { .. } => return None,
     };
     Some(Request {
         action,
@@ -95,7 +113,7 @@ mod tests {
                 "{number}"
             );
         }
-        let action = |command| of_command(command).map(|request| request.action);
+        let action = |command: Command| of_command(&command).map(|request| request.action);
         assert_eq!(action(Command::Reboot), Some(Action::Restart));
         assert_eq!(action(Command::PowerOff), Some(Action::PowerOff));
         assert_eq!(action(Command::ReadLayers), None);

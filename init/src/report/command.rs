@@ -3,7 +3,7 @@
 use slipform_init::contract::event::Command;
 
 /// The longest line that can be a command.
-const MAX_LINE: usize = 1024;
+const MAX_LINE: usize = 4096;
 
 /// Cuts a stream into lines and parses them; a line that is too long is thrown away
 /// up to its end.

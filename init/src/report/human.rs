@@ -1,7 +1,7 @@
 //! What people read on the console: short lines, `slipform: …` of init's own and
 //! `service: …` of the services.
 
-use slipform_init::contract::event::{Event, ServiceState};
+use slipform_init::contract::event::{Event, LimitKind, ServiceState, StateNews};
 
 /// The line for an event; `None` if it is not worth one.
 pub(crate) fn line(event: &Event) -> Option<String> {
@@ -26,6 +26,15 @@ pub(crate) fn line(event: &Event) -> Option<String> {
             refused: false,
             detail,
         } => format!("error: root: can be written: {detail}"),
+        Event::State {
+            news,
+            bytes,
+            detail,
+        } => format!("state: {}, {bytes} bytes: {detail}", state_news(*news)),
+        Event::StateFile { path, error, .. } if !error.is_empty() => {
+            format!("error: {path} cannot be looked at: {error}")
+        }
+        Event::StateFile { .. } => return None,
         Event::Network {
             interface,
             address,
@@ -78,7 +87,57 @@ pub(crate) fn line(event: &Event) -> Option<String> {
             };
             format!("service {name}: {}{detail}", state_name(*state))
         }
+        Event::Limit {
+            service,
+            kind,
+            count,
+            limit,
+            peak,
+        } => format!(
+            "service {service}: {}",
+            limit_text(*kind, *count, *limit, *peak)
+        ),
+        Event::Health {
+            service,
+            healthy,
+            detail,
+        } => {
+            let state = if *healthy { "healthy" } else { "unhealthy" };
+            format!("service {service}: {state}: {detail}")
+        }
+        Event::LastBoot {
+            reason,
+            detail,
+            unhealthy,
+            pause_seconds,
+        } => {
+            let mut count = match unhealthy {
+                0 => String::new(),
+                _ => format!("; {unhealthy} boots in a row were not healthy"),
+            };
+            if *pause_seconds > 0 {
+                count.push_str(&format!(", services start in {pause_seconds} s"));
+            }
+            let colon = if detail.is_empty() { "" } else { ": " };
+            format!("last boot: {}{colon}{detail}{count}", reason.name())
+        }
+        Event::Watchdog { device, seconds } => {
+            format!("watchdog: {device}, resets after {seconds} s without init")
+        }
         Event::Log { service, line, .. } => return Some(printable(&format!("{service}: {line}"))),
+        Event::Sink {
+            sink,
+            up: true,
+            detail,
+        } => format!("logs: {sink}: {detail} takes them"),
+        Event::Sink {
+            sink,
+            up: false,
+            detail,
+        } => format!("logs: {sink}: not reached: {detail}"),
+        Event::LogLoss { sink, lost, total } => {
+            format!("logs: {sink}: {lost} records are lost ({total} since the boot)")
+        }
         Event::Ready { rss_kib } => format!("ready (init takes {rss_kib} KiB)"),
         Event::Error { phase, what, why } => {
             format!("error: {}: {what}: {why}", phase.name())
@@ -101,6 +160,29 @@ fn join(parts: &[&str]) -> String {
         .copied()
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+fn limit_text(kind: LimitKind, count: u64, limit: u64, peak: u64) -> String {
+    match (kind, limit) {
+        (LimitKind::Memory, 0) => {
+            format!(
+                "the machine ran out of memory, {count} processes killed (it used {peak} bytes)"
+            )
+        }
+        (LimitKind::Memory, _) => {
+            format!("out of memory, {count} processes killed (limit {limit} bytes, it used {peak})")
+        }
+        (LimitKind::Pids, _) => format!("{count} forks refused (limit {limit} processes)"),
+    }
+}
+
+fn state_news(news: StateNews) -> &'static str {
+    match news {
+        StateNews::Made => "made",
+        StateNews::Grown => "grown",
+        StateNews::Recreated => "made anew",
+        StateNews::Mounted => "mounted",
+    }
 }
 
 fn state_name(state: ServiceState) -> &'static str {
@@ -132,7 +214,7 @@ pub(crate) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use slipform_init::contract::event::Phase;
+    use slipform_init::contract::event::{EndReason, Phase};
 
     #[test]
     fn events_become_short_lines() {
@@ -171,6 +253,29 @@ mod tests {
                     detail: "why".to_owned(),
                 },
                 Some("slipform: service web: failed: why"),
+            ),
+            (
+                Event::Limit {
+                    service: "hog".to_owned(),
+                    kind: LimitKind::Memory,
+                    count: 1,
+                    limit: 4096,
+                    peak: 4096,
+                },
+                Some(
+                    "slipform: service hog: out of memory, 1 processes killed (limit 4096 bytes, it used 4096)",
+                ),
+            ),
+            (
+                Event::LastBoot {
+                    reason: EndReason::Panic,
+                    detail: "sysrq".to_owned(),
+                    unhealthy: 3,
+                    pause_seconds: 10,
+                },
+                Some(
+                    "slipform: last boot: panic: sysrq; 3 boots in a row were not healthy, services start in 10 s",
+                ),
             ),
             (
                 Event::Ready { rss_kib: 900 },

@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use slipform_init::contract::event::{Event, Phase};
 
-use crate::sys::poll;
+use crate::ship::Spool;
+use crate::ship::record::{Record, Severity};
+use crate::supervise::Allowance;
+use crate::sys::{clock, poll};
 use crate::turn::{Report, Turn, Watched};
 
 /// One record with its dictionary; a shorter buffer would get an error.
@@ -30,6 +33,8 @@ const TOLD: [(&str, Phase); 4] = [
 ];
 /// linux/kern_levels.h: errors and worse; the same parts also tell what is usual.
 const KERN_ERR: u32 = 3;
+/// The last level; above it begins the next facility.
+const KERN_DEBUG: u32 = 7;
 
 /// The log, from when it was opened.
 #[derive(Debug, Default)]
@@ -38,6 +43,10 @@ pub(crate) struct Kmsg {
     told: u32,
     /// The line told last: a block is read again and again by whoever wants it.
     last: String,
+    /// Number of the record that was read last.
+    seen: Option<u64>,
+    /// Where every record goes, and how many may.
+    spool: Option<(Spool, Allowance)>,
 }
 
 impl Kmsg {
@@ -52,6 +61,18 @@ impl Kmsg {
             .ok();
     }
 
+    /// From now on every record is kept for the sinks, also those from before init.
+    pub(crate) fn ship(&mut self, spool: Spool, report: &mut dyn Report) {
+        // What waits is told by its number, and not again when it comes anew.
+        self.drain(report);
+        self.spool = Some((spool, Allowance::new(clock::monotonic())));
+        if let Some(log) = &mut self.log {
+            // /dev/kmsg knows only its ends as places.
+            let _ = log.seek(SeekFrom::Start(0));
+        }
+        self.drain(report);
+    }
+
     /// Reads all records that wait, and tells those that matter.
     pub(crate) fn drain(&mut self, report: &mut dyn Report) {
         let Some(log) = &mut self.log else { return };
@@ -59,7 +80,16 @@ impl Kmsg {
         for _ in 0..MAX_RECORDS {
             match log.read(&mut buffer) {
                 Ok(length) => {
-                    if let Some((phase, why)) = telling(&buffer[..length])
+                    let bytes = buffer.get(..length).unwrap_or_default();
+                    let entry = Entry::parse(bytes);
+                    if let (Some(entry), Some((spool, allowance))) = (&entry, &mut self.spool) {
+                        keep(entry, spool, allowance);
+                    }
+                    let number = entry.as_ref().map(|entry| entry.number);
+                    let again = number <= self.seen && number.is_some();
+                    self.seen = self.seen.max(number);
+                    if !again
+                        && let Some((phase, why)) = entry.as_ref().and_then(Entry::telling)
                         && self.told < MAX_EVENTS
                         && self.last != why
                     {
@@ -104,21 +134,74 @@ impl Watched for Kmsg {
     fn tick(&mut self, _turn: &mut Turn<'_>) {}
 }
 
-/// The phase and the text of a record that matters: `priority,number,time,flags;text`.
-fn telling(record: &[u8]) -> Option<(Phase, String)> {
-    let record = std::str::from_utf8(record).ok()?;
-    let (head, text) = record.split_once(';')?;
-    let priority: u32 = head.split(',').next()?.parse().ok()?;
-    let text = text.lines().next()?;
-    let (_, phase) = TOLD.iter().find(|(start, _)| text.starts_with(start))?;
-    // Facility and level in one number: of facility 0 only the level is left.
-    (priority <= KERN_ERR).then(|| (*phase, text.to_owned()))
+/// A record: `priority,number,time,flags;text`, then a dictionary (Linux,
+/// ABI/testing/dev-kmsg).
+#[derive(Debug, PartialEq, Eq)]
+struct Entry<'a> {
+    /// Facility and level in one number.
+    priority: u32,
+    number: u64,
+    /// On a clock that is CLOCK_MONOTONIC but for its drift.
+    at: Duration,
+    text: &'a str,
+}
+
+impl<'a> Entry<'a> {
+    fn parse(record: &'a [u8]) -> Option<Self> {
+        let record = std::str::from_utf8(record).ok()?;
+        let (head, text) = record.split_once(';')?;
+        let mut fields = head.split(',');
+        let priority = fields.next()?.parse().ok()?;
+        let number = fields.next().and_then(|field| field.parse().ok());
+        let micros = fields.next().and_then(|field| field.parse().ok());
+        Some(Self {
+            priority,
+            number: number.unwrap_or(0),
+            at: Duration::from_micros(micros.unwrap_or(0)),
+            text: text.lines().next()?,
+        })
+    }
+
+    /// The phase and the text of a record that matters.
+    fn telling(&self) -> Option<(Phase, String)> {
+        let (_, phase) = TOLD
+            .iter()
+            .find(|(start, _)| self.text.starts_with(start))?;
+        // Of facility 0 only the level is left.
+        (self.priority <= KERN_ERR).then(|| (*phase, self.text.to_owned()))
+    }
+}
+
+/// Puts the kernel's own records into the spool; a storm of them is thinned out, and
+/// what is left out is counted.
+fn keep(entry: &Entry<'_>, spool: &Spool, allowance: &mut Allowance) {
+    if entry.priority > KERN_DEBUG {
+        return;
+    }
+    let now = clock::monotonic();
+    let lost = allowance.lost(now, false).map(|lost| {
+        let text = format!("[slipform: {lost} lines dropped, the kernel writes too fast]");
+        Record::kernel(now, Severity::Warning, &text)
+    });
+    let severity = Severity::of(entry.priority as u8);
+    let record = allowance
+        .take(now, entry.text.len())
+        .then(|| Record::kernel(entry.at, severity, entry.text));
+    spool.with(|journal| {
+        lost.into_iter()
+            .chain(record)
+            .for_each(|record| journal.ring.push(record));
+    });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::fuzz;
+
+    fn telling(record: &[u8]) -> Option<(Phase, String)> {
+        Entry::parse(record)?.telling()
+    }
 
     const CORRUPTED: &str = "3,700,123456,-;device-mapper: verity: 254:2: data block 5 is corrupted\n SUBSYSTEM=block\n DEVICE=b254:2\n";
 
@@ -142,6 +225,44 @@ mod tests {
         ] {
             assert_eq!(telling(quiet.as_bytes()), None, "{quiet}");
         }
+    }
+
+    #[test]
+    fn the_kernels_own_records_are_kept_with_level_and_time() {
+        let spool = Spool::new();
+        let mut allowance = Allowance::new(clock::monotonic());
+        for text in [
+            CORRUPTED,
+            "11,701,5,-;a program's",
+            "6,702,2500000,-;usb 1-1: new\n A=b\n",
+        ] {
+            let entry = Entry::parse(text.as_bytes()).unwrap();
+            keep(&entry, &spool, &mut allowance);
+        }
+        spool.with(|journal| {
+            let ring = &journal.ring;
+            assert_eq!(ring.end(), 2);
+            let (_, record) = ring.next(1, Severity::Debug).unwrap();
+            let expected =
+                Record::kernel(Duration::from_millis(2500), Severity::Info, "usb 1-1: new");
+            assert_eq!(*record, expected);
+        });
+    }
+
+    #[test]
+    fn a_storm_of_records_is_thinned_out() {
+        let spool = Spool::new();
+        let mut allowance = Allowance::new(clock::monotonic());
+        for number in 0..100_000 {
+            let text = format!("4,{number},1,-;storm");
+            keep(
+                &Entry::parse(text.as_bytes()).unwrap(),
+                &spool,
+                &mut allowance,
+            );
+        }
+        let end = spool.with(|journal| journal.ring.end()).unwrap();
+        assert!((1000..50_000).contains(&end), "{end}");
     }
 
     #[test]

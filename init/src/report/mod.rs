@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! event ─┬─> human line ─────────────────> console
+//!        ├─> log record ───────────────> spool of the sinks; console, if it wants JSON
 //!        └─> JSON record ─┬─> virtio port org.slipform.report
 //!                         └─> console, behind a nonce, if there is no port but a nonce
 //! ```
@@ -12,6 +13,7 @@
 mod channel;
 mod command;
 mod human;
+mod journal;
 pub(crate) mod kmsg;
 pub(crate) mod last_words;
 mod outlet;
@@ -27,6 +29,8 @@ use slipform_init::contract::event::{Command, Event, MAX_LINE, Phase, Record};
 use self::channel::Stream;
 use self::command::CommandReader;
 use self::outlet::{Outlet, Weight};
+use crate::ship::Spool;
+use crate::ship::record::{Identity, Record as LogRecord, Severity};
 use crate::sys::{clock, host, poll};
 use crate::turn::Report;
 
@@ -34,6 +38,9 @@ use crate::turn::Report;
 const CLOSED_PAUSE: Duration = Duration::from_millis(250);
 /// A console that broke is opened again after so long.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// What stands before init's own lines on the console.
+const PREFIX: &str = "slipform: ";
 
 /// Where records go.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +63,12 @@ pub(crate) struct Reporter {
     way: Way,
     reader: CommandReader,
     command: Option<Command>,
+    spool: Spool,
+    /// Whether records are kept for sinks.
+    keeps: bool,
+    /// Whether the console gets JSON.
+    json: bool,
+    identity: Identity,
 }
 
 impl Reporter {
@@ -70,6 +83,10 @@ impl Reporter {
             way: Way::Searching,
             reader: CommandReader::default(),
             command: None,
+            spool: Spool::new(),
+            keeps: true,
+            json: false,
+            identity: Identity::default(),
         }
     }
 
@@ -111,11 +128,20 @@ impl Reporter {
 
     /// A line for people only.
     pub(crate) fn note(&mut self, text: &str) {
-        self.console.line(
-            "slipform: ",
-            human::printable(text).as_bytes(),
-            Weight::Event,
-        );
+        if self.keeps || self.json {
+            let record = LogRecord::own(clock::monotonic(), Severity::Info, text);
+            if self.json {
+                self.console_record(&record, Weight::Event);
+            }
+            if self.keeps {
+                self.keep(record);
+            }
+        }
+        if self.json {
+            return;
+        }
+        self.console
+            .line(PREFIX, human::printable(text).as_bytes(), Weight::Event);
         self.flush_console();
     }
 
@@ -310,15 +336,26 @@ impl Reporter {
 }
 
 impl Report for Reporter {
+    fn dropped(&mut self, service: &str, lines: u64) {
+        self.spool
+            .with(|journal| journal.tally.dropped(service, lines));
+    }
+
     fn event(&mut self, event: Event) {
         let weight = if matches!(event, Event::Log { .. }) {
             Weight::Log
         } else {
             Weight::Event
         };
-        if let Some(line) = human::line(&event) {
-            self.console.line("", line.as_bytes(), weight);
-            self.flush_console();
+        let line = human::line(&event);
+        let record = self.observe(&event, line.as_deref());
+        match (record, line) {
+            (Some(record), _) if self.json => self.console_record(&record, weight),
+            (_, Some(line)) => {
+                self.console.line("", line.as_bytes(), weight);
+                self.flush_console();
+            }
+            (_, None) => {}
         }
         match &self.way {
             Way::Nowhere => {}
@@ -375,7 +412,6 @@ fn cut(event: &mut Event, limit: usize) {
         Event::Boot { name, version, .. } => [name, version],
         Event::Layer { name, root_hash } => [name, root_hash],
         Event::LayerRead { name, error, .. } => [name, error],
-        Event::RootWrite { detail, .. } => return truncate(detail, limit),
         Event::Clock { server, .. } => return truncate(server, limit),
         Event::Metadata {
             instance_id,
@@ -389,6 +425,19 @@ fn cut(event: &mut Event, limit: usize) {
             truncate(detail, limit);
             [instance_id, hostname]
         }
+        Event::Health {
+            service, detail, ..
+        } => [service, detail],
+        Event::StateFile { path, error, .. } => [path, error],
+        Event::State { detail, .. }
+        | Event::RootWrite { detail, .. }
+        | Event::LastBoot { detail, .. } => {
+            return truncate(detail, limit);
+        }
+        Event::Limit { service, .. } => return truncate(service, limit),
+        Event::Watchdog { device, .. } => return truncate(device, limit),
+        Event::Sink { sink, detail, .. } => [sink, detail],
+        Event::LogLoss { sink, .. } => return truncate(sink, limit),
         Event::Phase { .. } | Event::Ready { .. } | Event::End { .. } => return,
     };
     texts.into_iter().for_each(|text| truncate(text, limit));

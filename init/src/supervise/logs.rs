@@ -1,9 +1,11 @@
 //! A service's output, line by line. Every bound is here: how long a line may be,
 //! how much of one pipe a turn takes, and how many lines a service may say over time.
 //!
-//! A service that writes faster than its [`Allowance`] loses lines, not speed: the
-//! pipe is still emptied, what is lost is counted, and the count is reported.
+//! A service that writes faster than its [`Allowance`], or than this machine can pass
+//! on, loses lines, not speed: the pipe is still emptied, what is lost is counted, and
+//! the count is reported.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsRawFd, RawFd};
@@ -15,6 +17,13 @@ pub(crate) const LINE_MAX: usize = 8 * 1024;
 pub(crate) const CUT_MARK: &str = " [cut]";
 /// Bytes that one pipe may hand over in one turn of the loop.
 const READ_PER_TURN: usize = 16 * 1024;
+/// Lines of one pipe that go out in one turn: each costs far more than one that is
+/// dropped, and the other services wait for their turn.
+const LINES_PER_TURN: u32 = 64;
+/// So long a service may be held up by what it says.
+const PRESS_LIMIT: Duration = Duration::from_secs(1);
+/// Bytes between two looks at that count.
+const READ_BLOCK: usize = 512;
 /// A pipe's whole capacity (pipe(7)): what can be left in it when the service ends.
 const READ_AT_END: usize = 64 * 1024;
 /// Lines that a silent service has in store.
@@ -103,6 +112,10 @@ pub(crate) struct Allowance {
     tokens: u32,
     at: Duration,
     dropped: u64,
+    /// Since when turns end with more in the pipe.
+    pressed: Option<Duration>,
+    /// What comes is dropped until that was told.
+    shut: bool,
 }
 
 impl Allowance {
@@ -112,6 +125,8 @@ impl Allowance {
             tokens: BURST,
             at: now,
             dropped: 0,
+            pressed: None,
+            shut: false,
         }
     }
 
@@ -120,12 +135,26 @@ impl Allowance {
         self.refill(now);
         let cost = 1 + u32::try_from(bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX - 1);
         // While a loss is not reported yet, nothing passes: the note must stand where the gap is.
-        if self.dropped > 0 || cost > self.tokens {
+        if self.shut || self.dropped > 0 || cost > self.tokens {
             self.dropped = self.dropped.saturating_add(1);
             return false;
         }
         self.tokens -= cost;
         true
+    }
+
+    /// A turn has ended, and there was `more` in the pipe. Where that goes on, the machine
+    /// is too slow for what comes: better lines are lost than a service held up.
+    pub(crate) fn press(&mut self, now: Duration, more: bool) {
+        if !more {
+            self.pressed = None;
+            self.shut &= self.dropped > 0;
+        } else if now.saturating_sub(*self.pressed.get_or_insert(now)) >= PRESS_LIMIT {
+            self.pressed = None;
+            self.refill(now);
+            self.tokens = 0;
+            self.shut = true;
+        }
     }
 
     /// Lines lost since the last call, once there is room again (or at once with `force`).
@@ -134,6 +163,7 @@ impl Allowance {
         if self.dropped == 0 || (!force && self.tokens < LINES_PER_SECOND) {
             return None;
         }
+        self.shut = false;
         Some(std::mem::take(&mut self.dropped))
     }
 
@@ -183,21 +213,23 @@ impl Capture {
         self.pipe.as_ref().map(AsRawFd::as_raw_fd)
     }
 
-    /// One turn's share.
-    pub(crate) fn read(&mut self, out: &mut dyn FnMut(String)) {
-        self.take(READ_PER_TURN, out);
+    /// One turn's share; `out` counts in `passed` the lines that went out. True if it
+    /// ended with these.
+    pub(crate) fn read(&mut self, passed: &Cell<u32>, out: &mut dyn FnMut(String)) -> bool {
+        self.take(READ_PER_TURN, passed, out);
+        passed.get() >= LINES_PER_TURN
     }
 
     /// The service has ended: what is left in the pipe, and the last line.
     pub(crate) fn finish(mut self, out: &mut dyn FnMut(String)) {
-        self.take(READ_AT_END, out);
+        self.take(READ_AT_END, &Cell::new(0), out);
         self.lines.finish(out);
     }
 
-    fn take(&mut self, limit: usize, out: &mut dyn FnMut(String)) {
-        let mut buffer = [0; 4096];
+    fn take(&mut self, limit: usize, passed: &Cell<u32>, out: &mut dyn FnMut(String)) {
+        let mut buffer = [0; READ_BLOCK];
         let mut taken = 0;
-        while taken < limit {
+        while taken < limit && passed.get() < LINES_PER_TURN {
             let Some(pipe) = &mut self.pipe else { return };
             match pipe.read(&mut buffer) {
                 Ok(0) => {
@@ -334,5 +366,45 @@ mod tests {
                 || allowance.lost(Duration::MAX, true).is_some()
         );
         assert!(allowance.take(Duration::ZERO, 1));
+    }
+
+    #[test]
+    fn who_holds_up_a_slow_machine_loses_lines_and_is_told() {
+        let mut allowance = Allowance::new(Duration::ZERO);
+        let at = Duration::from_millis;
+        // Slower than the allowance: without pressure nothing would ever be lost.
+        for turn in 0..20 {
+            assert!(allowance.take(at(turn * 100), 1), "{turn}");
+            allowance.press(at(turn * 100), turn % 8 != 7);
+        }
+        for turn in 20..27 {
+            allowance.take(at(turn * 100), 1);
+            allowance.press(at(turn * 100), true);
+        }
+        assert!(!allowance.take(at(2650), 1), "held up for a second");
+        assert!((0..1000).all(|_| !allowance.take(at(2700), 1)));
+        assert_eq!(allowance.lost(at(3600), false), Some(1001));
+        assert!(allowance.take(at(3600), 1));
+        allowance.press(at(3600), true);
+        assert!(allowance.take(at(3700), 1), "it begins anew");
+    }
+
+    #[test]
+    fn a_turn_ends_with_its_lines_and_goes_on_with_those_that_are_dropped() {
+        let file = || {
+            let file = tempfile::NamedTempFile::new().expect("file");
+            std::fs::write(file.path(), "y\n".repeat(20_000)).expect("write");
+            file.reopen().expect("open")
+        };
+        let passed = Cell::new(0);
+        let mut lines = 0;
+        Capture::new(file()).read(&passed, &mut |_| {
+            lines += 1;
+            passed.set(passed.get() + 1);
+        });
+        assert!((64..=64 + 256).contains(&lines), "{lines}");
+        let mut dropped = 0;
+        Capture::new(file()).read(&Cell::new(0), &mut |_| dropped += 1);
+        assert_eq!(dropped, READ_PER_TURN / 2);
     }
 }

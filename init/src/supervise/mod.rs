@@ -4,24 +4,34 @@
 //! state.rs  one service's life (pure)        order.rs  who waits for whom (pure)
 //! fleet.rs  all lives and the graph (pure)   unit.rs   one service's process, pipes, sockets
 //! logs.rs   output to lines                  ready.rs  tcp and http probes
-//! notify.rs sd_notify                        cgroup.rs cgroup2 folders
+//! notify.rs sd_notify                        cgroup.rs cgroup2 folders, meter.rs counters
+//! vitals.rs health and watchdog              escalate.rs when restarts do not help (pure)
+//! voice.rs  what a service says              env_file.rs, sockets.rs what it is given
 //! ```
 //!
 //! [`Supervisor`] carries inputs from the units to the fleet and actions back, and is
 //! one part of the event loop. No failure of a service gets further than its events.
 
+#[cfg(test)]
+mod care_tests;
 mod cgroup;
+mod env_file;
+mod escalate;
 mod fleet;
 mod logs;
+mod meter;
 mod notify;
 mod order;
 mod ready;
 #[cfg(test)]
 mod simulation;
+mod sockets;
 mod state;
 #[cfg(test)]
 mod tests;
 mod unit;
+mod vitals;
+mod voice;
 
 use std::collections::VecDeque;
 use std::os::fd::RawFd;
@@ -31,7 +41,9 @@ use slipform_init::contract::event::{Event, ServiceState};
 use slipform_init::contract::machine::Service;
 
 use crate::turn::{Turn, Watched};
+use escalate::Patience;
 use fleet::{Fleet, Ordered};
+pub(crate) use logs::Allowance;
 use state::{Action, Input, Life, Policy};
 use unit::{Places, Unit};
 
@@ -43,6 +55,8 @@ pub(crate) type Answer<'a> = dyn Fn(&Service) -> Result<Vec<(String, String)>, S
 pub(crate) struct Supervisor {
     units: Vec<Unit>,
     fleet: Fleet,
+    /// The machine shall start again.
+    reboot: bool,
 }
 
 impl Supervisor {
@@ -63,6 +77,7 @@ impl Supervisor {
         let asks =
             |service: &Service| !service.credentials.is_empty() || !service.identity_env.is_empty();
         let held: Vec<bool> = services.iter().map(asks).collect();
+        cgroup::enable(&places.cgroup);
         let mut units = Vec::with_capacity(services.len());
         for (number, service) in services.into_iter().enumerate() {
             let (unit, possible) = Unit::new(service, places);
@@ -79,7 +94,11 @@ impl Supervisor {
         {
             fleet.hold(number);
         }
-        Supervisor { units, fleet }
+        Supervisor {
+            units,
+            fleet,
+            reboot: false,
+        }
     }
 
     /// The machine knows who it is: services that asked for that may start, each with the
@@ -90,7 +109,7 @@ impl Supervisor {
             if !self.fleet.is_held(number) {
                 continue;
             }
-            let result = answer(unit.service()).and_then(|env| unit.add_environment(env));
+            let result = answer(unit.service()).map(|env| unit.add_environment(env));
             self.fleet
                 .release(turn.now, number, result.err(), &mut actions);
         }
@@ -137,6 +156,11 @@ impl Supervisor {
         self.fleet.all_ready()
     }
 
+    /// Whether a service's policy said since the last call that the machine shall start again.
+    pub(crate) fn take_reboot(&mut self) -> bool {
+        std::mem::take(&mut self.reboot)
+    }
+
     /// Stops all services, those first that others do not wait for.
     pub(crate) fn stop(&mut self, turn: &mut Turn<'_>) {
         let mut actions = Vec::new();
@@ -157,6 +181,11 @@ impl Supervisor {
         if !self.fleet.life(number).is_some_and(Life::wants_probe) {
             self.units[number].end_probe();
         }
+        if self.fleet.life(number).is_some_and(Life::wants_health) {
+            self.units[number].watch(turn.now);
+        } else {
+            self.units[number].unwatch();
+        }
         self.carry_out(actions, turn);
     }
 
@@ -173,9 +202,18 @@ impl Supervisor {
                 }
                 Action::Terminate => {
                     unit.end_probe();
+                    unit.unwatch();
                     unit.terminate();
                 }
                 Action::Kill => unit.kill(),
+                Action::Reboot(why) => {
+                    self.reboot = true;
+                    turn.report.event(Event::Health {
+                        service: unit.name().to_owned(),
+                        healthy: false,
+                        detail: format!("{why}; the machine starts again"),
+                    });
+                }
                 Action::Report { state, pid, detail } => {
                     if state == ServiceState::Stopped {
                         unit.close();
@@ -223,6 +261,9 @@ fn policy(service: &Service) -> Policy {
         restart: service.restart,
         ready_timeout: Duration::from_millis(service.ready_timeout_ms),
         stop_timeout: Duration::from_millis(service.stop_timeout_ms),
+        kind: service.kind,
+        start_limit: service.start_limit,
+        patience: service.health.as_ref().map(Patience::from),
     }
 }
 

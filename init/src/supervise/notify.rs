@@ -1,5 +1,5 @@
 //! `sd_notify`: a datagram socket per service, for its own processes only
-//! (sd_notify(3); of the protocol, READY, STATUS and STOPPING).
+//! (sd_notify(3); of the protocol, READY, STATUS, STOPPING, WATCHDOG and WATCHDOG_USEC).
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -33,6 +33,12 @@ pub(crate) struct Message {
     pub(crate) ready: bool,
     /// `STOPPING=1`.
     pub(crate) stopping: bool,
+    /// `WATCHDOG=1`.
+    pub(crate) alive: bool,
+    /// `WATCHDOG=trigger`.
+    pub(crate) trigger: bool,
+    /// `WATCHDOG_USEC=…`, microseconds.
+    pub(crate) watchdog: Option<u64>,
     /// `STATUS=…`.
     pub(crate) status: Option<String>,
 }
@@ -102,13 +108,22 @@ fn parse(bytes: &[u8], sender: Option<i32>) -> Message {
         sender,
         ready: false,
         stopping: false,
+        alive: false,
+        trigger: false,
+        watchdog: None,
         status: None,
     };
     for line in bytes.split(|&byte| byte == b'\n') {
         match line {
             b"READY=1" => message.ready = true,
             b"STOPPING=1" => message.stopping = true,
+            b"WATCHDOG=1" => message.alive = true,
+            b"WATCHDOG=trigger" => message.trigger = true,
             _ => {
+                if let Some(text) = line.strip_prefix(b"WATCHDOG_USEC=") {
+                    let text = std::str::from_utf8(text).ok();
+                    message.watchdog = text.and_then(|text| text.parse().ok());
+                }
                 if let Some(text) = line.strip_prefix(b"STATUS=") {
                     let text = &text[..text.len().min(STATUS_MAX)];
                     message.status = Some(String::from_utf8_lossy(text).into_owned());
@@ -125,13 +140,19 @@ mod tests {
 
     #[test]
     fn messages() {
-        let got = parse(b"STATUS=loading\nREADY=1\nWATCHDOG=1\n", Some(7));
+        let got = parse(
+            b"STATUS=loading\nREADY=1\nWATCHDOG=1\nWATCHDOG_USEC=2000000\n",
+            Some(7),
+        );
         assert_eq!(
             got,
             Message {
                 sender: Some(7),
                 ready: true,
                 stopping: false,
+                alive: true,
+                trigger: false,
+                watchdog: Some(2_000_000),
                 status: Some("loading".into())
             }
         );
@@ -142,8 +163,11 @@ mod tests {
             b"=",
             b"\0\0\n\xff=\xff",
             b"XREADY=1",
+            b"WATCHDOG_USEC=-1",
+            b"WATCHDOG_USEC=99999999999999999999",
         ] {
-            assert!(!parse(hostile, None).ready, "{hostile:?}");
+            let message = parse(hostile, None);
+            assert!(!message.ready && message.watchdog.is_none(), "{hostile:?}");
         }
         let long = [b"STATUS=".as_slice(), &[0xff; 4000]].concat();
         assert!(

@@ -75,6 +75,7 @@ pub(crate) struct Probe {
     attempt: Attempt,
     failures: u32,
     seen: String,
+    limit: Duration,
 }
 
 impl Probe {
@@ -95,6 +96,7 @@ impl Probe {
             attempt: Attempt::Off,
             failures: 0,
             seen: String::new(),
+            limit: ATTEMPT_LIMIT,
         })
     }
 
@@ -105,7 +107,18 @@ impl Probe {
             attempt: Attempt::Off,
             failures: 0,
             seen: String::new(),
+            limit: ATTEMPT_LIMIT,
         }
+    }
+
+    /// With another limit for one attempt.
+    pub(crate) fn with_limit(self, limit: Duration) -> Probe {
+        Probe { limit, ..self }
+    }
+
+    /// Attempts that failed since [`Probe::begin`].
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// Begins anew, for a process that has just started.
@@ -188,7 +201,7 @@ impl Probe {
             Ok(stream) => {
                 self.attempt = Attempt::Connecting {
                     stream,
-                    until: now.saturating_add(ATTEMPT_LIMIT),
+                    until: now.saturating_add(self.limit),
                 };
             }
             Err(error) => self.fail(now, format!("connect {address}: {}", reason(&error))),
@@ -207,7 +220,7 @@ impl Probe {
             }
             (Ok(None), Ok(_)) => match &self.kind {
                 Kind::Http(..) => {
-                    let until = now.saturating_add(ATTEMPT_LIMIT);
+                    let until = now.saturating_add(self.limit);
                     self.exchange(
                         now,
                         Exchange {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use slipform_init::contract::event::ServiceState;
 use slipform_init::contract::machine::Restart;
+use slipform_init::contract::service::{Kind, StartLimit, Then};
 
+use super::escalate::Patience;
 use super::fleet::{Fleet, Ordered};
 use super::order;
 use super::state::{Action, BACKOFF_CAP, BACKOFF_FIRST, End, Input, KILL_GRACE, Policy};
@@ -37,6 +39,7 @@ struct World {
     fleet: Fleet,
     after: Vec<Vec<usize>>,
     processes: Vec<Option<Process>>,
+    timers: Vec<bool>,
     over: Vec<bool>,
     last_end: Vec<Option<Duration>>,
     spawned: Vec<u64>,
@@ -65,8 +68,22 @@ impl World {
             .map(|(name, list)| (name.as_str(), list.as_slice()))
             .collect();
         let order = order::resolve(&services);
-        let policies = (0..count)
+        let policies: Vec<Policy> = (0..count)
             .map(|_| Policy {
+                kind: match dice.roll(8) {
+                    0 => Kind::Oneshot,
+                    1 => Kind::Every(1000 + dice.roll(60_000)),
+                    _ => Kind::Daemon,
+                },
+                start_limit: (dice.roll(4) == 0).then(|| StartLimit {
+                    starts: 1 + dice.roll(20) as u32,
+                    then: [Then::GiveUp, Then::Reboot][dice.roll(2) as usize],
+                }),
+                patience: (dice.roll(2) == 0).then(|| Patience {
+                    restarts: dice.roll(100) as u32,
+                    within: Duration::from_secs(dice.roll(7200)),
+                    then: Then::GiveUp,
+                }),
                 restart: [Restart::Always, Restart::OnFailure, Restart::Never]
                     [dice.roll(3) as usize],
                 ready_timeout: Duration::from_millis(dice.roll(40_000)),
@@ -74,6 +91,10 @@ impl World {
             })
             .collect();
         World {
+            timers: policies
+                .iter()
+                .map(|policy| matches!(policy.kind, Kind::Every(_)))
+                .collect(),
             dice,
             now: Duration::ZERO,
             after: order.after.clone(),
@@ -132,6 +153,7 @@ impl World {
                         process.ends_at = Some(self.now);
                     }
                 }
+                Action::Reboot(_) => {}
                 Action::Report { state, pid, .. } => {
                     assert!(
                         !self.over[number] || pid == 0,
@@ -154,7 +176,7 @@ impl World {
             assert!(pause >= BACKOFF_FIRST, "restart after {pause:?}");
             // The world's clock moves in steps of a second at most.
             assert!(
-                pause <= BACKOFF_CAP + Duration::from_secs(1),
+                self.timers[number] || pause <= BACKOFF_CAP + Duration::from_secs(1),
                 "restart after {pause:?}"
             );
         }
@@ -197,10 +219,13 @@ impl World {
                     self.tell(number, Input::Exited(End::Status(status)));
                 } else if self.dice.roll(5) == 0 {
                     self.tell(number, Input::Ready);
+                } else if self.dice.roll(300) == 0 {
+                    self.tell(number, Input::Unhealthy("it does not answer".into()));
                 }
             }
             // Late and false news of every kind must do no harm.
-            match self.dice.roll(200) {
+            match self.dice.roll(250) {
+                4 => self.feed_nonsense(number, Input::Unhealthy("nonsense".into())),
                 0 => self.feed_nonsense(number, Input::DepsReady),
                 1 => self.feed_nonsense(number, Input::Refused("nonsense".into())),
                 2 => self.feed_nonsense(number, Input::Ready),
@@ -275,6 +300,7 @@ fn a_stop_goes_from_the_last_to_the_first() {
         restart: Restart::Always,
         ready_timeout: Duration::from_secs(9),
         stop_timeout: Duration::from_secs(3),
+        ..Policy::default()
     };
     let mut fleet = Fleet::new(vec![policy; 3], order::resolve(&services));
     let now = Duration::ZERO;
@@ -308,6 +334,7 @@ fn who_waits_for_a_lost_service_is_told_so() {
         restart: Restart::Never,
         ready_timeout: Duration::from_secs(9),
         stop_timeout: Duration::from_secs(3),
+        ..Policy::default()
     };
     let mut fleet = Fleet::new(vec![policy; 2], order::resolve(&services));
     let mut out = Vec::new();
@@ -341,7 +368,7 @@ fn a_day_of_crashes_leaves_no_trace() {
         // All that grows with time would show here: a fleet prints everything it holds.
         let size = format!("{:?}", world.fleet).len();
         assert!(
-            size < 800 * world.processes.len(),
+            size < 8000 * world.processes.len(),
             "seed {seed}: {size} bytes"
         );
         assert!(

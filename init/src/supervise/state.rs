@@ -5,6 +5,7 @@
 //!               ^                       |
 //!               +------ Backoff <-------+   (restart policy)
 //! Starting, Running -> Stopping -> Ended | Backoff
+//! a timer: Running -> Sleeping -> Spawning
 //! ```
 //!
 //! Whoever drives it carries out the [`Action`]s and reports back with [`Input`]s. It
@@ -16,6 +17,9 @@ use std::time::Duration;
 
 use slipform_init::contract::event::ServiceState;
 use slipform_init::contract::machine::Restart;
+use slipform_init::contract::service::{Kind, StartLimit, Then};
+
+use super::escalate::{Patience, Restarts};
 
 /// Pause before the first restart; each unhealthy end in a row doubles it.
 pub(crate) const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -36,8 +40,27 @@ pub(crate) struct Policy {
     pub(crate) restart: Restart,
     /// From the start of the process to ready.
     pub(crate) ready_timeout: Duration,
-    /// From SIGTERM to SIGKILL.
+    /// From the stop signal to SIGKILL.
     pub(crate) stop_timeout: Duration,
+    /// Daemon, oneshot or timer.
+    pub(crate) kind: Kind,
+    /// Starts in vain, and what then; none: it is tried for ever, at the capped pace.
+    pub(crate) start_limit: Option<StartLimit>,
+    /// Restarts for its health, and what then.
+    pub(crate) patience: Option<Patience>,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy {
+            restart: Restart::OnFailure,
+            ready_timeout: Duration::from_secs(30),
+            stop_timeout: Duration::from_secs(10),
+            kind: Kind::Daemon,
+            start_limit: None,
+            patience: None,
+        }
+    }
 }
 
 /// How a process ended.
@@ -108,6 +131,10 @@ pub(crate) enum Input {
     Exited(End),
     /// It is ready.
     Ready,
+    /// A program of `pre-start` ended well, and this process follows it.
+    Followed(i32),
+    /// It was ready, and its probes or its watchdog say that it is not well.
+    Unhealthy(String),
     /// Time has passed; the text is what the readiness probe saw last, or empty.
     Tick(String),
     /// All services go down: this one is not started again, its turn to stop comes.
@@ -121,10 +148,12 @@ pub(crate) enum Input {
 pub(crate) enum Action {
     /// Start the process; answer with `Spawned` or `SpawnFailed`.
     Spawn,
-    /// SIGTERM to the process group.
+    /// The stop signal to the process group.
     Terminate,
     /// SIGKILL to all that it started.
     Kill,
+    /// The machine shall start again, for this reason.
+    Reboot(String),
     /// Tell the world.
     Report {
         /// New state.
@@ -153,9 +182,13 @@ enum State {
         pid: i32,
         next_kill: Duration,
         killed: bool,
-        was_ready: bool,
+        ready_since: Option<Duration>,
     },
     Backoff {
+        until: Duration,
+    },
+    /// A timer between two runs.
+    Sleeping {
         until: Duration,
     },
     Ended {
@@ -174,8 +207,16 @@ pub(crate) struct Life {
     last: bool,
     /// It is being stopped because it did not get ready.
     timed_out: bool,
+    /// It is being stopped because it is not well.
+    sick: bool,
+    /// It is not started again after this end, and that is no good end.
+    given_up: Option<String>,
     /// Ends in a row without [`HEALTHY_AFTER`] before them.
     unhealthy: u32,
+    /// Restarts for its health.
+    restarts: Restarts,
+    /// When the last start was tried.
+    started: Duration,
 }
 
 impl Life {
@@ -187,20 +228,26 @@ impl Life {
             stop: false,
             last: false,
             timed_out: false,
+            sick: false,
+            given_up: None,
             unhealthy: 0,
+            restarts: Restarts::default(),
+            started: Duration::ZERO,
         }
     }
 
     /// Takes one input at time `now`; what is to be done goes to `out`.
     pub(crate) fn step(&mut self, now: Duration, input: Input, out: &mut Vec<Action>) {
         match input {
-            Input::DepsReady => self.deps_ready(out),
+            Input::DepsReady => self.deps_ready(now, out),
             Input::Refused(why) => self.refused(why, out),
             Input::Spawned(pid) => self.spawned(now, pid, out),
             Input::Execed => self.execed(out),
             Input::SpawnFailed(why) => self.spawn_failed(now, why, out),
             Input::Exited(end) => self.exited(now, end, out),
             Input::Ready => self.ready(now, out),
+            Input::Followed(pid) => self.followed(pid),
+            Input::Unhealthy(why) => self.unwell(now, &why, out),
             Input::Tick(seen) => self.tick(now, &seen, out),
             Input::NoRestart => self.last = true,
             Input::Stop => self.stop(now, out),
@@ -217,7 +264,7 @@ impl Life {
                 ..
             } => Some(not_ready_at),
             State::Stopping { next_kill, .. } => Some(next_kill),
-            State::Backoff { until } => Some(until),
+            State::Backoff { until } | State::Sleeping { until } => Some(until),
             _ => None,
         }
     }
@@ -229,6 +276,10 @@ impl Life {
 
     /// It is ready, or has done its work and ended well.
     pub(crate) fn is_ready(&self) -> bool {
+        if matches!(self.policy.kind, Kind::Every(_)) {
+            // Nobody waits for the work of a timer.
+            return !matches!(self.state, State::Waiting | State::Ended { well: false });
+        }
         matches!(
             self.state,
             State::Running {
@@ -269,15 +320,28 @@ impl Life {
         }
     }
 
-    fn deps_ready(&mut self, out: &mut Vec<Action>) {
+    /// It is ready, and its health is watched.
+    pub(crate) fn wants_health(&self) -> bool {
+        matches!(
+            self.state,
+            State::Running {
+                ready_since: Some(_),
+                ..
+            }
+        )
+    }
+
+    fn deps_ready(&mut self, now: Duration, out: &mut Vec<Action>) {
         if self.state == State::Waiting {
-            self.spawn(out);
+            self.spawn(now, out);
         }
     }
 
-    fn spawn(&mut self, out: &mut Vec<Action>) {
+    fn spawn(&mut self, now: Duration, out: &mut Vec<Action>) {
         self.state = State::Spawning;
         self.timed_out = false;
+        self.sick = false;
+        self.started = now;
         out.push(Action::Spawn);
     }
 
@@ -297,7 +361,13 @@ impl Life {
             not_ready_at: now.saturating_add(self.policy.ready_timeout),
         };
         if self.stop {
-            self.terminate(now, pid, false, out);
+            self.terminate(now, pid, None, out);
+        }
+    }
+
+    fn followed(&mut self, next: i32) {
+        if let State::Starting { pid, .. } | State::Stopping { pid, .. } = &mut self.state {
+            *pid = next;
         }
     }
 
@@ -323,14 +393,20 @@ impl Life {
         if self.stop || self.last {
             return self.end(true, ServiceState::Stopped, why, out);
         }
+        if let Kind::Every(period) = self.policy.kind {
+            return self.sleep(now, period, ServiceState::Failed, &why, out);
+        }
         if self.policy.restart == Restart::Never {
             return self.end(false, ServiceState::Failed, why, out);
         }
-        report(out, ServiceState::Failed, 0, why);
-        self.back_off(now, false, "it cannot be started", out);
+        report(out, ServiceState::Failed, 0, why.clone());
+        self.back_off(now, false, &why, out);
     }
 
     fn ready(&mut self, now: Duration, out: &mut Vec<Action>) {
+        if self.policy.kind == Kind::Oneshot {
+            return;
+        }
         if let State::Running {
             pid,
             not_ready_at,
@@ -347,21 +423,35 @@ impl Life {
     }
 
     fn exited(&mut self, now: Duration, end: End, out: &mut Vec<Action>) {
-        let (pid, ready_since, was_ready) = match self.state {
-            State::Starting { pid, .. } => (pid, None, false),
+        let (pid, ready_since) = match self.state {
+            State::Starting { pid, .. } => (pid, None),
             State::Running {
                 pid, ready_since, ..
-            } => (pid, ready_since, ready_since.is_some()),
-            State::Stopping { pid, was_ready, .. } => (pid, None, was_ready),
+            }
+            | State::Stopping {
+                pid, ready_since, ..
+            } => (pid, ready_since),
             _ => return,
         };
+        let was_ready = ready_since.is_some() || self.policy.kind == Kind::Oneshot;
         report(out, ServiceState::Exited, pid, end.to_string());
         if self.stop || self.last {
             return self.end(true, ServiceState::Stopped, end.to_string(), out);
         }
-        let good = end.good() && !self.timed_out;
+        let good = end.good() && !self.timed_out && !self.sick;
+        if let Some(why) = self.given_up.take() {
+            return self.end(false, ServiceState::Failed, why, out);
+        }
+        if let Kind::Every(period) = self.policy.kind {
+            let state = if good {
+                ServiceState::Waiting
+            } else {
+                ServiceState::Failed
+            };
+            return self.sleep(now, period, state, &end.to_string(), out);
+        }
         let again = match self.policy.restart {
-            Restart::Always => true,
+            Restart::Always => self.policy.kind == Kind::Daemon || !good,
             Restart::OnFailure => !good,
             Restart::Never => false,
         };
@@ -402,6 +492,11 @@ impl Life {
         } else {
             self.unhealthy.saturating_add(1)
         };
+        if let Some(limit) = self.policy.start_limit
+            && self.unhealthy >= limit.starts
+        {
+            return self.limit_reached(limit, last, out);
+        }
         let pause = pause(self.unhealthy);
         self.state = State::Backoff {
             until: now.saturating_add(pause),
@@ -425,6 +520,75 @@ impl Life {
         }
     }
 
+    fn limit_reached(&mut self, limit: StartLimit, last: &str, out: &mut Vec<Action>) {
+        let what = match limit.then {
+            Then::GiveUp => "it is given up",
+            Then::Reboot => "the machine reboots",
+        };
+        let why = format!(
+            "start limit: ended {} times in a row without {} s of health, last: {last}; {what}",
+            limit.starts,
+            HEALTHY_AFTER.as_secs()
+        );
+        self.end(false, ServiceState::Failed, why.clone(), out);
+        if limit.then == Then::Reboot {
+            out.push(Action::Reboot(why));
+        }
+    }
+
+    /// A timer's run is over, in whatever way: the next one comes when it is its time.
+    fn sleep(
+        &mut self,
+        now: Duration,
+        period_ms: u64,
+        state: ServiceState,
+        last: &str,
+        out: &mut Vec<Action>,
+    ) {
+        // Not at once, however long the last run took.
+        let until = self
+            .started
+            .saturating_add(Duration::from_millis(period_ms))
+            .max(now.saturating_add(BACKOFF_FIRST));
+        self.state = State::Sleeping { until };
+        let seconds = until.saturating_sub(now).as_secs();
+        report(
+            out,
+            state,
+            0,
+            format!("{last}; the next run comes in {seconds} s"),
+        );
+    }
+
+    /// Restarts it, as often as the policy allows.
+    fn unwell(&mut self, now: Duration, why: &str, out: &mut Vec<Action>) {
+        let State::Running {
+            pid,
+            ready_since: Some(since),
+            ..
+        } = self.state
+        else {
+            return;
+        };
+        self.sick = true;
+        let helps = self
+            .policy
+            .patience
+            .is_none_or(|patience| self.restarts.allow(now, &patience));
+        if let Some(patience) = self.policy.patience.filter(|_| !helps) {
+            let why = format!(
+                "{why}; {} restarts within {} s did not help",
+                patience.restarts,
+                patience.within.as_secs()
+            );
+            if patience.then == Then::Reboot {
+                out.push(Action::Reboot(why.clone()));
+            }
+            self.given_up = Some(why);
+        }
+        self.terminate(now, pid, Some(since), out);
+    }
+
     fn tick(&mut self, now: Duration, seen: &str, out: &mut Vec<Action>) {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return;
@@ -444,12 +608,12 @@ impl Life {
                     format!("not ready within {seconds} s{seen}"),
                 );
                 self.timed_out = true;
-                self.terminate(now, pid, false, out);
+                self.terminate(now, pid, None, out);
             }
             State::Stopping {
                 pid,
                 killed,
-                was_ready,
+                ready_since,
                 ..
             } => {
                 if killed && self.stop {
@@ -464,10 +628,10 @@ impl Life {
                     pid,
                     next_kill: now.saturating_add(KILL_GRACE),
                     killed: true,
-                    was_ready,
+                    ready_since,
                 };
             }
-            State::Backoff { .. } => self.spawn(out),
+            State::Backoff { .. } | State::Sleeping { .. } => self.spawn(now, out),
             State::Waiting | State::Spawning | State::Ended { .. } => {}
         }
     }
@@ -484,29 +648,35 @@ impl Life {
                 "it had not been started".into(),
                 out,
             ),
-            State::Backoff { .. } => self.end(
+            State::Backoff { .. } | State::Sleeping { .. } => self.end(
                 true,
                 ServiceState::Stopped,
                 "it was not running".into(),
                 out,
             ),
-            State::Starting { pid, .. } => self.terminate(now, pid, false, out),
+            State::Starting { pid, .. } => self.terminate(now, pid, None, out),
             State::Running {
                 pid, ready_since, ..
-            } => self.terminate(now, pid, ready_since.is_some(), out),
+            } => self.terminate(now, pid, ready_since, out),
             // Already being stopped after a missed ready_timeout: that end is final now.
             // Spawning: as soon as there is a process.
             State::Stopping { .. } | State::Spawning | State::Ended { .. } => {}
         }
     }
 
-    fn terminate(&mut self, now: Duration, pid: i32, was_ready: bool, out: &mut Vec<Action>) {
+    fn terminate(
+        &mut self,
+        now: Duration,
+        pid: i32,
+        ready_since: Option<Duration>,
+        out: &mut Vec<Action>,
+    ) {
         let next_kill = now.saturating_add(self.policy.stop_timeout);
         self.state = State::Stopping {
             pid,
             next_kill,
             killed: false,
-            was_ready,
+            ready_since,
         };
         out.push(Action::Terminate);
     }
@@ -524,5 +694,7 @@ pub(crate) fn pause(unhealthy: u32) -> Duration {
     (BACKOFF_FIRST * 2_u32.pow(unhealthy.saturating_sub(1))).min(BACKOFF_CAP)
 }
 
+#[cfg(test)]
+mod care_tests;
 #[cfg(test)]
 mod tests;

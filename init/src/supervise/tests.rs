@@ -19,7 +19,7 @@ use crate::turn::{Report, Turn, Watched};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
-struct Events(Vec<Event>);
+pub(super) struct Events(pub(super) Vec<Event>);
 
 impl Report for Events {
     fn event(&mut self, event: Event) {
@@ -27,14 +27,14 @@ impl Report for Events {
     }
 }
 
-struct Bench {
-    supervisor: Supervisor,
-    events: Events,
+pub(super) struct Bench {
+    pub(super) supervisor: Supervisor,
+    pub(super) events: Events,
     began: Instant,
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
 }
 
-fn service(name: &str, script: &str) -> Service {
+pub(super) fn service(name: &str, script: &str) -> Service {
     // As nobody in particular: root keeps its id unless a test says otherwise.
     Service {
         name: name.into(),
@@ -51,13 +51,12 @@ fn service(name: &str, script: &str) -> Service {
         capabilities: Vec::new(),
         limits: BTreeMap::new(),
         stop_timeout_ms: 10_000,
-        credentials: Vec::new(),
-        identity_env: BTreeMap::new(),
+        ..Service::default()
     }
 }
 
 impl Bench {
-    fn new(test: &str, services: Vec<Service>) -> Bench {
+    pub(super) fn new(test: &str, services: Vec<Service>) -> Bench {
         let folder = std::env::temp_dir().join(format!("slipform-{test}-{}", std::process::id()));
         let places = Places {
             cgroup: folder.join("no-cgroup"),
@@ -83,7 +82,7 @@ impl Bench {
     }
 
     /// The event loop, until `done`.
-    fn until(&mut self, what: &str, done: impl Fn(&Bench) -> bool) {
+    pub(super) fn until(&mut self, what: &str, done: impl Fn(&Bench) -> bool) {
         while !done(self) {
             assert!(
                 self.began.elapsed() < PATIENCE,
@@ -121,7 +120,7 @@ impl Bench {
             .collect()
     }
 
-    fn states(&self, service: &str) -> Vec<(ServiceState, &str)> {
+    pub(super) fn states(&self, service: &str) -> Vec<(ServiceState, &str)> {
         let of = |event: &'_ Event| matches!(event, Event::Service { name, .. } if name == service);
         let states = self.events.0.iter().filter(|event| of(event));
         states
@@ -132,13 +131,13 @@ impl Bench {
             .collect()
     }
 
-    fn saw(&self, service: &str, wanted: ServiceState) -> bool {
+    pub(super) fn saw(&self, service: &str, wanted: ServiceState) -> bool {
         self.states(service)
             .iter()
             .any(|(state, _)| *state == wanted)
     }
 
-    fn log(&self, service: &str, stream: &str) -> Vec<&str> {
+    pub(super) fn log(&self, service: &str, stream: &str) -> Vec<&str> {
         let lines = self.events.0.iter().filter_map(|event| match event {
             Event::Log {
                 service: of,
@@ -150,7 +149,7 @@ impl Bench {
         lines.collect()
     }
 
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         self.turn(Supervisor::stop);
         self.until("stopped", |bench| bench.supervisor.stopped());
     }
@@ -381,9 +380,8 @@ fn a_flood_of_output_starves_nobody() {
 }
 
 /// The test's own program as a service: it speaks the protocol of sd_notify.
-#[test]
-fn notifications_count_from_the_service_only() {
-    let mut one = service("talker", "");
+pub(super) fn talker(name: &str) -> Service {
+    let mut one = service(name, "");
     let own = std::env::current_exe().expect("own path");
     one.exec = vec![
         own.to_string_lossy().into_owned(),
@@ -391,6 +389,12 @@ fn notifications_count_from_the_service_only() {
         "supervise::tests::speaks_sd_notify_when_asked".into(),
         "--nocapture".into(),
     ];
+    one
+}
+
+#[test]
+fn notifications_count_from_the_service_only() {
+    let mut one = talker("talker");
     one.ready = Ready::Notify;
     let mut bench = Bench::new("notify", vec![one]);
     // The test itself is none of the service's processes.
@@ -425,9 +429,27 @@ fn speaks_sd_notify_when_asked() {
         std::thread::sleep(Duration::from_millis(5));
     }
     let client = std::os::unix::net::UnixDatagram::unbound().expect("socket");
-    client
-        .send_to(b"STATUS=warming up\nREADY=1", &socket)
-        .expect("send");
+    let Ok(talk) = std::env::var("TALK") else {
+        client
+            .send_to(b"STATUS=warming up\nREADY=1", &socket)
+            .expect("send");
+        return;
+    };
+    let text = |name: &str| std::env::var(name).unwrap_or_default();
+    let own = text("WATCHDOG_PID") == std::process::id().to_string();
+    #[allow(clippy::print_stdout)]
+    {
+        println!("WATCHDOG_USEC={} own={own}", text("WATCHDOG_USEC"));
+    }
+    for word in talk.split(' ') {
+        match word {
+            "wait" => std::thread::sleep(Duration::from_secs(1000)),
+            _ => client
+                .send_to(word.as_bytes(), &socket)
+                .map(|_| ())
+                .expect("send"),
+        }
+    }
 }
 
 /// Needs root: on another host it says that it was skipped.

@@ -5,10 +5,11 @@
 //! ready in [`Plan`]. glibc's wrappers for ids are avoided, too: they talk to other
 //! threads, of which the child has none. The first step that fails comes back as [`Failure`].
 
+use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::ptr;
 
-use super::process::{CAPABILITIES, Identity, Program, error_text};
+use super::process::{CAPABILITIES, DIGITS, Identity, Place, Program, error_text};
 
 /// Signal numbers that Linux has: 1..=64.
 const SIGNALS: libc::c_int = 64;
@@ -28,6 +29,11 @@ enum Step {
     Cgroup,
     Stdio,
     Descriptors,
+    Namespace,
+    Bind,
+    ReadOnly,
+    Writable,
+    Temporary,
     Limit,
     KeepCapabilities,
     Bounding,
@@ -38,14 +44,20 @@ enum Step {
     Ambient,
     NoNewPrivileges,
     Workdir,
+    Filter,
     Exec,
 }
 
-const STEPS: [Step; 15] = [
+const STEPS: [Step; 21] = [
     Step::Setsid,
     Step::Cgroup,
     Step::Stdio,
     Step::Descriptors,
+    Step::Namespace,
+    Step::Bind,
+    Step::ReadOnly,
+    Step::Writable,
+    Step::Temporary,
     Step::Limit,
     Step::KeepCapabilities,
     Step::Bounding,
@@ -56,6 +68,7 @@ const STEPS: [Step; 15] = [
     Step::Ambient,
     Step::NoNewPrivileges,
     Step::Workdir,
+    Step::Filter,
     Step::Exec,
 ];
 
@@ -101,6 +114,17 @@ impl Failure {
             Step::Cgroup => format!("join the service's cgroup: {why}"),
             Step::Stdio => format!("dup2 of the standard streams: {why}"),
             Step::Descriptors => format!("close_range: {why}"),
+            Step::Namespace => format!("unshare the mounts: {why}"),
+            Step::Bind => format!("keep {} writable: {why}", program.writable(self.object)),
+            Step::ReadOnly => format!("make everything read-only: {why}"),
+            Step::Writable => {
+                format!(
+                    "make {} writable again: {why}",
+                    program.writable(self.object)
+                )
+            }
+            Step::Temporary => format!("mount a private /tmp: {why}"),
+            Step::Filter => format!("set the system call filter: {why}"),
             Step::Limit => format!("setrlimit of resource {}: {why}", self.object),
             Step::KeepCapabilities => format!("prctl PR_SET_KEEPCAPS: {why}"),
             Step::Bounding => format!(
@@ -139,6 +163,18 @@ pub(super) struct Plan<'a> {
     pub(super) stdio: [RawFd; 3],
     /// An open `cgroup.procs`.
     pub(super) cgroup: Option<RawFd>,
+    /// Become 3, 4, …; all lie above the last of these.
+    pub(super) sockets: &'a [RawFd],
+    /// Each has room for [`DIGITS`] and a NUL.
+    pub(super) own_ids: &'a [*mut u8],
+}
+
+impl Program {
+    fn writable(&self, number: u8) -> String {
+        let path = self.place.writable.get(usize::from(number));
+        path.map(|path| path.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    }
 }
 
 /// Runs in the child: all steps, then exec. Comes back only with what failed.
@@ -175,11 +211,13 @@ fn check(result: libc::c_long, step: Step) -> Result<(), Failure> {
 
 /// From PID 1's context to the service's. Order: what needs rights comes first,
 /// no_new_privs after the last change of rights, the working folder with the
-/// service's own eyes, the signal mask last.
+/// service's own eyes, then the filter, which allows what is left; the signal mask last.
 fn prepare(plan: &Plan<'_>) -> Result<(), Failure> {
     own_place(plan)?;
     reset_signals();
     own_descriptors(plan)?;
+    own_view(&plan.program.place)?;
+    write_own_id(plan);
     // SAFETY: plain call, cannot fail.
     unsafe { libc::umask(0o022) };
     forget_oom_score();
@@ -193,6 +231,7 @@ fn prepare(plan: &Plan<'_>) -> Result<(), Failure> {
     // SAFETY: a NUL-terminated string.
     let result = unsafe { libc::chdir(plan.program.workdir.as_ptr()) };
     check(result.into(), Step::Workdir)?;
+    filter_calls(&plan.program.filter)?;
     // SAFETY: an empty set on the stack.
     unsafe {
         let mut none = std::mem::zeroed();
@@ -233,10 +272,140 @@ fn own_descriptors(plan: &Plan<'_>) -> Result<(), Failure> {
         let result = unsafe { libc::dup2(fd, target) };
         check(result.into(), Step::Stdio)?;
     }
-    let (first, last, flags) = (3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    let mut first = 3;
+    for &socket in plan.sockets {
+        // SAFETY: plain call; the copy is not close-on-exec, and lies below all that is still needed.
+        let result = unsafe { libc::dup2(socket, first) };
+        check(result.into(), Step::Stdio)?;
+        first += 1;
+    }
+    let (last, flags) = (u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
     // SAFETY: plain call; it marks and does not close, so that the outcome pipe lives until exec.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     check(result, Step::Descriptors)
+}
+
+/// A view of the mounts of its own: all read-only but what stays writable, a /tmp of its own.
+fn own_view(place: &Place) -> Result<(), Failure> {
+    if !place.is_own() {
+        return Ok(());
+    }
+    // SAFETY: plain call.
+    let result = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    check(result.into(), Step::Namespace)?;
+    // Nothing that is mounted here may show elsewhere.
+    mount(
+        None,
+        c"/",
+        None,
+        libc::MS_REC | libc::MS_PRIVATE,
+        None,
+        Step::Namespace,
+        0,
+    )?;
+    if place.read_only {
+        for (number, path) in (0..).zip(&place.writable) {
+            let flags = libc::MS_BIND | libc::MS_REC;
+            mount(Some(path), path, None, flags, None, Step::Bind, number)?;
+        }
+        set_read_only(c"/", true, Step::ReadOnly, 0)?;
+        for path in [c"/dev", c"/proc"] {
+            set_read_only(path, false, Step::ReadOnly, 0)?;
+        }
+        for (number, path) in (0..).zip(&place.writable) {
+            set_read_only(path, false, Step::Writable, number)?;
+        }
+    }
+    if place.private_tmp {
+        let flags = libc::MS_NOSUID | libc::MS_NODEV;
+        let options = Some(c"mode=1777,size=25%");
+        mount(
+            Some(c"tmp"),
+            c"/tmp",
+            Some(c"tmpfs"),
+            flags,
+            options,
+            Step::Temporary,
+            0,
+        )?;
+    }
+    Ok(())
+}
+
+fn mount(
+    source: Option<&CStr>,
+    target: &CStr,
+    kind: Option<&CStr>,
+    flags: libc::c_ulong,
+    options: Option<&CStr>,
+    step: Step,
+    object: u8,
+) -> Result<(), Failure> {
+    let pointer = |text: Option<&CStr>| text.map_or(ptr::null(), CStr::as_ptr);
+    let (source, kind, options) = (pointer(source), pointer(kind), pointer(options).cast());
+    // SAFETY: each is NULL or a C string that outlives the call.
+    let result = unsafe { libc::mount(source, target.as_ptr(), kind, flags, options) };
+    if result < 0 {
+        return Err(failed(step, object));
+    }
+    Ok(())
+}
+
+/// mount_setattr(2) on the mount at `path` and all below it.
+fn set_read_only(path: &CStr, yes: bool, step: Step, object: u8) -> Result<(), Failure> {
+    let read_only = libc::MOUNT_ATTR_RDONLY;
+    let (set, clear) = if yes { (read_only, 0) } else { (0, read_only) };
+    // struct mount_attr: what to set, what to clear, propagation, user namespace.
+    let attributes = [set, clear, 0, 0];
+    let (path, flags) = (path.as_ptr(), libc::AT_RECURSIVE);
+    let size = size_of_val(&attributes);
+    // SAFETY: a C string and a live structure of the given size.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path,
+            flags,
+            attributes.as_ptr(),
+            size,
+        )
+    };
+    if result < 0 {
+        return Err(failed(step, object));
+    }
+    Ok(())
+}
+
+/// Puts this process's id into the variables that ask for it.
+fn write_own_id(plan: &Plan<'_>) {
+    // SAFETY: plain call, cannot fail.
+    let mut rest = unsafe { libc::getpid() }.unsigned_abs();
+    let mut digits = [0_u8; DIGITS];
+    let mut start = DIGITS;
+    while start > 0 && (rest > 0 || start == DIGITS) {
+        start -= 1;
+        digits[start] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    for &slot in plan.own_ids {
+        // SAFETY: each slot has room for DIGITS bytes and ends in a NUL that stays.
+        unsafe { ptr::copy_nonoverlapping(digits[start..].as_ptr(), slot, DIGITS - start) };
+    }
+}
+
+/// seccomp(2): from here on, calls of the deny list fail.
+fn filter_calls(filter: &[libc::sock_filter]) -> Result<(), Failure> {
+    if filter.is_empty() {
+        return Ok(());
+    }
+    let program = libc::sock_fprog {
+        len: filter.len() as libc::c_ushort,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    let (mode, flags) = (libc::SECCOMP_SET_MODE_FILTER, 0);
+    // SAFETY: the program is alive; the kernel copies and does not change it.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, mode, flags, &raw const program) };
+    check(result, Step::Filter)
 }
 
 fn limit(limits: &[(u32, u64)]) -> Result<(), Failure> {

@@ -64,6 +64,11 @@ pub(crate) fn slew(nanos: i128) -> io::Result<()> {
     Ok(())
 }
 
+/// CLOCK_REALTIME since 1970.
+pub(crate) fn wall() -> Duration {
+    read(libc::CLOCK_REALTIME)
+}
+
 /// Sets CLOCK_REALTIME.
 pub(crate) fn set_wall_seconds(seconds: i64) -> io::Result<()> {
     let time = libc::timespec {

@@ -97,7 +97,33 @@ pub(crate) fn write_once(fd: RawFd, bytes: &[u8]) {
     unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
 }
 
-/// How many bytes a terminal still has to send.
+/// Room of a file system.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Space {
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Bytes that programs may still write.
+    pub(crate) available: u64,
+    /// Inodes that are left.
+    pub(crate) free_files: u64,
+}
+
+/// statvfs(3) of the file system at `path`.
+pub(crate) fn space(path: &Path) -> io::Result<Space> {
+    let path = c_path(path)?;
+    // SAFETY: all zeros is a valid statvfs.
+    let mut told: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a valid C string, and a statvfs that the call fills.
+    check(unsafe { libc::statvfs(path.as_ptr(), &raw mut told) })?;
+    Ok(Space {
+        size: told.f_blocks.saturating_mul(told.f_frsize),
+        available: told.f_bavail.saturating_mul(told.f_frsize),
+        free_files: told.f_favail,
+    })
+}
+
+/// How many bytes a terminal still has to send, or a TCP socket to have acknowledged
+/// (SIOCOUTQ is the same number).
 pub(crate) fn terminal_backlog(fd: BorrowedFd<'_>) -> io::Result<usize> {
     let mut left: libc::c_int = 0;
     // SAFETY: TIOCOUTQ writes one int, to `left`.

@@ -3,9 +3,11 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod block;
 mod child;
 pub(crate) mod clock;
 pub(crate) mod dm;
+pub(crate) mod efi;
 pub(crate) mod entry;
 pub(crate) mod host;
 pub(crate) mod module;
@@ -14,7 +16,9 @@ pub(crate) mod net;
 pub(crate) mod poll;
 pub(crate) mod power;
 pub(crate) mod process;
+mod seccomp;
 pub(crate) mod signal;
+pub(crate) mod watchdog;
 
 use std::ffi::CString;
 use std::io;

@@ -67,6 +67,22 @@ pub(crate) fn move_to(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Shows a folder at another place as well, with the flags of its own mount.
+pub(crate) fn bind(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (c_path(from)?, c_path(to)?);
+    // SAFETY: two valid C strings; MS_BIND reads neither type nor data.
+    check(unsafe {
+        libc::mount(
+            from.as_ptr(),
+            to.as_ptr(),
+            ptr::null(),
+            libc::MS_BIND,
+            ptr::null(),
+        )
+    })?;
+    Ok(())
+}
+
 /// Makes a mount read-only.
 pub(crate) fn make_read_only(target: &Path) -> io::Result<()> {
     let target = c_path(target)?;

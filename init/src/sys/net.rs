@@ -3,12 +3,14 @@
 //! and non-blocking.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::{mem, ptr};
 
 /// ETH_P_IP in network byte order.
 const ETHERTYPE_IP: u16 = 0x0800_u16.to_be();
+/// Connections that may wait; the kernel cuts it to net.core.somaxconn.
+const BACKLOG: libc::c_int = 4096;
 /// `RTMGRP_LINK` of linux/rtnetlink.h.
 pub(crate) const GROUP_LINK: u32 = 1;
 
@@ -321,6 +323,57 @@ fn inet(address: Ipv4Addr, port: u16) -> libc::sockaddr_in {
     to
 }
 
+/// A socket for a service: it listens, or takes datagrams. The address need not be
+/// this machine's yet (IP_FREEBIND): the lease may come later.
+///
+/// # Errors
+/// What socket(2), setsockopt(2), bind(2) or listen(2) says.
+pub(crate) fn listen(address: SocketAddr, stream: bool) -> io::Result<OwnedFd> {
+    let kind = if stream {
+        libc::SOCK_STREAM
+    } else {
+        libc::SOCK_DGRAM
+    };
+    let fd = match address {
+        SocketAddr::V4(v4) => {
+            let fd = socket(libc::AF_INET, kind, 0)?;
+            freely(&fd, libc::IPPROTO_IP, libc::IP_FREEBIND)?;
+            bind(&fd, &inet(*v4.ip(), v4.port()))?;
+            fd
+        }
+        SocketAddr::V6(v6) => {
+            let fd = socket(libc::AF_INET6, kind, 0)?;
+            freely(&fd, libc::IPPROTO_IPV6, libc::IPV6_FREEBIND)?;
+            bind(&fd, &inet6(&v6))?;
+            fd
+        }
+    };
+    if stream {
+        // SAFETY: plain call.
+        checked(unsafe { libc::listen(fd.as_raw_fd(), BACKLOG) })?;
+    }
+    // What a service is handed blocks, as the protocol has it.
+    // SAFETY: plain call on an owned descriptor.
+    checked(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, 0) })?;
+    Ok(fd)
+}
+
+fn freely(fd: &OwnedFd, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
+    let fd = std::os::fd::AsFd::as_fd(fd);
+    set_option(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32)?;
+    set_option(fd, level, option, &1_i32)
+}
+
+fn inet6(address: &SocketAddrV6) -> libc::sockaddr_in6 {
+    // SAFETY: all zeros is a valid sockaddr_in6.
+    let mut to: libc::sockaddr_in6 = unsafe { mem::zeroed() };
+    to.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+    to.sin6_port = address.port().to_be();
+    to.sin6_addr.s6_addr = address.ip().octets();
+    to.sin6_scope_id = address.scope_id();
+    to
+}
+
 /// Begins a TCP connection. Writable means decided: `peer_addr` of the stream then says how.
 ///
 /// # Errors
@@ -341,12 +394,7 @@ pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
         }
         SocketAddr::V6(v6) => {
             let fd = socket(libc::AF_INET6, libc::SOCK_STREAM, 0)?;
-            // SAFETY: all zeros is a valid sockaddr_in6.
-            let mut to: libc::sockaddr_in6 = unsafe { mem::zeroed() };
-            to.sin6_family = libc::AF_INET6 as libc::sa_family_t;
-            to.sin6_port = v6.port().to_be();
-            to.sin6_addr.s6_addr = v6.ip().octets();
-            to.sin6_scope_id = v6.scope_id();
+            let to = inet6(&v6);
             let size = size_of::<libc::sockaddr_in6>();
             // SAFETY: a live address of the given size.
             let result = unsafe { libc::connect(fd.as_raw_fd(), (&raw const to).cast(), size) };

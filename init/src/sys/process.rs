@@ -5,20 +5,27 @@
 //! What fails in the child travels as [`Failure`] through a close-on-exec pipe, so that
 //! the end of that pipe without a byte says that the exec went well.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use slipform_init::contract::machine::Service;
+use slipform_init::contract::service::MAX_SOCKETS;
 use thiserror::Error;
 
 pub(crate) use super::child::Failure;
 use super::child::{Plan, descend};
+use super::seccomp::{self, Architecture};
 
 /// Where a service's standard input comes from.
 const DEV_NULL: &str = "/dev/null";
+/// Longest process id in decimal digits.
+pub(super) const DIGITS: usize = 10;
+/// First descriptor that no passed socket comes to lie on.
+const ABOVE_SOCKETS: RawFd = 3 + MAX_SOCKETS as RawFd;
 /// Highest capability number that a 64 bit set can hold.
 pub(super) const CAPABILITIES: u8 = 63;
 
@@ -85,37 +92,51 @@ pub(crate) struct Program {
     pub(super) workdir: CString,
     pub(super) limits: Vec<(u32, u64)>,
     pub(super) identity: Option<Identity>,
+    pub(super) place: Place,
+    /// Empty: there is no filter.
+    pub(super) filter: Vec<libc::sock_filter>,
+    /// Variables that take the process's own id.
+    own_ids: Vec<&'static str>,
+}
+
+/// The service's view of the file system.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    pub(super) private_tmp: bool,
+    pub(super) read_only: bool,
+    pub(super) writable: Vec<CString>,
+}
+
+impl Place {
+    /// Whether it differs from everybody's.
+    pub(super) fn is_own(&self) -> bool {
+        self.private_tmp || self.read_only
+    }
+}
+
+/// What a program gets beyond what its service says.
+#[derive(Debug, Default)]
+pub(crate) struct Extra<'a> {
+    /// Program and arguments instead of the service's.
+    pub(crate) argv: Option<&'a [String]>,
+    /// Weaker than the service's own environment.
+    pub(crate) defaults: Vec<(String, String)>,
+    /// Stronger than it.
+    pub(crate) env: Vec<(String, String)>,
+    /// Variables that take the process's own id, such as `LISTEN_PID`.
+    pub(crate) own_ids: Vec<&'static str>,
 }
 
 impl Program {
-    /// More environment; what is there goes before.
-    ///
-    /// # Errors
-    /// [`SpawnError::Invalid`] for a NUL byte.
-    pub(crate) fn add_environment(&mut self, env: Vec<(String, String)>) -> Result<(), SpawnError> {
-        for (name, value) in env {
-            let begin = format!("{name}=");
-            let has = |own: &CString| own.as_bytes().starts_with(begin.as_bytes());
-            if self.env.iter().any(has) {
-                continue;
-            }
-            let entry = CString::new(begin + &value).map_err(|_| SpawnError::Invalid {
-                what: format!("environment {name:?}"),
-                rule: "must not contain a NUL byte",
-            })?;
-            self.env.push(entry);
-        }
-        Ok(())
-    }
-
-    /// Checks and converts what `service` asks for; `env` comes on top of its environment.
+    /// Checks and converts what `service` asks for, with what comes on top of it.
     ///
     /// # Errors
     /// [`SpawnError::Invalid`] for a NUL byte, a program that is not absolute, or a
     /// capability number above 63.
-    pub(crate) fn new(service: &Service, env: &[(&str, &str)]) -> Result<Program, SpawnError> {
+    pub(crate) fn new(service: &Service, extra: &Extra<'_>) -> Result<Program, SpawnError> {
         let invalid = |what: String, rule| SpawnError::Invalid { what, rule };
-        match service.exec.first() {
+        let argv = extra.argv.unwrap_or(&service.exec);
+        match argv.first() {
             Some(program) if program.starts_with('/') => {}
             Some(program) => {
                 return Err(invalid(
@@ -129,33 +150,38 @@ impl Program {
             CString::new(text)
                 .map_err(|_| invalid(format!("{what} {text:?}"), "must not contain a NUL byte"))
         };
-        let mut capabilities = 0_u64;
-        for &number in &service.capabilities {
-            if number > CAPABILITIES {
-                return Err(invalid(
-                    format!("capability {number}"),
-                    "numbers go from 0 to 63",
-                ));
-            }
-            capabilities |= 1 << number;
-        }
-        let own = service
-            .env
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()));
-        let own = own.filter(|(name, _)| !env.iter().any(|(over, _)| over == name));
-        let env: Result<Vec<_>, _> = own
-            .chain(env.iter().copied())
+        let capabilities = capability_set(&service.capabilities)?;
+        let mut env: BTreeMap<&String, &String> = BTreeMap::new();
+        env.extend(extra.defaults.iter().map(borrowed));
+        env.extend(service.env.iter());
+        env.extend(extra.env.iter().map(borrowed));
+        let env: Result<Vec<_>, _> = env
+            .into_iter()
             .map(|(name, value)| text("environment", &format!("{name}={value}")))
             .collect();
-        let argv: Result<Vec<_>, _> = service
-            .exec
+        let argv: Result<Vec<_>, _> = argv
             .iter()
             .map(|argument| text("argument", argument))
             .collect();
+        let sandbox = &service.sandbox;
+        let writable: Result<Vec<_>, _> = sandbox
+            .writable
+            .iter()
+            .map(|path| text("writable", path))
+            .collect();
+        let filter = Architecture::native()
+            .filter(|_| !sandbox.unfiltered)
+            .map(|architecture| seccomp::filter(architecture, capabilities));
         Ok(Program {
             argv: argv?,
             env: env?,
+            place: Place {
+                private_tmp: sandbox.private_tmp,
+                read_only: sandbox.read_only,
+                writable: writable?,
+            },
+            filter: filter.unwrap_or_default(),
+            own_ids: extra.own_ids.clone(),
             workdir: text("workdir", &service.workdir)?,
             limits: service
                 .limits
@@ -178,6 +204,31 @@ impl Program {
     }
 }
 
+fn borrowed((name, value): &(String, String)) -> (&String, &String) {
+    (name, value)
+}
+
+fn capability_set(numbers: &[u8]) -> Result<u64, SpawnError> {
+    numbers.iter().try_fold(0_u64, |set, &number| {
+        if number > CAPABILITIES {
+            return Err(SpawnError::Invalid {
+                what: format!("capability {number}"),
+                rule: "numbers go from 0 to 63",
+            });
+        }
+        Ok(set | 1 << number)
+    })
+}
+
+/// What a process gets from PID 1 beside its program.
+#[derive(Debug, Default)]
+pub(crate) struct Handed<'a> {
+    /// An open `cgroup.procs`.
+    pub(crate) cgroup: Option<BorrowedFd<'a>>,
+    /// Become descriptors 3, 4, …; at most [`slipform_init::contract::service::MAX_SOCKETS`].
+    pub(crate) sockets: Vec<BorrowedFd<'a>>,
+}
+
 /// A process that was just forked, seen from PID 1. All descriptors are non-blocking.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -191,16 +242,13 @@ pub(crate) struct Child {
     pub(crate) outcome: File,
 }
 
-/// Starts `program` in a session of its own; `cgroup` is an open `cgroup.procs`.
+/// Starts `program` in a session of its own.
 ///
 /// Returns as soon as the child is there; whether the exec goes well, [`Child::outcome`] tells.
 ///
 /// # Errors
 /// [`SpawnError::System`] when PID 1 itself runs out of something.
-pub(crate) fn spawn(
-    program: &Program,
-    cgroup: Option<BorrowedFd<'_>>,
-) -> Result<Child, SpawnError> {
+pub(crate) fn spawn(program: &Program, handed: &Handed<'_>) -> Result<Child, SpawnError> {
     let stdin = above_stdio(
         File::open(DEV_NULL)
             .map_err(system("open /dev/null"))?
@@ -209,11 +257,26 @@ pub(crate) fn spawn(
     let (stdout, child_stdout) = pipe(program.identity.as_ref())?;
     let (stderr, child_stderr) = pipe(program.identity.as_ref())?;
     let (outcome, child_outcome) = pipe(None)?;
+    // The sockets come to lie on 3 and above: nothing that is still needed may be there.
+    let owned: Vec<OwnedFd> = handed
+        .sockets
+        .iter()
+        .map(|socket| duplicate(socket.as_raw_fd(), ABOVE_SOCKETS))
+        .collect::<Result<_, _>>()?;
+    let child_outcome = duplicate(child_outcome.as_raw_fd(), ABOVE_SOCKETS)?;
+    let sockets: Vec<RawFd> = owned.iter().map(AsRawFd::as_raw_fd).collect();
 
     let mut argv: Vec<_> = program.argv.iter().map(|text| text.as_ptr()).collect();
     argv.push(ptr::null());
     let mut env: Vec<_> = program.env.iter().map(|text| text.as_ptr()).collect();
+    let mut own_ids: Vec<OwnId> = program
+        .own_ids
+        .iter()
+        .map(|name| OwnId::new(name))
+        .collect();
+    env.extend(own_ids.iter().map(OwnId::text));
     env.push(ptr::null());
+    let own_ids: Vec<_> = own_ids.iter_mut().map(OwnId::digits).collect();
     let plan = Plan {
         program,
         argv: argv.as_ptr(),
@@ -223,7 +286,9 @@ pub(crate) fn spawn(
             child_stdout.as_raw_fd(),
             child_stderr.as_raw_fd(),
         ],
-        cgroup: cgroup.map(|fd| fd.as_raw_fd()),
+        cgroup: handed.cgroup.map(|fd| fd.as_raw_fd()),
+        sockets: &sockets,
+        own_ids: &own_ids,
     };
 
     // No handler of PID 1 may run in the child: signals wait until it has reset them.
@@ -254,6 +319,39 @@ pub(crate) fn spawn(
         stderr,
         outcome,
     })
+}
+
+/// `NAME=` and room for a number that only the child knows.
+struct OwnId {
+    text: Vec<u8>,
+    start: usize,
+}
+
+impl OwnId {
+    fn new(name: &str) -> OwnId {
+        let mut text = format!("{name}=").into_bytes();
+        let start = text.len();
+        text.resize(start + DIGITS + 1, 0);
+        OwnId { text, start }
+    }
+
+    fn text(&self) -> *const libc::c_char {
+        self.text.as_ptr().cast()
+    }
+
+    fn digits(&mut self) -> *mut u8 {
+        self.text[self.start..].as_mut_ptr()
+    }
+}
+
+fn duplicate(fd: RawFd, least: RawFd) -> Result<OwnedFd, SpawnError> {
+    // SAFETY: plain call on a descriptor that the caller holds.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) };
+    if copy < 0 {
+        return Err(system("fcntl F_DUPFD_CLOEXEC")(io::Error::last_os_error()));
+    }
+    // SAFETY: fcntl has just made it.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// A pipe: non-blocking read end, and a write end that `owner` owns, so that
@@ -287,13 +385,7 @@ fn above_stdio(fd: OwnedFd) -> Result<OwnedFd, SpawnError> {
     if fd.as_raw_fd() > 2 {
         return Ok(fd);
     }
-    // SAFETY: plain call on an owned descriptor.
-    let moved = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) };
-    if moved < 0 {
-        return Err(system("fcntl F_DUPFD_CLOEXEC")(io::Error::last_os_error()));
-    }
-    // SAFETY: fcntl has just made it.
-    Ok(unsafe { OwnedFd::from_raw_fd(moved) })
+    duplicate(fd.as_raw_fd(), 3)
 }
 
 fn block_signals() -> libc::sigset_t {

@@ -41,6 +41,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) vars: &'a Path,
     /// Kept overlay over the artifact, if there is one.
     pub(crate) overlay: Option<&'a Path>,
+    /// The disk for the state alone, if the image has one.
+    pub(crate) state: Option<&'a Path>,
     /// Of the console's records.
     pub(crate) nonce: &'a str,
     pub(crate) mode: &'a Mode,
@@ -52,6 +54,7 @@ pub(crate) fn command_line(setup: &Setup<'_>) -> Vec<OsString> {
     words.machine(setup);
     words.boot(setup);
     words.disk(setup);
+    words.state_disk(setup);
     words.channels(setup);
     words.network(setup);
     words.metadata(setup);
@@ -101,6 +104,8 @@ impl Words {
         }
         self.option("-object", "rng-builtin,id=rng0");
         self.option("-device", "virtio-rng-pci,rng=rng0");
+        // Resets a guest whose init hangs; nothing happens until a driver arms it.
+        self.option("-device", "i6300esb");
     }
 
     fn boot(&mut self, setup: &Setup<'_>) {
@@ -142,6 +147,27 @@ impl Words {
         }
     }
 
+    fn state_disk(&mut self, setup: &Setup<'_>) {
+        let (Some(file), Some(disk)) = (setup.state, &setup.plan.state_disk) else {
+            return;
+        };
+        // One of the machine's own outlives a crash of the host; a run's goes with it.
+        let cache = if disk.file.is_some() {
+            "writeback"
+        } else {
+            "unsafe"
+        };
+        let drive = format!("if=none,id=state0,format=raw,cache={cache},file.driver=file");
+        self.option(
+            "-drive",
+            with_file(&drive, "file.filename", file.as_os_str()),
+        );
+        self.option(
+            "-device",
+            format!("virtio-blk-pci,drive=state0,serial={}", disk.serial),
+        );
+    }
+
     fn disk(&mut self, setup: &Setup<'_>) {
         let plan = setup.plan;
         let format = match plan.format {
@@ -150,7 +176,10 @@ impl Words {
         };
         let hardware = &setup.mode.hardware;
         let artifact = plan.disk.as_os_str();
-        let mut options = ",cache=unsafe".to_owned();
+        // A disk that is kept must outlive a crash of the host.
+        let writes = plan.run.writes && setup.overlay.is_none();
+        let cache = if writes { "writeback" } else { "unsafe" };
+        let mut options = format!(",cache={cache}");
         if let Some((bytes, operations)) = hardware.throttle {
             options.push_str(&format!(
                 ",throttling.bps-total={bytes},throttling.iops-total={operations}"
@@ -160,7 +189,9 @@ impl Words {
         match setup.overlay {
             // `snapshot=on`: the artifact is opened read-only below a temporary overlay in TMPDIR.
             None => {
-                let drive = format!("if=none,id=disk0,format={format},snapshot=on{options}");
+                let snapshot = if writes { "off" } else { "on" };
+                let drive =
+                    format!("if=none,id=disk0,format={format},snapshot={snapshot}{options}");
                 self.option("-drive", with_file(&drive, "file.filename", artifact));
             }
             // A backing file is opened read-only. The guest's flushes go to the host's
@@ -316,6 +347,7 @@ mod tests {
             allowances: Vec::new(),
             run: RunOptions::default(),
             publish: Vec::new(),
+            state_disk: None,
             evidence: "/evidence".into(),
         }
     }
@@ -349,6 +381,7 @@ mod tests {
             run: Path::new("/tmp/slipform-x"),
             vars: Path::new("/tmp/slipform-x/vars.fd"),
             overlay,
+            state: plan.state_disk.as_ref().map(|_| Path::new("/s/state.raw")),
             nonce: "0123",
             mode,
         });
@@ -398,6 +431,7 @@ mod tests {
 -action reboot=shutdown
 -object rng-builtin,id=rng0
 -device virtio-rng-pci,rng=rng0
+-device i6300esb
 -drive if=pflash,unit=0,format=raw,readonly=on,file.filename=/q/code.fd
 -drive if=pflash,unit=1,format=raw,file.filename=/tmp/slipform-x/vars.fd
 -boot strict=on,menu=off
@@ -540,5 +574,29 @@ mod tests {
         );
         let text = line_on(&plan(), AccelKind::Tcg, &test_mode(), overlay);
         assert_eq!(text, want);
+    }
+
+    #[test]
+    fn a_disk_for_the_state_alone_bears_its_serial_number_and_a_kept_disk_is_written_to() {
+        let mut own = plan();
+        own.state_disk = Some(crate::plan::StateDisk {
+            serial: "data".into(),
+            bytes: 1 << 26,
+            file: None,
+        });
+        let text = line(&own, AccelKind::Tcg, &test_mode());
+        for part in [
+            "-drive if=none,id=state0,format=raw,cache=unsafe,file.driver=file,file.filename=/s/state.raw",
+            "-device virtio-blk-pci,drive=state0,serial=data",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let mut kept = plan();
+        kept.run.writes = true;
+        let text = line(&kept, AccelKind::Tcg, &test_mode());
+        assert!(
+            text.contains("format=raw,snapshot=off,cache=writeback"),
+            "{text}"
+        );
     }
 }

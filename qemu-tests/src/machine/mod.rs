@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -117,6 +117,7 @@ impl Machine {
         let keep = mode.kept.as_ref().map_or(run, |kept| kept.folder());
         let vars = firmware::copy_vars(plan, emulator, keep)?;
         let disk = mode.kept.as_ref().map(|kept| kept.disk());
+        let state = state_disk(plan, keep)?;
         let nonce = nonce()?;
         let setup = Setup {
             plan,
@@ -125,6 +126,7 @@ impl Machine {
             run,
             vars: &vars,
             overlay: disk.as_deref(),
+            state: state.as_deref(),
             nonce: &nonce,
             mode,
         };
@@ -367,6 +369,22 @@ fn watch(
         drop(sender.send(Observation::Closed));
     });
     Ok(())
+}
+
+/// The file of the state's own disk: the plan's, or one in `folder`; blank if it is new.
+fn state_disk(plan: &Plan, folder: &Path) -> Result<Option<PathBuf>, HarnessError> {
+    let Some(disk) = &plan.state_disk else {
+        return Ok(None);
+    };
+    let own = || folder.join("state.raw");
+    let path = disk.file.clone().unwrap_or_else(own);
+    if !path.exists() {
+        let remedy = "check that it can be written and the disk is not full";
+        std::fs::File::create(&path)
+            .and_then(|file| file.set_len(disk.bytes))
+            .map_err(HarnessError::io("make", &path, remedy))?;
+    }
+    Ok(Some(path))
 }
 
 /// 128 random bits, hexadecimal.

@@ -112,6 +112,15 @@ pub enum Probe {
         /// The state it must be in.
         state: ServiceState,
     },
+    /// A file or folder on the state partition, as init finds it.
+    File {
+        /// Absolute path, below one that is kept.
+        path: String,
+        /// Whether it must be there.
+        exists: bool,
+        /// Text that must be in it.
+        contains: Option<String>,
+    },
     /// A regular expression over the lines of a service's output: one must match.
     Log {
         /// The service.

@@ -86,6 +86,17 @@ pub enum DiskFormat {
     Qcow2,
 }
 
+/// A disk for a machine's state alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateDisk {
+    /// Its serial number.
+    pub serial: String,
+    /// Its length, if the harness makes it.
+    pub bytes: u64,
+    /// The file, raw, made if it is not there; without one it is gone after the run.
+    pub file: Option<PathBuf>,
+}
+
 /// A finding that an image may have until a day.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allowance {
@@ -108,6 +119,9 @@ pub struct RunOptions {
     pub shard: Option<(u32, u32)>,
     /// The image has a layer for debugging.
     pub debug: bool,
+    /// The disk itself is written to, and keeps what it was told: only for an
+    /// interactive run.
+    pub writes: bool,
 }
 
 impl Default for RunOptions {
@@ -117,6 +131,7 @@ impl Default for RunOptions {
             attempt: 1,
             shard: None,
             debug: false,
+            writes: false,
         }
     }
 }
@@ -148,6 +163,8 @@ pub struct Plan {
     pub allowances: Vec<Allowance>,
     /// Which run of the plan this is.
     pub run: RunOptions,
+    /// A second disk, for the machine's state: blank at first.
+    pub state_disk: Option<StateDisk>,
     /// Ports to publish for [`crate::plan::Plan`]s of an interactive run: host port and guest port.
     pub publish: Vec<(u16, u16)>,
     /// Where evidence goes: console, events, command line, report. Made if it is not there.
@@ -160,7 +177,7 @@ impl Plan {
     #[must_use]
     pub fn identity(&self) -> String {
         // serde_json's maps are sorted.
-        json!({
+        let mut identity = json!({
             "version": 1,
             "name": self.name,
             "boot": self.boot.kind(),
@@ -170,8 +187,11 @@ impl Plan {
             "checks": self.checks,
             "ready-limit-ms": u64::try_from(self.ready_limit.as_millis()).unwrap_or(u64::MAX),
             "allowances": self.allowances,
-        })
-        .to_string()
+        });
+        if let (Some(disk), Some(map)) = (&self.state_disk, identity.as_object_mut()) {
+            map.insert("state-disk".to_owned(), json!([disk.serial, disk.bytes]));
+        }
+        identity.to_string()
     }
 
     /// `sha256:…` of [`Plan::identity`].
@@ -207,6 +227,7 @@ mod tests {
             ready_limit: Duration::from_secs(30),
             allowances: Vec::new(),
             run: RunOptions::default(),
+            state_disk: None,
             publish: Vec::new(),
             evidence: "/a/evidence".into(),
         }
@@ -225,9 +246,17 @@ mod tests {
             attempt: 2,
             shard: Some((1, 2)),
             debug: true,
+            writes: true,
         };
         assert_eq!(first.identity(), other.identity());
-        let changes: [fn(&mut Plan); 7] = [
+        let changes: [fn(&mut Plan); 8] = [
+            |plan| {
+                plan.state_disk = Some(StateDisk {
+                    serial: "data".into(),
+                    bytes: 1 << 26,
+                    file: None,
+                });
+            },
             |plan| plan.name.push('x'),
             |plan| plan.sector_size = 4096,
             |plan| plan.emulation.memory_mib += 1,

@@ -68,6 +68,7 @@ fn init(phase: slipform_init::contract::event::Phase, disk: &str) -> String {
         Phase::Disk => format!("a layer's partition was not found: `slipform inspect {disk}`; the board needs the disk's driver among its modules"),
         Phase::Verity => format!("dm-verity refused a layer: `slipform inspect {disk}`, and build again from the store"),
         Phase::Stack | Phase::Switch => format!("the layers cannot be stacked: `slipform inspect {disk}`; the board needs ext4, dm-verity and overlay"),
+        Phase::State => "look at the error's text in events.jsonl; [state] in slipform.toml has size, policy and version".to_owned(),
         Phase::Network => "look at the lines about DHCP in events.jsonl; the board needs the network card's driver".to_owned(),
         Phase::Services | Phase::Running => "see events.jsonl around the error".to_owned(),
         Phase::Shutdown => "see which service or mount was left behind: `tail events.jsonl`".to_owned(),

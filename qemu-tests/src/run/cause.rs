@@ -69,6 +69,7 @@ fn phase_text(phase: Phase) -> &'static str {
         Phase::Verity => "verifying: the layers are not those of machine.json",
         Phase::Stack => "stacking the layers: a file system is damaged, or its driver missing",
         Phase::Switch => "switching to the new root",
+        Phase::State => "bringing up the state: it is damaged, another's, or has no room",
         Phase::Network => "setting up the network",
         Phase::Services => "starting services",
         Phase::Running => "running",

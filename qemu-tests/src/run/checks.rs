@@ -11,6 +11,7 @@ use crate::plan::{CHECK_LIMIT, Check, Plan, Probe, Step};
 use crate::probes::{Attempt, Patience, guest_port};
 use crate::report::Outcome;
 
+use super::file::Wanted;
 use super::stages::{Run, TICK};
 
 /// How long one wait lasts while a probe is on its way.
@@ -177,6 +178,20 @@ impl Run<'_> {
         if guest_port(probe).is_some() {
             return self.network(check, probe);
         }
+        if let Probe::File {
+            path,
+            exists,
+            contains,
+        } = probe
+        {
+            let wanted = Wanted {
+                path,
+                exists: *exists,
+                contains: contains.as_deref(),
+            };
+            let limit = self.patience(check, false).limit;
+            return self.file(&wanted, limit);
+        }
         let patience = self.patience(check, true).limit;
         let since = Instant::now();
         loop {
@@ -219,7 +234,9 @@ impl Run<'_> {
             (Probe::Console { matches } | Probe::Log { matches, .. }, None) => {
                 (false, format!("no line of this boot matches `{matches}`"))
             }
-            (Probe::Http(_) | Probe::Tcp { .. }, None) => (false, "no answer".to_owned()),
+            (Probe::Http(_) | Probe::Tcp { .. } | Probe::File { .. }, None) => {
+                (false, "no answer".to_owned())
+            }
         }
     }
 
@@ -281,6 +298,7 @@ fn describe(step: &Step) -> String {
             Probe::ConsoleAbsent { .. } => "console-absent".to_owned(),
             Probe::Service { name, .. } => format!("service {name}"),
             Probe::Log { service, .. } => format!("log of {service}"),
+            Probe::File { path, .. } => format!("file {path}"),
         },
     }
 }

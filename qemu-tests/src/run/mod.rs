@@ -3,6 +3,7 @@
 mod advice;
 mod cause;
 mod checks;
+mod file;
 mod stages;
 pub(crate) mod timeline;
 mod verdict;

@@ -47,6 +47,7 @@ pub(crate) fn plan() -> Plan {
         allowances: Vec::new(),
         run: RunOptions::default(),
         publish: Vec::new(),
+        state_disk: None,
         evidence: "/evidence".into(),
     }
 }

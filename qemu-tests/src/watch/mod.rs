@@ -64,6 +64,8 @@ pub(crate) struct Watch {
     pub(crate) shutdown: Option<String>,
     /// Init's last word: whether all was left clean.
     pub(crate) end: Option<bool>,
+    /// What init last said of a file on the state partition.
+    pub(crate) state_file: Option<Event>,
     /// QEMU's reason.
     pub(crate) machine_end: Option<String>,
     /// The process's status.
@@ -102,6 +104,7 @@ impl Watch {
             unplugged: false,
             shutdown: None,
             end: None,
+            state_file: None,
             machine_end: None,
             exited: None,
         }
@@ -227,7 +230,28 @@ impl Watch {
             Event::Network { .. }
             | Event::Metadata { .. }
             | Event::Clock { .. }
-            | Event::LayerRead { .. } => {}
+            | Event::LayerRead { .. }
+            | Event::Sink { .. }
+            | Event::LogLoss { .. } => {}
+            Event::Health {
+                service,
+                healthy,
+                detail,
+            } => {
+                let state = if *healthy { "healthy" } else { "unhealthy" };
+                self.news.push(format!("service {service}: {state}"));
+                if !healthy && !self.asked_to_end && self.shutdown.is_none() {
+                    let line = format!("service {service} is unhealthy: {detail}");
+                    self.problem(BuiltIn::Services, Cause::Service(service.clone()), line);
+                }
+            }
+            // A service that was killed or refused ends, and that is judged.
+            Event::Limit { .. } | Event::LastBoot { .. } | Event::Watchdog { .. } => {}
+            Event::State { news, detail, .. } => {
+                self.news
+                    .push(format!("state {news:?}: {detail}").to_lowercase());
+            }
+            Event::StateFile { .. } => self.state_file = Some(event.clone()),
         }
     }
 

@@ -24,6 +24,7 @@ fn watch() -> Watch {
         allowances: Vec::new(),
         run: crate::plan::RunOptions::default(),
         publish: Vec::new(),
+        state_disk: None,
         evidence: "/evidence".into(),
     };
     Watch::new(&plan, "abc", Patterns::default())

@@ -6,7 +6,9 @@
 #![allow(dead_code)]
 
 pub(crate) mod lab;
+pub(crate) mod otlp;
 pub(crate) mod project;
+pub(crate) mod receivers;
 pub(crate) mod red;
 pub(crate) mod surgery;
 pub(crate) mod wire;

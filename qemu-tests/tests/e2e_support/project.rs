@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use slipform::lock::LockFile;
 use slipform::output::{Artifact, OutputFormat};
 use slipform::pipeline::{Cast, LOCK_FILE, Locking, load};
 use slipform::spec::{Image, SPEC_FILE};
@@ -36,6 +37,12 @@ impl Project {
     pub(crate) fn shipped(name: &str) -> Self {
         let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../layers/images");
         Self::copy(name, &images.join(name))
+    }
+
+    /// A copy of the shipped layer NAME, as a base to publish, locked.
+    pub(crate) fn base(name: &str) -> Self {
+        let layers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../layers");
+        Self::copy(name, &layers.join(name))
     }
 
     /// A copy of the tests' own image NAME, locked.
@@ -116,6 +123,21 @@ impl Project {
             write_new(&path, text.as_bytes());
         }
         Self { dir }
+    }
+
+    /// The same on another base: the one variant that a lock depends on.
+    pub(crate) fn on_base(&self, name: &str, base: &str) -> Self {
+        let used = format!("use = \"{base}\"");
+        let project = self.variant(name, &[("use = \"base\"", used.as_str())], &[]);
+        project.lock();
+        project
+    }
+
+    /// Its lock.
+    pub(crate) fn locked(&self) -> LockFile {
+        settings()
+            .lock(&self.image(), &Locking::AsItIs)
+            .expect("the lock fits")
     }
 
     /// Its specification.

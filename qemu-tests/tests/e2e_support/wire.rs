@@ -25,6 +25,39 @@ pub(crate) enum Way<'a> {
     Console(&'a str),
 }
 
+/// What differs from a machine that leaves no trace.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Extra {
+    /// The disk's file is written to.
+    pub(crate) writes: bool,
+    /// A file for a second disk, and its serial number.
+    pub(crate) second: Option<(PathBuf, String)>,
+    /// Ports of the host's loopback, and the guest's ports that they lead to.
+    pub(crate) forwards: Vec<(u16, u16)>,
+}
+
+impl Extra {
+    fn second_disk(&self) -> Vec<String> {
+        let Some((file, serial)) = &self.second else {
+            return Vec::new();
+        };
+        vec![
+            "-drive".to_owned(),
+            format!("if=none,id=second,format=raw,file={}", file.display()),
+            "-device".to_owned(),
+            format!("virtio-blk-pci,drive=second,serial={serial}"),
+        ]
+    }
+
+    fn network(&self) -> String {
+        let forwards = self
+            .forwards
+            .iter()
+            .map(|(host, guest)| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
+        format!("user,id=net{}", forwards.collect::<String>())
+    }
+}
+
 /// A running machine.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -38,6 +71,11 @@ pub(crate) struct Machine {
 impl Machine {
     /// Starts a direct boot of `plan`. QEMU ends when the guest reboots.
     pub(crate) fn start(plan: &Plan, way: Way<'_>) -> Self {
+        Self::start_with(plan, way, &Extra::default())
+    }
+
+    /// The same with what differs.
+    pub(crate) fn start_with(plan: &Plan, way: Way<'_>, extra: &Extra) -> Self {
         let BootPath::Direct {
             kernel,
             initrd,
@@ -46,33 +84,66 @@ impl Machine {
         else {
             panic!("the plan boots by firmware");
         };
+        let mut command = Self::command(plan, extra);
+        command
+            .args(["-action", "reboot=shutdown"])
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(initrd)
+            .args(["-append", cmdline]);
+        Self::run(plan, command, way)
+    }
+
+    /// Starts `plan` by firmware, with variables of its own that live as long as QEMU.
+    /// The guest reboots as it wants, and has a watchdog.
+    pub(crate) fn start_by_firmware(plan: &Plan) -> Self {
         let emulator = emulator();
-        let monitor = plan.disk.with_file_name("monitor");
+        let vars = plan.disk.with_file_name("vars");
+        std::fs::copy(&emulator.firmware_vars, &vars).expect("a copy of the variables");
+        let mut command = Self::command(plan, &Extra::default());
+        let code = emulator.firmware_code.display();
+        command
+            .arg("-drive")
+            .arg(format!(
+                "if=pflash,unit=0,format=raw,readonly=on,file={code}"
+            ))
+            .arg("-drive")
+            .arg(format!(
+                "if=pflash,unit=1,format=raw,file={}",
+                vars.display()
+            ))
+            .args(["-device", "i6300esb"]);
+        Self::run(plan, command, Way::Port)
+    }
+
+    fn command(plan: &Plan, extra: &Extra) -> Command {
+        let emulator = emulator();
         let mut command = Command::new(&emulator.command[0]);
         command
             .args(&emulator.command[1..])
             .envs(&emulator.env)
             .args(["-nodefaults", "-no-user-config", "-display", "none"])
             .args(["-machine", "q35", "-accel", "tcg", "-m", "512M"])
-            .args(["-cpu", &plan.emulation.cpu, "-action", "reboot=shutdown"])
-            .arg("-kernel")
-            .arg(kernel)
-            .arg("-initrd")
-            .arg(initrd)
-            .args(["-append", cmdline])
+            .args(["-cpu", &plan.emulation.cpu])
             .arg("-drive")
             .arg(format!(
-                "if=none,id=disk,format=raw,snapshot=on,file={}",
+                "if=none,id=disk,format=raw,snapshot={},file={}",
+                if extra.writes { "off" } else { "on" },
                 plan.disk.display()
             ))
             .args(["-device", "virtio-blk-pci,drive=disk"])
+            .args(extra.second_disk())
             // The harness's network is closed, and then QEMU's server names no name server.
-            .args([
-                "-netdev",
-                "user,id=net",
-                "-device",
-                "virtio-net-pci,netdev=net,romfile=",
-            ])
+            .arg("-netdev")
+            .arg(extra.network())
+            .args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+        command
+    }
+
+    fn run(plan: &Plan, mut command: Command, way: Way<'_>) -> Self {
+        let monitor = plan.disk.with_file_name("monitor");
+        command
             .arg("-monitor")
             .arg(format!("unix:{},server=on,wait=off", monitor.display()))
             .args(["-chardev", "stdio,id=report,signal=off"])
@@ -142,6 +213,16 @@ impl Machine {
         monitor
             .write_all(b"system_powerdown\n")
             .expect("the button");
+    }
+
+    /// Takes the records that are there.
+    pub(crate) fn take_waiting(&mut self) {
+        while let Ok(line) = self.lines.try_recv() {
+            if let Some(record) = line.trim_end().strip_prefix(&self.prefix) {
+                self.records
+                    .extend(serde_json::from_str::<Record>(record).ok());
+            }
+        }
     }
 
     /// Takes what is left; the machine must end by itself.

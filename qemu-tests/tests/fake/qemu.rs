@@ -412,6 +412,7 @@ fn interactive(arguments: &[String]) -> Result<()> {
         allowances: Vec::new(),
         run: RunOptions::default(),
         publish: Vec::new(),
+        state_disk: None,
         evidence: evidence.into(),
     };
     for pair in publish {

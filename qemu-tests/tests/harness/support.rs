@@ -94,6 +94,7 @@ impl Fixture {
             allowances: Vec::new(),
             run: RunOptions::default(),
             publish: Vec::new(),
+            state_disk: None,
             evidence: dir.path().join("evidence"),
         };
         Self {

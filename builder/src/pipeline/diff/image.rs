@@ -147,6 +147,16 @@ const SERVICE: &[&str] = &[
     "stop_timeout_ms",
     "credentials",
     "identity_env",
+    "kind",
+    "env_files",
+    "pre_start",
+    "stop_signal",
+    "start_limit",
+    "resources",
+    "sandbox",
+    "sockets",
+    "watchdog_ms",
+    "health",
 ];
 
 fn services(facts: &ImageFacts) -> BTreeMap<String, Values> {
@@ -178,7 +188,25 @@ fn settings(facts: &ImageFacts) -> BTreeMap<String, Values> {
         ];
         (format!("scratch {}", scratch.path), values)
     });
-    named(sysctl.chain(scratch).chain(plain_settings(machine)))
+    let state = machine.state.iter().flat_map(|state| {
+        let values = vec![
+            ("size", json!(state.size)),
+            ("policy", json!(state.policy)),
+            ("version", json!(state.version)),
+            ("disk", json!(state.disk)),
+        ];
+        let paths = state.paths.iter().map(|path| {
+            let values = vec![("owner", json!(path.owner)), ("mode", json!(path.mode))];
+            (format!("state {}", path.path), values)
+        });
+        std::iter::once(("state".to_owned(), values)).chain(paths)
+    });
+    named(
+        sysctl
+            .chain(scratch)
+            .chain(state)
+            .chain(plain_settings(machine)),
+    )
 }
 
 fn plain_settings(machine: &Machine) -> impl Iterator<Item = (String, Values)> {
@@ -190,9 +218,43 @@ fn plain_settings(machine: &Machine) -> impl Iterator<Item = (String, Values)> {
         ("metadata timeout", json!(machine.metadata_timeout_ms)),
         ("interfaces", json!(machine.interfaces)),
         ("time servers", json!(machine.time_servers)),
+        ("health", json!(machine.health)),
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), vec![("value", value)]))
+    .chain(telemetry_settings(machine))
+}
+
+/// Sinks one by one, so that a new one is a change of its own.
+fn telemetry_settings(machine: &Machine) -> impl Iterator<Item = (String, Values)> {
+    let telemetry = machine.telemetry.as_ref();
+    let logs = telemetry.map(|telemetry| {
+        let values = vec![
+            ("console json", json!(telemetry.console_json)),
+            ("spool bytes", json!(telemetry.spool_bytes)),
+        ];
+        ("logs".to_owned(), values)
+    });
+    let sinks = telemetry.into_iter().flat_map(|telemetry| &telemetry.sinks);
+    let sinks = sinks.map(|sink| {
+        let values = vec![
+            ("kind", json!(sink.kind)),
+            ("peer", json!(sink.peer)),
+            ("level", json!(sink.level)),
+        ];
+        (format!("log {}", sink.name), values)
+    });
+    let metrics = telemetry.and_then(|telemetry| telemetry.metrics.as_ref());
+    let metrics = metrics.map(|metrics| {
+        let values = vec![
+            ("port", json!(metrics.port)),
+            ("address", json!(metrics.address)),
+            ("push", json!(metrics.push)),
+            ("interval ms", json!(metrics.interval_ms)),
+        ];
+        ("metrics".to_owned(), values)
+    });
+    logs.into_iter().chain(sinks).chain(metrics)
 }
 
 fn boot(facts: &ImageFacts) -> Values {

@@ -25,8 +25,7 @@ fn service(name: &str) -> Service {
         capabilities: Vec::new(),
         limits: BTreeMap::new(),
         stop_timeout_ms: 1000,
-        credentials: Vec::new(),
-        identity_env: BTreeMap::new(),
+        ..Service::default()
     }
 }
 
@@ -67,6 +66,7 @@ fn facts() -> ImageFacts {
             uid: 0,
             gid: 0,
         }],
+        state: None,
         services: vec![service("web")],
         clock_floor: 5,
         panic_seconds: 10,
@@ -74,6 +74,8 @@ fn facts() -> ImageFacts {
         time_servers: Vec::new(),
         metadata: Vec::new(),
         metadata_timeout_ms: None,
+        health: Default::default(),
+        telemetry: None,
     };
     let boot = BootInfo {
         size: 1000,

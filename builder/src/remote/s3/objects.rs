@@ -99,6 +99,12 @@ impl S3 {
                 status: refusal.status,
                 why: format!(": {code}; the bucket is in another region, set AWS_REGION"),
             }),
+            (403, code) if login_remedy(code).is_some() => Trouble::Final(RemoteError::Refused {
+                operation: operation.to_owned(),
+                uri: self.uri.clone(),
+                status: refusal.status,
+                why: login_remedy(code).unwrap_or_default().to_owned(),
+            }),
             _ => refusal.trouble(operation, &self.uri),
         }
     }
@@ -266,6 +272,25 @@ impl S3 {
                 .ok_or_else(|| self.malformed(what, "it is no list").into())
         })
     }
+}
+
+/// What is wrong with the keys, and not with what they may do. An answer without a
+/// body (to HEAD) cannot tell the two apart.
+fn login_remedy(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "SignatureDoesNotMatch" => {
+            ": SignatureDoesNotMatch; AWS_SECRET_ACCESS_KEY is not the one of AWS_ACCESS_KEY_ID"
+        }
+        "InvalidAccessKeyId" => {
+            ": InvalidAccessKeyId; nobody there knows AWS_ACCESS_KEY_ID; check it, and AWS_ENDPOINT_URL_S3"
+        }
+        "RequestTimeTooSkewed" => ": RequestTimeTooSkewed; this machine's clock is wrong, set it",
+        "ExpiredToken" | "InvalidToken" => ": AWS_SESSION_TOKEN is expired or wrong; get a new one",
+        "" => {
+            "; AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY is wrong, or lacks the right to do this"
+        }
+        _ => return None,
+    })
 }
 
 /// The code of an error's XML.

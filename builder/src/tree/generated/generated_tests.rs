@@ -52,6 +52,7 @@ impl Image {
             name: "hello",
             version: "1.0",
             scratch,
+            state: None,
         })
     }
 
@@ -254,6 +255,7 @@ fn the_generated_layer_depends_on_what_it_asked_and_on_nothing_else() {
             name: "n",
             version: "1",
             scratch: &[],
+            state: None,
         };
         (generate(&input).unwrap(), below.facts())
     };

@@ -43,7 +43,7 @@ use super::below::Seen;
 use super::{Below, Built, TreeError, build};
 use crate::base::EPOCH;
 use crate::layers::{Content, Entry, Kind, LayersError, Meta, Source};
-use crate::spec::ScratchSpec;
+use crate::spec::{ScratchSpec, StateSpec};
 
 /// Folder that init fills with what the machine learns when it boots.
 pub const RUNTIME_DIR: &str = "/run/slipform";
@@ -71,6 +71,8 @@ pub struct GenerateInput<'a> {
     pub version: &'a str,
     /// tmpfs mounts, which need a folder to be mounted on.
     pub scratch: &'a [ScratchSpec],
+    /// What is kept, which needs a folder to be mounted on and to begin with.
+    pub state: Option<&'a StateSpec>,
 }
 
 impl std::fmt::Debug for GenerateInput<'_> {

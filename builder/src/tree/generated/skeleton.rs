@@ -52,9 +52,11 @@ pub(super) fn entries(input: &GenerateInput<'_>) -> Result<Vec<Entry>, TreeError
             entries.push(folder(path, mode));
         }
     }
-    for scratch in input.scratch {
-        if !input.is_folder(&scratch.path) {
-            entries.push(folder(&scratch.path, 0o755));
+    let scratch = input.scratch.iter().map(|scratch| &scratch.path);
+    let state = input.state.into_iter().flat_map(|state| &state.paths);
+    for path in scratch.chain(state.map(|path| &path.path)) {
+        if !input.is_folder(path) {
+            entries.push(folder(path, 0o755));
         }
     }
     for name in ["resolv.conf", "hostname"] {

@@ -10,17 +10,19 @@ fn life(restart: Restart) -> Life {
         restart,
         ready_timeout: READY,
         stop_timeout: GRACE,
+        ..Policy::default()
     })
 }
 
 /// One input and what it leads to, in words.
-fn say(life: &mut Life, seconds: f64, input: Input) -> Vec<String> {
+pub(super) fn say(life: &mut Life, seconds: f64, input: Input) -> Vec<String> {
     let mut out = Vec::new();
     life.step(Duration::from_secs_f64(seconds), input, &mut out);
     let word = |action: &Action| match action {
         Action::Spawn => "spawn".to_owned(),
         Action::Terminate => "terminate".to_owned(),
         Action::Kill => "kill".to_owned(),
+        Action::Reboot(why) => format!("reboot {why}"),
         Action::Report { state, pid, detail } => {
             format!("{state:?} {pid} {detail}").trim_end().to_owned()
         }

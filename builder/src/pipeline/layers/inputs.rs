@@ -1,0 +1,81 @@
+//! What a layer is made of, digested.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use super::{FILES, Inputs};
+use crate::base::Digest;
+use crate::layers::{self, Kind};
+use crate::pipeline::PipelineError;
+use crate::spec::{Image, LayerSpec, SPEC_FILE};
+use crate::tree::generated::Accounts;
+
+/// All users and groups of the image: Debian's, the packages', the user's.
+pub(super) fn accounts(image: &Image, inputs: &[Inputs<'_>]) -> Result<Accounts, PipelineError> {
+    let mut layers = image.layers.clone();
+    for (layer, facts) in layers.iter_mut().zip(inputs.iter().map(|i| &i.base)) {
+        if let Some(facts) = facts {
+            layer.users.clone_from(&facts.users);
+            layer.groups.clone_from(&facts.groups);
+        }
+    }
+    let accounts = Accounts::new(&layers, inputs.iter().flat_map(|i| &i.packages))?;
+    for facts in inputs.iter().filter_map(|i| i.base.as_ref()) {
+        facts
+            .check_accounts(&accounts)
+            .map_err(|message| PipelineError::Machine {
+                file: image.dir.join(SPEC_FILE),
+                message,
+            })?;
+    }
+    Ok(accounts)
+}
+
+/// Digests of all that a layer reads of its own: rules, packages, files.
+pub(super) fn own_inputs(inputs: &Inputs<'_>, user: &[layers::Entry]) -> Vec<(String, Digest)> {
+    let packages: Vec<String> = inputs
+        .packages
+        .iter()
+        .map(|package| package.tar.to_string())
+        .collect();
+    // The folder is not an input, what is in it is.
+    let rules = LayerSpec {
+        dir: PathBuf::new(),
+        // Where its own packages lie is none either: they are among the packages.
+        debs: Vec::new(),
+        ..inputs.spec.clone()
+    };
+    let mut files = String::new();
+    for entry in user {
+        add_file(&mut files, entry);
+    }
+    vec![
+        ("rules".to_owned(), Digest::of(format!("{rules:?}"))),
+        ("packages".to_owned(), Digest::of(packages.join("\n"))),
+        (FILES.to_owned(), Digest::of(files)),
+    ]
+}
+
+/// A file of the user's as a line: everything of it that enters the image.
+fn add_file(text: &mut String, entry: &layers::Entry) {
+    let layers::Meta {
+        mode,
+        uid,
+        gid,
+        mtime,
+        xattrs,
+    } = &entry.meta;
+    // Writing to a String cannot fail.
+    let _ = write!(
+        text,
+        "{}\0{mode:o} {uid} {gid} {mtime} {xattrs:?} ",
+        entry.path
+    );
+    let _ = match &entry.kind {
+        Kind::File(content) => match content.digest {
+            Some(digest) => writeln!(text, "file {} {digest}", content.size),
+            None => writeln!(text, "file {}", content.size),
+        },
+        other => writeln!(text, "{other:?}"),
+    };
+}

@@ -1,0 +1,72 @@
+//! `[logs]`, `[[log]]` and `[metrics]` as written; the doc comments become the JSON schema.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Console and spool of the machine's logs.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawLogs {
+    /// What the console shows: `human` (default), or `json`, an object a line.
+    pub console: Option<RawConsole>,
+    /// Memory for records that wait for a receiver, from `"16KiB"` to `"64MiB"`; when it is full, the oldest are lost, and counted. Default: `"256KiB"`.
+    pub spool: Option<String>,
+}
+
+/// What the console shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawConsole {
+    /// Text for people.
+    Human,
+    /// JSON lines.
+    Json,
+}
+
+/// A receiver of logs: every line of the services, the kernel and init.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawSink {
+    /// Where: `"tcp://HOST:PORT"`, `"udp://HOST:PORT"` or `"http://HOST:PORT/PATH"`. HOST is a name, an address, or an IPv6 address in brackets. The path's default is `/v1/logs`.
+    pub to: String,
+    /// `syslog` (RFC 5424; default for tcp and udp), `json` (an object a line, tcp only) or `otlp` (OTLP in JSON; http only).
+    pub format: Option<RawFormat>,
+    /// Name in events and metrics, unique. Default: `log-1` for the first, and so on.
+    pub name: Option<String>,
+    /// Least severity: `emerg`, `alert`, `crit`, `err`, `warning`, `notice`, `info` or `debug`. Default: `info`.
+    pub level: Option<String>,
+    /// Further HTTP headers. Whoever has the image can read them.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}
+
+/// How records are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawFormat {
+    /// RFC 5424.
+    Syslog,
+    /// JSON lines.
+    Json,
+    /// OTLP, JSON encoding.
+    Otlp,
+}
+
+/// The machine's metrics.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawMetrics {
+    /// Port that serves Prometheus' text at `/metrics`, such as 9100. Default: none.
+    pub port: Option<u16>,
+    /// Address to listen on, such as `"127.0.0.1"`. Default: all.
+    pub address: Option<String>,
+    /// Where they are pushed by OTLP in JSON: `"http://HOST:PORT/PATH"`. The path's default is `/v1/metrics`. Default: nowhere.
+    pub push: Option<String>,
+    /// Time between two pushes. Default: `"60s"`.
+    pub interval: Option<String>,
+    /// Further HTTP headers of a push. Whoever has the image can read them.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+}

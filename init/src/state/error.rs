@@ -1,0 +1,29 @@
+//! Why there is no state.
+
+use std::io;
+
+use super::plan::PlanError;
+use super::record::RecordError;
+use super::separate::SeparateError;
+
+/// What came back.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    /// From the kernel.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// No partition.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// No disk of its own.
+    #[error(transparent)]
+    Separate(#[from] SeparateError),
+    /// Somebody else's, or newer.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// It is there, but no file system that can be used.
+    #[error(
+        "{0}; it is left as it is: repair it (e2fsck), or boot an image whose [state] says policy = \"recreate\""
+    )]
+    Mount(io::Error),
+}

@@ -1,0 +1,20 @@
+b=/usr/bin/busybox
+# Each parent leaves a thousand children that have ended, all at once, to PID 1.
+parent=0
+while [ $parent -lt $THOUSANDS ]; do
+    parent=$((parent + 1))
+    (
+        count=0
+        while [ $count -lt 1000 ]; do
+            : &
+            count=$((count + 1))
+        done
+        $b sleep 0.2
+        exec $b true
+    )
+done
+$b sleep 1
+left=$($b grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | $b wc -l)
+echo "zombies left: $left"
+echo "that is all"
+exec $b sleep 100000
