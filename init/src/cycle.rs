@@ -6,12 +6,13 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use slipform_init::contract::event::{Command, Event, Phase};
-use slipform_init::contract::machine::Machine;
+use slipform_init::contract::machine::{Interface, METADATA_TIMEOUT_MS, Machine, Service};
 
 use crate::early::Booted;
 use crate::layers::LayerReader;
+use crate::metadata::{self, Found, Metadata};
 use crate::metrics::Metrics;
-use crate::net::{self, Dhcp};
+use crate::net::{self, Dhcp, Time};
 use crate::power::button::Buttons;
 use crate::power::watchdog::Watchdog;
 use crate::power::{self, Request, down};
@@ -78,6 +79,10 @@ pub(crate) struct Cycle {
     signals: SignalPart,
     buttons: Buttons,
     dhcp: Dhcp,
+    time: Time,
+    /// The machine got its name by metadata or a lease.
+    named: bool,
+    metadata: Metadata,
     supervisor: Supervisor,
     layers: LayerReader,
     watchdog: Watchdog,
@@ -102,7 +107,11 @@ impl Cycle {
         } = booted;
         report.settle_channel();
         report.phase(Phase::Network);
-        let dhcp = network(&machine.name, &mut report);
+        let seed = seed();
+        let interfaces = std::mem::take(&mut machine.interfaces);
+        let dhcp = network(&machine.name, seed, interfaces, &mut report);
+        let servers = std::mem::take(&mut machine.time_servers);
+        let time = Time::new(servers, machine.clock_floor, seed.rotate_left(17));
         let stop_limit = stop_limit(&machine);
         let slowdown = report.slowdown();
         for service in &mut machine.services {
@@ -112,6 +121,7 @@ impl Cycle {
                 health.timeout_ms = stretched(health.timeout_ms, slowdown);
             }
         }
+        let metadata = metadata_of(&mut machine, slowdown);
         let layers = machine.layers.into_iter().map(|layer| layer.name);
         let layers = LayerReader::new(layers.collect());
         let kept = machine.state.into_iter().flat_map(|state| state.paths);
@@ -134,6 +144,9 @@ impl Cycle {
             },
             buttons: Buttons::open(),
             dhcp,
+            time,
+            named: false,
+            metadata,
             supervisor,
             layers,
             watchdog,
@@ -159,9 +172,13 @@ impl Cycle {
             report: &mut self.report,
         };
         self.dhcp.start(&mut turn);
+        self.time.start(&mut turn);
+        self.metadata.start(&mut turn);
         let mut fds = Vec::new();
         loop {
             self.advance();
+            self.identify();
+            self.heed_leases();
             self.wait(&mut fds);
             self.reap();
             if let Some(request) = self.request() {
@@ -207,6 +224,53 @@ impl Cycle {
         }
     }
 
+    /// Hands on who the machine is, once that is known.
+    fn identify(&mut self) {
+        let Some(outcome) = self.metadata.take_outcome() else {
+            return;
+        };
+        let mut turn = Turn {
+            now: clock::monotonic(),
+            report: &mut self.report,
+        };
+        self.named |= outcome.found.hostname.is_some();
+        self.time.in_cloud(&outcome.sources, &mut turn);
+        let files = metadata::Files::default();
+        if !outcome.sources.is_empty() {
+            files.write(&outcome, &mut turn);
+        }
+        let mounted = match self.supervisor.wants_credentials() {
+            true => files.mount_credentials().map_err(|error| error.to_string()),
+            false => Ok(()),
+        };
+        let answer = |service: &Service| {
+            if let (Err(error), false) = (&mounted, service.credentials.is_empty()) {
+                return Err(format!("mount {}: {error}", files.credentials.display()));
+            }
+            metadata::hand_over(service, &outcome.found, &files.credentials)?;
+            environment(service, &outcome.found)
+        };
+        self.supervisor.identified(&answer, &mut turn);
+    }
+
+    /// What leases say beyond addresses: the time servers, and (where no source of metadata
+    /// has one) the machine's name.
+    fn heed_leases(&mut self) {
+        let now = clock::monotonic();
+        self.time.leased(&self.dhcp.time_servers(), now);
+        if self.named || !self.metadata.is_over() {
+            return;
+        }
+        if let Some(name) = self.dhcp.leased_name() {
+            self.named = true;
+            let mut turn = Turn {
+                now,
+                report: &mut self.report,
+            };
+            metadata::Files::default().name(name, &mut turn);
+        }
+    }
+
     /// Whether the sinks have what was said, or had their time.
     fn flushed(&mut self) -> bool {
         self.kmsg.drain(&mut self.report);
@@ -217,12 +281,14 @@ impl Cycle {
         })
     }
 
-    fn parts(&mut self) -> ([&mut dyn Watched; 10], &mut Reporter) {
-        let parts: [&mut dyn Watched; 10] = [
+    fn parts(&mut self) -> ([&mut dyn Watched; 12], &mut Reporter) {
+        let parts: [&mut dyn Watched; 12] = [
             &mut self.signals,
             &mut self.kmsg,
             &mut self.buttons,
             &mut self.dhcp,
+            &mut self.time,
+            &mut self.metadata,
             &mut self.supervisor,
             &mut self.layers,
             &mut self.watchdog,
@@ -343,8 +409,8 @@ impl Cycle {
     }
 }
 
-/// Loopback and the first lease; a machine without either still runs its services.
-fn network(name: &str, report: &mut Reporter) -> Dhcp {
+/// Loopback, and the interfaces; a machine without either still runs its services.
+fn network(name: &str, seed: u64, fixed: Vec<Interface>, report: &mut Reporter) -> Dhcp {
     if let Err(why) = net::loopback_up() {
         report.event(Event::Error {
             phase: Phase::Network,
@@ -352,12 +418,36 @@ fn network(name: &str, report: &mut Reporter) -> Dhcp {
             why: why.to_string(),
         });
     }
-    // Only spreads requests of machines that boot together: nothing secret, and
-    // nothing to wait for.
+    Dhcp::new(name, seed, fixed)
+}
+
+/// Only spreads requests of machines that boot together, and makes them hard to guess for
+/// whoever does not see them: nothing secret, and nothing to wait for.
+fn seed() -> u64 {
     let mut seed = [0; 8];
     let random = host::random(&mut seed).map_or(0, |()| u64::from_le_bytes(seed));
-    let time = clock::since_boot().subsec_nanos();
-    Dhcp::new(name, random ^ u64::from(time))
+    random ^ u64::from(clock::since_boot().subsec_nanos())
+}
+
+/// The search for who the machine is; its times are those of a machine that is so much slower.
+fn metadata_of(machine: &mut Machine, slowdown: f64) -> Metadata {
+    let limit = machine.metadata_timeout_ms.unwrap_or(METADATA_TIMEOUT_MS);
+    Metadata::new(
+        std::mem::take(&mut machine.metadata),
+        Duration::from_millis(stretched(limit, slowdown)),
+        Metadata::ATTEMPT.mul_f64(slowdown),
+    )
+}
+
+/// What a service wants to know of the machine in its environment.
+fn environment(service: &Service, found: &Found) -> Result<Vec<(String, String)>, String> {
+    let pairs = service.identity_env.iter().map(|(name, field)| {
+        let value = found
+            .field(*field)
+            .ok_or_else(|| format!("{name} = {}: no source of metadata knows it", field.name()))?;
+        Ok((name.clone(), value.to_owned()))
+    });
+    pairs.collect()
 }
 
 /// A time limit in milliseconds on a machine that is so much slower.

@@ -16,6 +16,7 @@ mod error;
 #[cfg(test)]
 mod fuzz;
 mod layers;
+mod metadata;
 mod metrics;
 mod net;
 mod power;

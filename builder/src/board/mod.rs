@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use slipform_init::contract::machine::MetadataSource;
 use slipform_qemu_tests::Emulation;
 
 /// Boards that ship with Slipform, by name, found wherever the command runs from.
@@ -37,6 +38,8 @@ pub struct Board {
     pub disk_multiple: u64,
     /// Logical sector size: 512 or 4096.
     pub sector_size: u32,
+    /// Where a machine of this board learns who it is, in this order.
+    pub metadata: Vec<MetadataSource>,
     /// How QEMU plays this board.
     pub emulation: Emulation,
 }
@@ -64,6 +67,9 @@ pub struct RawBoard {
     pub disk_multiple: String,
     /// Logical sector size: 512 (default) or 4096.
     pub sector_size: Option<u32>,
+    /// Where a machine learns who it is, tried in this order: `fw-cfg`, `smbios`, `nocloud`, `ec2`, `gce`, `azure`, `openstack`. A cloud is only asked where the firmware says that the machine runs there. Default: nowhere.
+    #[serde(default)]
+    pub metadata: Vec<String>,
     /// How QEMU plays this board: `machine`, `cpu`, `processors`, `memory-mib`, `disk`.
     #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub emulation: Emulation,
@@ -197,7 +203,9 @@ impl Board {
                 raw.emulation.disk
             )));
         }
+        let metadata = metadata_sources(&raw.metadata).map_err(&bad)?;
         Ok(Self {
+            metadata,
             name: raw.name,
             arch: raw.arch,
             kernel: raw.kernel,
@@ -211,6 +219,33 @@ impl Board {
             emulation: raw.emulation,
         })
     }
+}
+
+/// Sources of metadata by their names.
+///
+/// # Errors
+/// The name that is none, or stands twice.
+pub fn metadata_sources(names: &[String]) -> Result<Vec<MetadataSource>, String> {
+    let mut sources = Vec::new();
+    for name in names {
+        let found = MetadataSource::ALL
+            .into_iter()
+            .find(|source| source.name() == name);
+        let source = found.ok_or_else(|| {
+            let known = || MetadataSource::ALL.into_iter().map(MetadataSource::name);
+            let near = crate::base::toml::nearest(name, known());
+            let hint = near.map_or_else(
+                || format!("write some of {}", known().collect::<Vec<_>>().join(", ")),
+                |near| format!("did you mean '{near}'?"),
+            );
+            format!("metadata: '{name}' is no source; {hint}")
+        })?;
+        if sources.contains(&source) {
+            return Err(format!("metadata: '{name}' stands twice; keep the first"));
+        }
+        sources.push(source);
+    }
+    Ok(sources)
 }
 
 #[cfg(test)]
@@ -253,6 +288,11 @@ mod tests {
         let error =
             |name: &str, text: &str| Board::parse(name, text, file).unwrap_err().to_string();
         assert!(error("other", text).contains("make them equal"));
+        assert!(
+            error("qemu-x86_64", &text.replace("\"ec2\"", "\"ecc2\""))
+                .contains("did you mean 'ec2'")
+        );
+        assert!(error("qemu-x86_64", &text.replace("\"ec2\"", "\"gce\"")).contains("stands twice"));
         assert!(error("qemu-x86_64", &text.replace("64MiB", "16MiB")).contains("33MiB"));
         assert!(
             error("qemu-x86_64", &text.replace("modules =", "modlues ="))

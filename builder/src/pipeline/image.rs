@@ -128,6 +128,7 @@ impl Settings {
         let facts = Facts {
             image,
             board: &board.name,
+            metadata: &board.metadata,
             layers: &stack.layers,
             accounts: &stack.accounts,
             clock_floor: lock

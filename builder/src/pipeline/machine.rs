@@ -17,6 +17,8 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 pub(crate) struct Facts<'a> {
     pub(crate) image: &'a Image,
     pub(crate) board: &'a str,
+    /// Where the board's machines learn who they are.
+    pub(crate) metadata: &'a [contract::MetadataSource],
     /// Bottom to top, the generated layer last.
     pub(crate) layers: &'a [(String, Sealed)],
     pub(crate) accounts: &'a Accounts,
@@ -27,6 +29,7 @@ pub(crate) struct Facts<'a> {
 /// Puts the machine together; the text names what is wrong with the specification.
 pub(crate) fn describe(facts: &Facts<'_>) -> Result<contract::Machine, String> {
     let image = facts.image;
+    needs_sources(facts)?;
     Ok(contract::Machine {
         schema: contract::MACHINE_SCHEMA,
         name: image.name.clone(),
@@ -52,11 +55,32 @@ pub(crate) fn describe(facts: &Facts<'_>) -> Result<contract::Machine, String> {
             .into_iter()
             .map(|s| service(s, facts.accounts).map_err(|m| format!("service '{}': {m}", s.name)))
             .collect::<Result<_, _>>()?,
+        interfaces: image.interfaces.clone(),
+        time_servers: image.time_servers.clone(),
+        metadata: match &image.metadata.sources {
+            Some(sources) => sources.clone(),
+            None => facts.metadata.to_vec(),
+        },
+        metadata_timeout_ms: image.metadata.timeout.map(millis),
         clock_floor: facts.clock_floor,
         panic_seconds: image.panic_seconds,
         health: image.health,
         telemetry: image.telemetry.clone(),
     })
+}
+
+/// A service that asks for what no source can bring would never start.
+fn needs_sources(facts: &Facts<'_>) -> Result<(), String> {
+    let own = facts.image.metadata.sources.as_deref();
+    let none = own.unwrap_or(facts.metadata).is_empty();
+    let asks = |s: &&spec::ServiceSpec| !s.credentials.is_empty() || !s.identity_env.is_empty();
+    match facts.image.services.iter().find(asks) {
+        Some(service) if none => Err(format!(
+            "service '{}' asks for credentials or identity-env, but board '{}' has no source of metadata; write [metadata] sources = [..], such as [\"smbios\"]",
+            service.name, facts.board
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn layer(name: &str, sealed: &Sealed) -> contract::Layer {
@@ -145,6 +169,10 @@ fn service(spec: &spec::ServiceSpec, accounts: &Accounts) -> Result<contract::Se
         ("USER".to_owned(), spec.user.clone()),
     ]);
     env.extend(spec.env.clone());
+    if !spec.credentials.is_empty() {
+        let folder = format!("{}/{}", contract::CREDENTIALS_DIR, spec.name);
+        env.insert(spec::CREDENTIALS_DIRECTORY.to_owned(), folder);
+    }
     Ok(contract::Service {
         name: spec.name.clone(),
         exec: spec.exec.clone(),
@@ -174,6 +202,8 @@ fn service(spec: &spec::ServiceSpec, accounts: &Accounts) -> Result<contract::Se
             .map(|(name, n)| (u32::from(n), spec.limits[name]))
             .collect(),
         stop_timeout_ms: millis(spec.stop_timeout),
+        credentials: spec.credentials.clone(),
+        identity_env: spec.identity_env.clone(),
         kind: spec.kind,
         env_files: spec.env_files.clone(),
         pre_start: spec.pre_start.clone(),

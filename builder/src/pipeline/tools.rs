@@ -145,7 +145,16 @@ pub(super) fn emulator(tools: &Tools, version: &str) -> Result<Emulator, Pipelin
         env: BTreeMap::from([("QEMU_MODULE_DIR".into(), modules.into())]),
         firmware_code: firmware("OVMF_CODE_4M.fd")?,
         firmware_vars: firmware("OVMF_VARS_4M.fd")?,
+        relay: relay(),
         version: format!("qemu {version}, locked"),
+    })
+}
+
+/// The command itself relays to emulated metadata servers.
+fn relay() -> Vec<OsString> {
+    let own = std::env::current_exe().ok();
+    own.map_or_else(Vec::new, |own| {
+        vec![own.into(), slipform_qemu_tests::metadata::RELAY_WORD.into()]
     })
 }
 
@@ -197,6 +206,7 @@ pub(super) fn host_emulator() -> Result<Emulator, PipelineError> {
         env: BTreeMap::new(),
         firmware_code: code.into(),
         firmware_vars: vars.into(),
+        relay: relay(),
         version: format!("qemu {version}, the host's"),
     })
 }

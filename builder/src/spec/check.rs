@@ -7,9 +7,13 @@ use slipform_init::contract::service::{Kind, MachineHealth};
 
 use crate::base::{bytes, toml as toml_text};
 
-use super::image::{AptSource, GateSpec, Image, KernelSpec, LayerSpec, ScratchSpec, ServiceSpec};
-use super::raw::{RawApt, RawGate, RawImage, RawKernel, RawScalar, RawScratch};
-use super::{SpecError, care, layer, service, state, telemetry, test, values};
+use crate::board::metadata_sources;
+
+use super::image::{
+    AptSource, GateSpec, Image, KernelSpec, LayerSpec, MetadataSpec, ScratchSpec, ServiceSpec,
+};
+use super::raw::{RawApt, RawGate, RawImage, RawKernel, RawMetadata, RawScalar, RawScratch};
+use super::{SpecError, care, layer, network, service, state, telemetry, test, values};
 
 /// More layers than this cannot be stacked (each is a partition and a mount).
 const MOST_LAYERS: usize = 60;
@@ -17,6 +21,9 @@ const MOST_LAYERS: usize = 60;
 const DEFAULT_BOARD: &str = "qemu-x86_64";
 /// The suite of images that name none.
 const DEFAULT_SUITE: &str = "trixie";
+
+/// What the kernel needs for VLANs.
+const VLAN_MODULE: &str = "8021q";
 
 /// A file's text, to turn byte offsets into lines.
 pub(super) struct Source<'a> {
@@ -52,6 +59,13 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
     }
     let layers = check_layers(raw.layer, source, dir)?;
     let services = service::check_all(raw.service, source)?;
+    let interfaces =
+        network::interfaces(raw.interface).map_err(|m| source.near("[[interface]]", m))?;
+    let mut kernel = check_kernel(raw.kernel, source)?;
+    let tagged = interfaces.iter().any(|interface| interface.vlan.is_some());
+    if tagged && !kernel.modules.iter().any(|module| module == VLAN_MODULE) {
+        kernel.modules.push(VLAN_MODULE.to_owned());
+    }
     let scratch: Vec<ScratchSpec> = raw
         .scratch
         .iter()
@@ -80,7 +94,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
         layers,
         tests: test::check_all(raw.test, &names, source)?,
         allowances: test::allowances(raw.allow, source)?,
-        kernel: check_kernel(raw.kernel, source)?,
+        kernel,
         sysctl: raw
             .sysctl
             .into_iter()
@@ -89,6 +103,9 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
         state,
         scratch,
         gate: check_gate(raw.gate, source, dir)?,
+        interfaces,
+        time_servers: network::time_servers(&raw.time).map_err(|m| source.near("[time]", m))?,
+        metadata: check_metadata(&raw.metadata).map_err(|m| source.near("[metadata]", m))?,
         panic_seconds: care::panic(&raw.health).map_err(|m| source.near("panic", m))?,
         health: care::machine(&raw.health).map_err(|m| source.near("[health]", m))?,
         telemetry: telemetry::check(&raw.logs, raw.log, raw.metrics, source)?,
@@ -128,6 +145,9 @@ pub(super) fn check_base(
         panic_seconds: care::PANIC_SECONDS,
         telemetry: None,
         health: MachineHealth::default(),
+        metadata: MetadataSpec::default(),
+        interfaces: Vec::new(),
+        time_servers: Vec::new(),
         base: true,
     })
 }
@@ -169,6 +189,16 @@ fn check_layers(
         layers.push(checked);
     }
     Ok(layers)
+}
+
+fn check_metadata(raw: &RawMetadata) -> Result<MetadataSpec, String> {
+    let sources = raw.sources.as_deref().map(metadata_sources).transpose()?;
+    let timeout = raw.timeout.as_deref().map(values::duration).transpose();
+    let timeout = timeout.map_err(|m| format!("metadata.timeout: {m}"))?;
+    if timeout.is_some_and(|t| t.is_zero() || t.as_secs() > 600) {
+        return Err("metadata.timeout must be above nothing and at most 10m".to_owned());
+    }
+    Ok(MetadataSpec { sources, timeout })
 }
 
 fn check_suite(suite: Option<String>, source: &Source<'_>) -> Result<String, SpecError> {

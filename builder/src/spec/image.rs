@@ -2,11 +2,13 @@
 //! names are well-formed, references resolve, guest paths are absolute and clean.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use slipform_init::contract::machine::StatePolicy;
+use slipform_init::contract::machine::{IdentityField, Interface, MetadataSource};
 use slipform_init::contract::service as contract;
 use slipform_init::contract::telemetry::Telemetry;
 use slipform_qemu_tests::{Allowance, Check};
@@ -44,6 +46,12 @@ pub struct Image {
     pub state: Option<StateSpec>,
     /// What publishing insists on.
     pub gate: GateSpec,
+    /// Where the machine learns who it is.
+    pub metadata: MetadataSpec,
+    /// Interfaces that are used; empty: all wired ones, with DHCP.
+    pub interfaces: Vec<Interface>,
+    /// Time servers; empty: the cloud's or DHCP's.
+    pub time_servers: Vec<IpAddr>,
     /// There is no image specification, only one layer's: this is the smallest image on it,
     /// and what is published is that layer, for others to build on.
     pub base: bool,
@@ -53,6 +61,15 @@ pub struct Image {
     pub panic_seconds: u32,
     /// Where logs and metrics go, as the machine is told; none if the image says nothing of it.
     pub telemetry: Option<Telemetry>,
+}
+
+/// `[metadata]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MetadataSpec {
+    /// Instead of the board's sources.
+    pub sources: Option<Vec<MetadataSource>>,
+    /// For all of them together.
+    pub timeout: Option<Duration>,
 }
 
 /// A layer that was published: `use = "oci://host/repository:channel"`.
@@ -275,6 +292,10 @@ pub struct ServiceSpec {
     pub limits: BTreeMap<String, u64>,
     /// Grace time between the stop signal and SIGKILL.
     pub stop_timeout: Duration,
+    /// Names of the secrets that it needs.
+    pub credentials: Vec<String>,
+    /// Environment from the machine's identity.
+    pub identity_env: BTreeMap<String, IdentityField>,
     /// Number of the stop signal; 0 is SIGTERM.
     pub stop_signal: i32,
     /// Daemon, oneshot or timer.

@@ -13,6 +13,7 @@ mod error;
 pub mod image;
 mod layer;
 mod load;
+mod network;
 pub mod raw;
 mod raw_telemetry;
 mod service;
@@ -24,7 +25,7 @@ mod values;
 pub use error::SpecError;
 pub use image::*;
 pub use load::{LAYER_FILE, SHIPPED_LAYERS, SPEC_FILE, load};
-pub use service::{CAPABILITIES, LIMITS};
+pub use service::{CAPABILITIES, CREDENTIALS_DIRECTORY, LIMITS};
 pub use values::name as check_name;
 
 #[cfg(test)]

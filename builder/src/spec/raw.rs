@@ -55,6 +55,15 @@ pub struct RawImage {
     /// What `slipform publish` insists on.
     #[serde(default)]
     pub gate: RawGate,
+    /// Where the machine learns who it is.
+    #[serde(default)]
+    pub metadata: RawMetadata,
+    /// Network interfaces that are used, and how. Default: all wired ones, with DHCP.
+    #[serde(default)]
+    pub interface: Vec<RawInterface>,
+    /// The clock.
+    #[serde(default)]
+    pub time: RawTime,
     /// Watchdog, panics, and what counts as a healthy boot.
     #[serde(default)]
     pub health: RawMachineHealth,
@@ -68,6 +77,71 @@ pub struct RawImage {
     /// The machine's metrics.
     #[schemars(with = "Option<RawMetrics>")]
     pub metrics: Option<Spanned<RawMetrics>>,
+}
+
+/// A network interface.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawInterface {
+    /// The kernel's name of it, such as `"eth0"`.
+    pub name: String,
+    /// Ask for an IPv4 lease. Default: `true` without `addresses`.
+    pub dhcp: Option<bool>,
+    /// Addresses with their prefixes, such as `"192.0.2.10/24"`; IPv6 as well.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Routes.
+    #[serde(default)]
+    pub routes: Vec<RawRoute>,
+    /// Name servers, numeric; they go before those of leases.
+    #[serde(default)]
+    pub dns: Vec<String>,
+    /// Search domains.
+    #[serde(default)]
+    pub search: Vec<String>,
+    /// Largest packet in bytes, 576 to 9216.
+    pub mtu: Option<u16>,
+    /// Makes it a VLAN of another interface, such as `{ link = "eth0", id = 10 }`.
+    pub vlan: Option<RawVlan>,
+}
+
+/// A tagged network (IEEE 802.1Q).
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawVlan {
+    /// The interface that carries it.
+    pub link: String,
+    /// Its number, 1 to 4094.
+    pub id: u16,
+}
+
+/// A route.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawRoute {
+    /// Network, such as `"10.0.0.0/8"`; `"default"` for all of IPv4, `"::/0"` for all of IPv6.
+    pub to: String,
+    /// Router. Default: the network is on the link itself.
+    pub via: Option<String>,
+}
+
+/// The clock.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawTime {
+    /// Time servers (SNTP), numeric. Default: the cloud's own, else those that DHCP names.
+    #[serde(default)]
+    pub servers: Vec<String>,
+}
+
+/// Where the machine learns who it is.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawMetadata {
+    /// Sources in their order, such as `["smbios", "ec2"]`; `[]` for none. Default: the board's.
+    pub sources: Option<Vec<String>>,
+    /// How long all of them may take together on real hardware; only services with `credentials` or `identity-env` wait. Default: `"20s"`.
+    pub timeout: Option<String>,
 }
 
 /// What `slipform publish` insists on.
@@ -265,6 +339,12 @@ pub struct RawService {
     pub resources: RawResources,
     /// Time between the stop signal and SIGKILL when it is stopped. Default: `"10s"`.
     pub stop_timeout: Option<String>,
+    /// Secrets that it needs, such as `"db-password"`: files in the folder `$CREDENTIALS_DIRECTORY`, readable by it alone, handed in from outside (SMBIOS, fw_cfg, a cloud's user-data). It starts once they are known, and never without.
+    #[serde(default)]
+    pub credentials: Vec<String>,
+    /// Environment from the machine's identity, such as `{ NODE = "instance-id" }`: `instance-id`, `hostname`, `region`, `zone`, `instance-type`. It starts once they are known, and never without.
+    #[serde(default)]
+    pub identity_env: BTreeMap<String, String>,
     /// Signal that asks it to stop, such as `"SIGINT"`. Default: `"SIGTERM"`.
     pub stop_signal: Option<String>,
     /// `daemon` (default): runs as long as the machine. `oneshot`: does its work and ends; those `after` it wait for a good end.
@@ -465,6 +545,37 @@ pub struct RawTest {
     pub timeout: Option<String>,
     /// How often a request is tried again. Default: as often as fits into the time.
     pub retries: Option<u32>,
+    /// Where the machine wakes up for this test: `"ec2"`, `"gce"`, `"azure"`, `"openstack"`, `"nocloud"`, `"smbios"`, `"fw-cfg"`, or a table that says more. Tests of one place share a boot. Default: in no cloud.
+    pub metadata: Option<RawTestMetadata>,
+}
+
+/// An emulated cloud: its name, or what it tells.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RawTestMetadata {
+    /// Its name alone.
+    Name(String),
+    /// What it tells.
+    Table(RawCloud),
+}
+
+/// An emulated cloud.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawCloud {
+    /// Its name, such as `"ec2"`.
+    pub source: String,
+    /// What it calls the machine. Default: `"i-0123456789abcdef0"`.
+    pub instance_id: Option<String>,
+    /// The name that it gives. Default: `"emulated.internal"`.
+    pub hostname: Option<String>,
+    /// User-data.
+    pub user_data: Option<String>,
+    /// Secrets by name; without `user-data`, which a cloud would carry them in.
+    #[serde(default)]
+    pub credentials: BTreeMap<String, String>,
+    /// How its server does: `good` (default), `slow`, `late`, `unauthorized`, `busy`, `failing`, `malformed`, `huge`, `silent`.
+    pub day: Option<String>,
 }
 
 /// A step of a check.

@@ -1,8 +1,9 @@
 //! Raw to checked: services.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use slipform_init::contract::machine::IdentityField;
 use toml::Spanned;
 
 use crate::base::toml as toml_text;
@@ -127,6 +128,15 @@ fn check(raw: RawService) -> Result<ServiceSpec, String> {
     for limit in raw.limits.keys() {
         known(limit, LIMITS, "limit").map_err(tell)?;
     }
+    for name in &raw.credentials {
+        credential(name).map_err(tell)?;
+    }
+    if !raw.credentials.is_empty() && raw.env.contains_key(CREDENTIALS_DIRECTORY) {
+        return Err(tell(format!(
+            "env: {CREDENTIALS_DIRECTORY} is set by slipform for its credentials; leave it out"
+        )));
+    }
+    let identity_env = identity_env(&raw.identity_env, &raw.env).map_err(tell)?;
     let care = care::check(&raw).map_err(tell)?;
     let (ready, ready_timeout) = ready(raw.ready.unwrap_or_default()).map_err(tell)?;
     care::check_kind(&care, raw.restart, &ready).map_err(tell)?;
@@ -159,8 +169,44 @@ fn check(raw: RawService) -> Result<ServiceSpec, String> {
         after: raw.after,
         capabilities: raw.capabilities,
         limits: raw.limits,
+        credentials: raw.credentials,
+        identity_env,
         name,
     })
+}
+
+/// What a service finds its credentials by.
+pub const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
+/// A credential's name: a plain file name, as init takes it.
+pub(super) fn credential(name: &str) -> Result<(), String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=255).contains(&name.len()) && !name.starts_with('.') && name.bytes().all(plain) {
+        return Ok(());
+    }
+    Err(format!(
+        "credential '{name}' is no name; write 1 to 255 letters, digits, '.', '_' or '-', and no '.' first"
+    ))
+}
+
+fn identity_env(
+    raw: &BTreeMap<String, String>,
+    env: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, IdentityField>, String> {
+    let mut checked = BTreeMap::new();
+    for (name, field) in raw {
+        if name.is_empty() || name.contains(['=', '\0']) || env.contains_key(name) {
+            return Err(format!(
+                "identity-env: '{name}' must be a name that env does not have, without '='"
+            ));
+        }
+        let fields = IdentityField::ALL;
+        let names: Vec<&str> = fields.iter().map(|field| field.name()).collect();
+        known(field, &names, "identity-env field")?;
+        let found = fields.into_iter().find(|known| known.name() == field);
+        checked.extend(found.map(|found| (name.clone(), found)));
+    }
+    Ok(checked)
 }
 
 pub(super) fn known(name: &str, table: &[&str], what: &str) -> Result<(), String> {

@@ -1,23 +1,25 @@
 //! Raw to checked: tests and allowances.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 use slipform_init::contract::event::ServiceState;
 use slipform_qemu_tests::{
-    Allowance, Check, HttpProbe, Probe, Step, TcpStep, allowable_checks, built_in_checks,
-    check_json_path, check_pattern,
+    Allowance, Check, Day, HttpProbe, Metadata, MetadataSource, Probe, Step, TcpStep,
+    allowable_checks, built_in_checks, check_json_path, check_pattern,
 };
 use toml::Spanned;
 
 use crate::base::toml as toml_text;
+use crate::board::metadata_sources;
 
 use super::check::Source;
 use super::image::{ServiceSpec, StateSpec};
 use super::raw::{
-    RawAllow, RawHttp, RawJson, RawLog, RawServiceState, RawStateFile, RawStep, RawTcp, RawTest,
+    RawAllow, RawCloud, RawHttp, RawJson, RawLog, RawServiceState, RawStateFile, RawStep, RawTcp,
+    RawTest, RawTestMetadata,
 };
 use super::{SpecError, values};
 
@@ -102,12 +104,84 @@ fn check(raw: RawTest, names: &Names<'_>) -> Result<Check, String> {
             ));
         }
     };
+    let metadata = raw.metadata.map(cloud).transpose();
     Ok(Check {
         name: raw.name,
         steps,
         limit,
         retries: raw.retries,
+        metadata: metadata.map_err(|m| format!(": metadata: {m}"))?,
     })
+}
+
+/// Days by their names.
+const DAYS: [(&str, Day); 9] = [
+    ("good", Day::Good),
+    ("slow", Day::Slow),
+    ("late", Day::Late),
+    ("unauthorized", Day::Unauthorized),
+    ("busy", Day::Busy),
+    ("failing", Day::Failing),
+    ("malformed", Day::Malformed),
+    ("huge", Day::Huge),
+    ("silent", Day::Silent),
+];
+
+/// The cloud that a test wants.
+fn cloud(raw: RawTestMetadata) -> Result<Metadata, String> {
+    let raw = match raw {
+        RawTestMetadata::Table(raw) => raw,
+        RawTestMetadata::Name(source) => RawCloud {
+            source,
+            instance_id: None,
+            hostname: None,
+            user_data: None,
+            credentials: BTreeMap::new(),
+            day: None,
+        },
+    };
+    let source = metadata_sources(std::slice::from_ref(&raw.source))?;
+    let [source] = source.as_slice() else {
+        return Err("source must name one".to_owned());
+    };
+    let mut metadata = Metadata::of(*source);
+    let line = |what: &str, text: String| match text.is_empty() || text.contains(char::is_control) {
+        true => Err(format!("{what} must be one line with something in it")),
+        false => Ok(text),
+    };
+    if let Some(id) = raw.instance_id {
+        metadata.instance_id = line("instance-id", id)?;
+    }
+    if let Some(name) = raw.hostname {
+        metadata.hostname = line("hostname", name)?;
+    }
+    for name in raw.credentials.keys() {
+        super::service::credential(name)?;
+    }
+    let alone = matches!(source, MetadataSource::Smbios | MetadataSource::FwCfg);
+    match (&raw.user_data, raw.credentials.is_empty(), alone) {
+        (Some(_), _, true) => {
+            return Err(format!(
+                "{} carries no user-data; leave it out",
+                source.name()
+            ));
+        }
+        (Some(_), false, false) => {
+            return Err(
+                "a cloud carries credentials in its user-data; write one of the two".to_owned(),
+            );
+        }
+        _ => {}
+    }
+    let day = raw.day.as_deref().unwrap_or("good");
+    let known = DAYS.iter().find(|(name, _)| *name == day);
+    let (_, day) = known.ok_or_else(|| {
+        let names: Vec<&str> = DAYS.iter().map(|(name, _)| *name).collect();
+        format!("day '{day}' is none; write {}", names.join(", "))
+    })?;
+    (metadata.user_data, metadata.credentials) = (raw.user_data, raw.credentials);
+    metadata.day = *day;
+    Ok(metadata)
 }
 
 fn many(raw: Vec<RawStep>, names: &Names<'_>) -> Result<Vec<Step>, String> {

@@ -460,3 +460,68 @@ fn the_readmes_tour_is_right() {
         assert!(shown.contains(key), "the tour does not show '{key}'");
     }
 }
+
+const SERVICE: &str = "[[service]]\nname = \"s\"\nexec = [\"/usr/bin/s\"]\n";
+
+#[test]
+fn a_machine_asks_who_it_is_as_the_image_wants() {
+    let image = load_text(&format!(
+        "{HEAD}{LAYER}{SERVICE}credentials = [\"db-password\"]\nidentity-env = {{ NODE = \"instance-id\" }}\n\
+         [metadata]\nsources = [\"smbios\", \"ec2\"]\ntimeout = \"5s\"\n\
+         [time]\nservers = [\"192.0.2.1\"]\n\
+         [[interface]]\nname = \"eth0\"\naddresses = [\"192.0.2.9/24\"]\nroutes = [{{ to = \"default\", via = \"192.0.2.1\" }}]\n\
+         [[test]]\nname = \"t\"\nmetadata = \"ec2\"\nconsole = \"x\"\n\
+         [[test]]\nname = \"u\"\nmetadata = {{ source = \"gce\", day = \"late\", credentials = {{ a = \"b\" }} }}\nconsole = \"x\"\n"
+    ))
+    .unwrap();
+    use slipform_qemu_tests::{Day, MetadataSource};
+    let wanted = [MetadataSource::Smbios, MetadataSource::Ec2];
+    assert_eq!(image.metadata.sources.as_deref(), Some(&wanted[..]));
+    assert_eq!(image.services[0].credentials, ["db-password"]);
+    assert!(!image.interfaces[0].dhcp);
+    let clouds: Vec<_> = image.tests.iter().flat_map(|test| &test.metadata).collect();
+    assert_eq!(clouds[0].source, MetadataSource::Ec2);
+    assert_eq!((clouds[1].day, clouds[1].credentials.len()), (Day::Late, 1));
+}
+
+#[test]
+fn wrong_words_about_the_identity_are_named() {
+    let cases = [
+        ("[metadata]\nsources = [\"ecc2\"]\n", "did you mean 'ec2'"),
+        ("[metadata]\nsources = [\"ec2\", \"ec2\"]\n", "stands twice"),
+        ("[metadata]\ntimeout = \"1h\"\n", "at most 10m"),
+        ("[metadata]\nsource = [\"ec2\"]\n", "did you mean 'sources'"),
+        (
+            "[[service]]\nname = \"s\"\nexec = [\"/s\"]\ncredentials = [\"../x\"]\n",
+            "no name",
+        ),
+        (
+            "[[service]]\nname = \"s\"\nexec = [\"/s\"]\nidentity-env = { A = \"instance\" }\n",
+            "instance-type",
+        ),
+        (
+            "[[service]]\nname = \"s\"\nexec = [\"/s\"]\nenv = { A = \"1\" }\nidentity-env = { A = \"zone\" }\n",
+            "does not have",
+        ),
+        (
+            "[[test]]\nname = \"t\"\nconsole = \"x\"\nmetadata = \"ec3\"\n",
+            "did you mean 'ec2'",
+        ),
+        (
+            "[[test]]\nname = \"t\"\nconsole = \"x\"\nmetadata = { source = \"ec2\", day = \"rainy\" }\n",
+            "slow",
+        ),
+        (
+            "[[test]]\nname = \"t\"\nconsole = \"x\"\nmetadata = { source = \"smbios\", user-data = \"x\" }\n",
+            "no user-data",
+        ),
+        (
+            "[[test]]\nname = \"t\"\nconsole = \"x\"\nmetadata = { source = \"ec2\", user-data = \"x\", credentials = { a = \"b\" } }\n",
+            "one of the two",
+        ),
+    ];
+    for (text, expected) in cases {
+        let error = load_text(&format!("{HEAD}{LAYER}{text}")).unwrap_err();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+}

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::machine::MetadataSource;
+
 /// Name of the virtio-serial port.
 pub const REPORT_PORT: &str = "org.slipform.report";
 /// fw_cfg file with the console nonce.
@@ -242,6 +244,32 @@ pub enum Event {
         /// Address with prefix length, or empty.
         address: String,
         /// For people.
+        detail: String,
+    },
+    /// The clock was adjusted: each step, and the first time that it was found right.
+    Clock {
+        /// Who told the time.
+        server: String,
+        /// What was added.
+        microseconds: i64,
+        /// At once, not by and by.
+        step: bool,
+    },
+    /// What the machine learned of itself from outside the image; once a boot.
+    Metadata {
+        /// Sources that knew something, in the board's order.
+        sources: Vec<MetadataSource>,
+        /// What the cloud calls the machine, or empty.
+        instance_id: String,
+        /// Its name, or empty.
+        hostname: String,
+        /// Length of the user-data in bytes.
+        user_data: u64,
+        /// Names of the credentials.
+        credentials: Vec<String>,
+        /// How long it took.
+        milliseconds: u64,
+        /// What failed or was passed over, and why.
         detail: String,
     },
     /// A service changed state.

@@ -2,6 +2,7 @@
 //! initrd at [`MACHINE_PATH`]; nothing is trusted from the kernel command line.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,10 @@ pub const MODULES_DIR: &str = "/modules";
 pub const MODULES_LIST: &str = "/modules/list";
 /// Folder of each layer's file system that is stacked; what stands beside it (`lost+found`) is not.
 pub const LAYER_ROOT: &str = "rootfs";
+/// Milliseconds that all sources of metadata may take together, unless the image says otherwise.
+pub const METADATA_TIMEOUT_MS: u64 = 20_000;
+/// Folder with a folder of credentials for each service that asks for some.
+pub const CREDENTIALS_DIR: &str = "/run/credentials";
 /// Type of the state partition, in the order of its text: 54fce1b4-8ef4-8c5c-954b-c8e4db624db8.
 ///
 /// Slipform's own, as that of layers. The Discoverable Partitions Specification's type for
@@ -57,6 +62,18 @@ pub struct Machine {
     /// Services, already in an order that respects `after`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub services: Vec<Service>,
+    /// Interfaces that are used, and how; without any, all wired ones with DHCP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<Interface>,
+    /// Time servers; without any, those that the cloud or DHCP names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub time_servers: Vec<IpAddr>,
+    /// Where the machine learns who it is, in this order; nowhere if there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metadata: Vec<MetadataSource>,
+    /// Milliseconds that these sources may take together; [`METADATA_TIMEOUT_MS`] without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata_timeout_ms: Option<u64>,
     /// No clock of this machine may be earlier: seconds since 1970.
     pub clock_floor: i64,
     /// Reboot so many seconds after a kernel panic.
@@ -67,6 +84,151 @@ pub struct Machine {
     /// Where logs and metrics go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub telemetry: Option<Telemetry>,
+}
+
+/// How an interface is used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interface {
+    /// The kernel's name of it.
+    pub name: String,
+    /// It asks for an IPv4 lease.
+    pub dhcp: bool,
+    /// Addresses of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Network>,
+    /// Routes of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<FixedRoute>,
+    /// Name servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<IpAddr>,
+    /// Search domains.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
+    /// Largest packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// It is a VLAN of another interface, and made by init.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<Vlan>,
+}
+
+/// A tagged network on an interface (IEEE 802.1Q).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vlan {
+    /// The interface that carries it.
+    pub link: String,
+    /// Its number, 1 to 4094.
+    pub id: u16,
+}
+
+/// An address and the length of its network's prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Address.
+    pub address: IpAddr,
+    /// Length in bits.
+    pub prefix: u8,
+}
+
+/// A route of the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FixedRoute {
+    /// Where to.
+    pub to: Network,
+    /// Through whom; without, it is on the link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<IpAddr>,
+}
+
+/// Something outside the image that knows the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MetadataSource {
+    /// Amazon EC2's instance metadata, version 2.
+    Ec2,
+    /// Google Compute Engine's metadata server.
+    Gce,
+    /// Azure's instance metadata and wire server.
+    Azure,
+    /// OpenStack's metadata service.
+    Openstack,
+    /// A seed disk `cidata`, or the server that SMBIOS' serial number names.
+    Nocloud,
+    /// Credentials in SMBIOS' strings of type 11.
+    Smbios,
+    /// Credentials in QEMU's fw_cfg.
+    FwCfg,
+}
+
+impl MetadataSource {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Ec2,
+        Self::Gce,
+        Self::Azure,
+        Self::Openstack,
+        Self::Nocloud,
+        Self::Smbios,
+        Self::FwCfg,
+    ];
+
+    /// The name, as it stands in machine.json.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ec2 => "ec2",
+            Self::Gce => "gce",
+            Self::Azure => "azure",
+            Self::Openstack => "openstack",
+            Self::Nocloud => "nocloud",
+            Self::Smbios => "smbios",
+            Self::FwCfg => "fw-cfg",
+        }
+    }
+}
+
+/// A field of the identity that a service finds in its environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdentityField {
+    /// What the cloud calls the machine.
+    InstanceId,
+    /// Its host name.
+    Hostname,
+    /// Where it stands.
+    Region,
+    /// Where in the region.
+    Zone,
+    /// What kind it is.
+    InstanceType,
+}
+
+impl IdentityField {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::InstanceId,
+        Self::Hostname,
+        Self::Region,
+        Self::Zone,
+        Self::InstanceType,
+    ];
+
+    /// The name, as it stands in machine.json.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InstanceId => "instance-id",
+            Self::Hostname => "hostname",
+            Self::Region => "region",
+            Self::Zone => "zone",
+            Self::InstanceType => "instance-type",
+        }
+    }
 }
 
 /// One sealed layer: a partition with a read-only ext4 and its dm-verity tree behind it.
@@ -217,6 +379,12 @@ pub struct Service {
     pub limits: BTreeMap<u32, u64>,
     /// Milliseconds between the stop signal and SIGKILL.
     pub stop_timeout_ms: u64,
+    /// Names of credentials that it needs: files in [`CREDENTIALS_DIR`]`/NAME`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<String>,
+    /// Environment from the machine's identity.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub identity_env: BTreeMap<String, IdentityField>,
     /// What kind of program it is.
     #[serde(default, skip_serializing_if = "Kind::is_daemon")]
     pub kind: Kind,
@@ -267,6 +435,8 @@ impl Default for Service {
             capabilities: Vec::new(),
             limits: BTreeMap::new(),
             stop_timeout_ms: 10_000,
+            credentials: Vec::new(),
+            identity_env: BTreeMap::new(),
             kind: Kind::Daemon,
             env_files: Vec::new(),
             pre_start: Vec::new(),

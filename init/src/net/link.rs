@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub(crate) const SYSFS: &str = "/sys/class/net";
 /// ARPHRD_ETHER.
 const ETHERNET: &str = "1";
+/// Interfaces that are used.
+const LINKS_MAX: usize = 32;
 
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,25 +23,32 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// The wired interface with the lowest index below `sysfs`: an Ethernet with a
-    /// device behind it (no bridge, no loopback) that is not wireless and not the
-    /// lower half of another interface.
-    pub(crate) fn first_wired(sysfs: &Path) -> Option<Link> {
-        let entries = fs::read_dir(sysfs).ok()?;
-        entries
-            .flatten()
+    /// The wired interfaces below `sysfs` by their index: Ethernets with a device behind
+    /// them (no bridge, no loopback) that are not wireless and not the lower half of
+    /// another interface. More than a machine can have are not looked at.
+    pub(crate) fn all_wired(sysfs: &Path) -> Vec<Link> {
+        let entries = fs::read_dir(sysfs).into_iter().flatten().flatten();
+        let mut links: Vec<Link> = entries
             .filter_map(|entry| Link::wired(&entry.path()))
-            .min_by_key(|link| link.index)
+            .collect();
+        links.sort_by_key(|link| link.index);
+        links.truncate(LINKS_MAX);
+        links
+    }
+
+    /// The Ethernet of that name below `sysfs`, whatever is behind it.
+    pub(crate) fn named(sysfs: &Path, name: &str) -> Option<Link> {
+        Link::ethernet(&sysfs.join(name))
     }
 
     fn wired(folder: &Path) -> Option<Link> {
         let has = |name: &str| folder.join(name).exists();
-        if read(folder, "type")? != ETHERNET
-            || !has("device")
-            || has("wireless")
-            || has("phy80211")
-            || has("master")
-        {
+        let plain = has("device") && !has("wireless") && !has("phy80211") && !has("master");
+        plain.then(|| Link::ethernet(folder))?
+    }
+
+    fn ethernet(folder: &Path) -> Option<Link> {
+        if read(folder, "type")? != ETHERNET {
             return None;
         }
         Some(Link {
@@ -84,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_wired_interface_is_found() {
+    fn wired_interfaces_are_found() {
         let root = std::env::temp_dir().join(format!("slipform-link-{}", std::process::id()));
         let add = |name: &str, files: &[(&str, &str)]| {
             for (file, text) in files {
@@ -94,7 +103,7 @@ mod tests {
             }
         };
         let mac = "52:54:00:12:34:56\n";
-        assert_eq!(Link::first_wired(&root), None);
+        assert_eq!(Link::all_wired(&root), []);
         add(
             "lo",
             &[
@@ -136,7 +145,7 @@ mod tests {
                 ("device/x", ""),
             ],
         );
-        assert_eq!(Link::first_wired(&root), None);
+        assert_eq!(Link::all_wired(&root), []);
         add(
             "eth1",
             &[
@@ -156,7 +165,12 @@ mod tests {
                 ("carrier", "1\n"),
             ],
         );
-        let link = Link::first_wired(&root).expect("one");
+        let links = Link::all_wired(&root);
+        let names: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
+        assert_eq!(names, ["ens3", "eth1"]);
+        assert_eq!(Link::named(&root, "br0").map(|link| link.index), Some(3));
+        assert_eq!(Link::named(&root, "lo"), None);
+        let link = &links[0];
         assert_eq!(
             (link.name.as_str(), link.index, link.mac),
             ("ens3", 9, [0x52, 0x54, 0, 0x12, 0x34, 0x56])

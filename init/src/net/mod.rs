@@ -1,22 +1,30 @@
-//! The network: loopback, and DHCP on the first wired interface.
+//! The network: loopback, the wired interfaces with DHCP or as the image says, and the clock.
 //!
 //! ```text
 //! link.rs   interfaces in /sys            rtnl.rs   requests to the kernel as bytes (pure)
 //! kernel.rs one request, one answer       resolv.rs resolv.conf
+//! ra.rs     names in router advertisements (pure)
+//! time/     SNTP (pure) and the clock
+//! dhcp6/    packet, client (pure), and a socket, where a router says so
 //! dhcp/     packet, lease, ip, client (all pure) and the part of the event loop around them
 //! ```
 
 mod dhcp;
+mod dhcp6;
 mod kernel;
 mod link;
+mod ra;
 mod resolv;
 mod rtnl;
+mod time;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 #[allow(unused_imports)] // main is the other half's
 pub(crate) use dhcp::Dhcp;
 pub(crate) use kernel::KernelError;
+pub(crate) use resolv::is_domain;
+pub(crate) use time::Time;
 
 use kernel::Kernel;
 use rtnl::{Address, Request};

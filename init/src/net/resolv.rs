@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -12,6 +12,18 @@ pub(crate) const PATH: &str = "/run/slipform/resolv.conf";
 /// Longest domain name (RFC 1035 section 2.3.4).
 pub(crate) const DOMAIN_MAX: usize = 253;
 const LABEL_MAX: usize = 63;
+/// What the C library's resolver looks at (resolv.conf(5)).
+const SERVERS_MAX: usize = 3;
+const SEARCH_MAX: usize = 6;
+
+/// A name server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Server<'a> {
+    /// Its address.
+    pub(crate) address: IpAddr,
+    /// The interface that it was learned on.
+    pub(crate) link: &'a str,
+}
 
 /// Letters, digits, hyphens inside, underscores (RFC 1123 section 2.1; SRV-like names have underscores).
 pub(crate) fn is_domain(name: &str) -> bool {
@@ -26,21 +38,35 @@ pub(crate) fn is_domain(name: &str) -> bool {
     name.len() <= DOMAIN_MAX && name.split('.').all(label)
 }
 
-/// The file's text.
-pub(crate) fn text(servers: &[Ipv4Addr], search: &[String]) -> String {
-    let mut text = String::from("# Written by slipform-init from the DHCP lease.\n");
-    let names: Vec<&str> = search
-        .iter()
-        .map(String::as_str)
-        .filter(|name| is_domain(name))
-        .collect();
+/// The file's text: each server and name once, no more than a resolver takes.
+pub(crate) fn text<'a>(
+    servers: impl Iterator<Item = Server<'a>>,
+    search: impl Iterator<Item = &'a str>,
+) -> String {
+    let mut text = String::from("# Written by slipform-init from what the network says.\n");
+    let mut names: Vec<&str> = Vec::new();
+    for name in search.filter(|name| is_domain(name)) {
+        if names.len() < SEARCH_MAX && !names.contains(&name) {
+            names.push(name);
+        }
+    }
     if !names.is_empty() {
         text.push_str(&format!("search {}\n", names.join(" ")));
     }
-    for server in servers {
-        text.push_str(&format!("nameserver {server}\n"));
+    let mut lines: Vec<String> = Vec::new();
+    for Server { address, link } in servers {
+        let line = match address {
+            // Such an address says nothing without its link.
+            IpAddr::V6(v6) if v6.segments()[0] & 0xffc0 == 0xfe80 => {
+                format!("nameserver {v6}%{link}\n")
+            }
+            address => format!("nameserver {address}\n"),
+        };
+        if lines.len() < SERVERS_MAX && !lines.contains(&line) {
+            lines.push(line);
+        }
     }
-    text
+    text + &lines.concat()
 }
 
 /// Puts `text` at `path` in one step: a resolver sees the old file or the new one.
@@ -73,16 +99,18 @@ mod tests {
 
     #[test]
     fn a_file_byte_for_byte() {
-        let servers = [Ipv4Addr::new(10, 0, 2, 3), Ipv4Addr::new(8, 8, 8, 8)];
-        let search = [
-            "example.org".to_owned(),
-            "evil\nnameserver 6.6.6.6".to_owned(),
-            "b.c".to_owned(),
-        ];
-        let expected = "# Written by slipform-init from the DHCP lease.\n\
-                        search example.org b.c\nnameserver 10.0.2.3\nnameserver 8.8.8.8\n";
-        assert_eq!(text(&servers, &search), expected);
-        assert_eq!(text(&[], &[]).lines().count(), 1);
+        let servers = ["10.0.2.3", "fe80::1", "10.0.2.3", "fd00::53", "8.8.8.8"];
+        let servers = servers.map(|text| Server {
+            address: text.parse().expect("an address"),
+            link: "eth0",
+        });
+        let search = ["example.org", "evil\nnameserver 6.6.6.6", "b.c", "b.c"];
+        let expected = "# Written by slipform-init from what the network says.\n\
+                        search example.org b.c\nnameserver 10.0.2.3\nnameserver fe80::1%eth0\n\
+                        nameserver fd00::53\n";
+        let got = text(servers.into_iter(), search.into_iter());
+        assert_eq!(got, expected);
+        assert_eq!(text([].into_iter(), [].into_iter()).lines().count(), 1);
     }
 
     #[test]

@@ -21,7 +21,14 @@ const ACK: u16 = 0x04;
 const REPLACE: u16 = 0x100;
 const CREATE: u16 = 0x400;
 const IFF_UP: u32 = 1;
+const EXCLUSIVE: u16 = 0x200;
+const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_VLAN_ID: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
@@ -29,6 +36,7 @@ const IFA_CACHEINFO: u16 = 6;
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
 const RTA_PREFSRC: u16 = 7;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_DHCP: u8 = 16;
@@ -58,19 +66,21 @@ pub(crate) struct Address {
     pub(crate) lifetime: Option<u32>,
 }
 
-/// An IPv4 route through an interface.
+/// A route through an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Route {
     /// Interface.
     pub(crate) index: u32,
     /// Network.
-    pub(crate) destination: Ipv4Addr,
+    pub(crate) destination: IpAddr,
     /// Length of its prefix; 0 is the default route.
     pub(crate) prefix: u8,
     /// `None`: on the link itself.
-    pub(crate) gateway: Option<Ipv4Addr>,
-    /// Address that packets on this route carry.
-    pub(crate) source: Ipv4Addr,
+    pub(crate) gateway: Option<IpAddr>,
+    /// Address that packets on this route carry; `None`: the kernel chooses.
+    pub(crate) source: Option<IpAddr>,
+    /// Of routes to the same network the lowest counts.
+    pub(crate) metric: u32,
 }
 
 impl Request {
@@ -83,11 +93,7 @@ impl Request {
     }
 
     fn attribute(mut self, kind: u16, value: &[u8]) -> Request {
-        let length = 4 + value.len();
-        self.0.extend_from_slice(&(length as u16).to_ne_bytes());
-        self.0.extend_from_slice(&kind.to_ne_bytes());
-        self.0.extend_from_slice(value);
-        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self.0.extend(attribute(kind, value));
         self
     }
 
@@ -109,6 +115,19 @@ impl Request {
     /// Switches an interface on.
     pub(crate) fn link_up(index: u32) -> Request {
         Request::new(RTM_NEWLINK, 0, &ifinfo(index, IFF_UP, IFF_UP))
+    }
+
+    /// Makes the interface `name` for VLAN `id` on the interface `link`.
+    pub(crate) fn add_vlan(name: &str, link: u32, id: u16) -> Request {
+        let data = attribute(IFLA_VLAN_ID, &id.to_ne_bytes());
+        let info = [
+            attribute(IFLA_INFO_KIND, b"vlan"),
+            attribute(IFLA_INFO_DATA, &data),
+        ];
+        Request::new(RTM_NEWLINK, CREATE | EXCLUSIVE, &ifinfo(0, 0, 0))
+            .attribute(IFLA_IFNAME, &[name.as_bytes(), &[0]].concat())
+            .attribute(IFLA_LINK, &link.to_ne_bytes())
+            .attribute(IFLA_LINKINFO, &info.concat())
     }
 
     /// Sets an interface's MTU.
@@ -147,6 +166,15 @@ impl Request {
     }
 }
 
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = 4 + value.len();
+    let mut bytes = (length as u16).to_ne_bytes().to_vec();
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(value);
+    bytes.resize(length.next_multiple_of(4), 0);
+    bytes
+}
+
 /// ifinfomsg: family u8, pad u8, type u16, index i32, flags u32, change mask u32.
 fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; 16] {
     let mut fixed = [0; 16];
@@ -158,10 +186,12 @@ fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; 16] {
 
 impl Address {
     fn request(&self, kind: u16, flags: u16) -> Request {
-        let (family, octets) = match self.address {
-            IpAddr::V4(v4) => (AF_INET, v4.octets().to_vec()),
-            IpAddr::V6(v6) => (AF_INET6, v6.octets().to_vec()),
+        let family = if self.address.is_ipv4() {
+            AF_INET
+        } else {
+            AF_INET6
         };
+        let octets = octets(self.address);
         let scope = if self.address.is_loopback() {
             SCOPE_HOST
         } else {
@@ -187,7 +217,11 @@ impl Route {
         };
         // rtmsg: family, both prefix lengths, tos, table, protocol, scope, type, flags u32
         let fixed = [
-            AF_INET,
+            if self.destination.is_ipv4() {
+                AF_INET
+            } else {
+                AF_INET6
+            },
             self.prefix,
             0,
             0,
@@ -200,13 +234,23 @@ impl Route {
             0,
             0,
         ];
-        let gateway = self.gateway.map(|gateway| gateway.octets());
-        let destination = self.destination.octets();
+        let gateway = self.gateway.map(octets);
+        let source = self.source.map(octets);
+        let destination = octets(self.destination);
+        let metric = (self.metric > 0).then(|| self.metric.to_ne_bytes());
         Request::new(kind, flags, &fixed)
             .maybe(RTA_DST, (self.prefix > 0).then_some(&destination[..]))
             .maybe(RTA_GATEWAY, gateway.as_ref().map(|octets| &octets[..]))
-            .attribute(RTA_PREFSRC, &self.source.octets())
+            .maybe(RTA_PREFSRC, source.as_ref().map(|octets| &octets[..]))
             .attribute(RTA_OIF, &self.index.to_ne_bytes())
+            .maybe(RTA_PRIORITY, metric.as_ref().map(|metric| &metric[..]))
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
     }
 }
 
@@ -255,6 +299,20 @@ mod tests {
         );
     }
 
+    /// As `ip link add link eth0 name v.10 type vlan id 10` has it.
+    #[test]
+    fn vlans_byte_for_byte() {
+        let bytes = Request::add_vlan("v.10", 2, 10).numbered(1);
+        assert_eq!(bytes[4..8], [16, 0, 5, 6]);
+        let attributes = [
+            9, 0, 3, 0, b'v', b'.', b'1', b'0', 0, 0, 0, 0, // IFLA_IFNAME
+            8, 0, 5, 0, 2, 0, 0, 0, // IFLA_LINK
+            24, 0, 18, 0, 8, 0, 1, 0, b'v', b'l', b'a', b'n', // IFLA_LINKINFO, IFLA_INFO_KIND
+            12, 0, 2, 0, 6, 0, 1, 0, 10, 0, 0, 0, // IFLA_INFO_DATA, IFLA_VLAN_ID
+        ];
+        assert_eq!(bytes[32..], attributes);
+    }
+
     #[test]
     fn addresses_byte_for_byte() {
         let mut address = Address {
@@ -287,10 +345,11 @@ mod tests {
     fn routes_byte_for_byte() {
         let mut route = Route {
             index: 3,
-            destination: Ipv4Addr::UNSPECIFIED,
+            destination: Ipv4Addr::UNSPECIFIED.into(),
             prefix: 0,
-            gateway: Some(Ipv4Addr::new(10, 0, 2, 2)),
-            source: Ipv4Addr::new(10, 0, 2, 15),
+            gateway: Some(Ipv4Addr::new(10, 0, 2, 2).into()),
+            source: Some(Ipv4Addr::new(10, 0, 2, 15).into()),
+            metric: 0,
         };
         let expected = [
             52, 0, 0, 0, 24, 0, 5, 5, 1, 0, 0, 0, 0, 0, 0, 0, // RTM_NEWROUTE
@@ -300,10 +359,18 @@ mod tests {
             8, 0, 4, 0, 3, 0, 0, 0, // RTA_OIF
         ];
         assert_eq!(Request::set_route(&route).numbered(1), expected);
-        (route.destination, route.prefix, route.gateway) = (Ipv4Addr::new(10, 9, 0, 1), 32, None);
+        route.destination = Ipv4Addr::new(10, 9, 0, 1).into();
+        (route.prefix, route.gateway) = (32, None);
         let bytes = Request::delete_route(&route).numbered(1);
         assert_eq!(bytes[16..28], [2, 32, 0, 0, 254, 16, 253, 1, 0, 0, 0, 0]);
         assert_eq!(bytes[28..36], [8, 0, 1, 0, 10, 9, 0, 1]);
+        route.metric = 1003;
+        let bytes = Request::set_route(&route).numbered(1);
+        assert_eq!(bytes[52..], [8, 0, 6, 0, 0xeb, 3, 0, 0]);
+        route.destination = std::net::Ipv6Addr::LOCALHOST.into();
+        let bytes = Request::set_route(&route).numbered(1);
+        assert_eq!(bytes[16..18], [10, 32]);
+        assert_eq!(bytes[28..32], [20, 0, 1, 0]);
     }
 
     #[test]

@@ -40,6 +40,40 @@ pub(crate) fn line(event: &Event) -> Option<String> {
             address,
             detail,
         } => join(&["network:", interface, address, detail]),
+        Event::Clock {
+            server,
+            microseconds,
+            step,
+        } => {
+            let verb = match step {
+                true => "set",
+                false => "is slewed",
+            };
+            format!(
+                "clock: {verb} by {} ms, told by {server}",
+                microseconds / 1000
+            )
+        }
+        Event::Metadata {
+            sources,
+            instance_id,
+            hostname,
+            user_data,
+            credentials,
+            milliseconds,
+            detail,
+        } => {
+            let names: Vec<&str> = sources.iter().map(|source| source.name()).collect();
+            let from = match names.is_empty() {
+                true => "nothing known".to_owned(),
+                false => format!("from {}", names.join(", ")),
+            };
+            let lengths = format!(
+                "({user_data} bytes of user-data, {} credentials, {milliseconds} ms)",
+                credentials.len()
+            );
+            join(&["metadata:", &from, instance_id, hostname, &lengths, detail])
+        }
         Event::Service {
             name,
             state,

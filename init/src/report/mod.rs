@@ -412,6 +412,19 @@ fn cut(event: &mut Event, limit: usize) {
         Event::Boot { name, version, .. } => [name, version],
         Event::Layer { name, root_hash } => [name, root_hash],
         Event::LayerRead { name, error, .. } => [name, error],
+        Event::Clock { server, .. } => return truncate(server, limit),
+        Event::Metadata {
+            instance_id,
+            hostname,
+            credentials,
+            detail,
+            ..
+        } => {
+            // Names are no longer than 255 bytes, and there are 128 at most.
+            credentials.truncate(limit / 64);
+            truncate(detail, limit);
+            [instance_id, hostname]
+        }
         Event::Health {
             service, detail, ..
         } => [service, detail],

@@ -12,6 +12,8 @@ pub(crate) struct Fleet {
     order: Order,
     /// For each service: those that name it in `after`.
     before: Vec<Vec<usize>>,
+    /// Those that wait for something else than each other.
+    held: Vec<bool>,
     begun: bool,
     stopping: bool,
 }
@@ -28,8 +30,9 @@ impl Fleet {
                 before[other].push(number);
             }
         }
-        let lives = policies.into_iter().map(Life::new).collect();
+        let lives: Vec<Life> = policies.into_iter().map(Life::new).collect();
         Fleet {
+            held: vec![false; lives.len()],
             lives,
             order,
             before,
@@ -42,6 +45,35 @@ impl Fleet {
     pub(crate) fn start(&mut self, now: Duration, out: &mut Vec<Ordered>) {
         self.begun = true;
         for (number, why) in std::mem::take(&mut self.order.broken) {
+            self.input(now, number, Input::Refused(why), out);
+        }
+        self.settle(now, out);
+    }
+
+    /// Service `number` waits until [`Fleet::release`].
+    pub(crate) fn hold(&mut self, number: usize) {
+        if let Some(held) = self.held.get_mut(number) {
+            *held = true;
+        }
+    }
+
+    /// Whether it waits for that.
+    pub(crate) fn is_held(&self, number: usize) -> bool {
+        self.held.get(number).is_some_and(|held| *held)
+    }
+
+    /// Lets a held service go its way; it never starts if `refused` says why.
+    pub(crate) fn release(
+        &mut self,
+        now: Duration,
+        number: usize,
+        refused: Option<String>,
+        out: &mut Vec<Ordered>,
+    ) {
+        if !self.held.get_mut(number).is_some_and(std::mem::take) {
+            return;
+        }
+        if let Some(why) = refused {
             self.input(now, number, Input::Refused(why), out);
         }
         self.settle(now, out);
@@ -127,6 +159,9 @@ impl Fleet {
             return (free && !life.is_over()).then_some(Input::Stop);
         }
         if !life.is_waiting() {
+            return None;
+        }
+        if self.held[number] {
             return None;
         }
         let after = &self.order.after[number];

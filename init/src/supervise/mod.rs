@@ -47,6 +47,9 @@ pub(crate) use logs::Allowance;
 use state::{Action, Input, Life, Policy};
 use unit::{Places, Unit};
 
+/// What a service finds in its environment beyond machine.json, or why it never starts.
+pub(crate) type Answer<'a> = dyn Fn(&Service) -> Result<Vec<(String, String)>, String> + 'a;
+
 /// All services of the machine.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
@@ -71,6 +74,9 @@ impl Supervisor {
             .collect();
         let mut order = order::resolve(&names);
         let policies = services.iter().map(policy).collect();
+        let asks =
+            |service: &Service| !service.credentials.is_empty() || !service.identity_env.is_empty();
+        let held: Vec<bool> = services.iter().map(asks).collect();
         cgroup::enable(&places.cgroup);
         let mut units = Vec::with_capacity(services.len());
         for (number, service) in services.into_iter().enumerate() {
@@ -80,11 +86,40 @@ impl Supervisor {
             }
             units.push(unit);
         }
+        let mut fleet = Fleet::new(policies, order);
+        for number in held
+            .iter()
+            .enumerate()
+            .filter_map(|(n, held)| held.then_some(n))
+        {
+            fleet.hold(number);
+        }
         Supervisor {
             units,
-            fleet: Fleet::new(policies, order),
+            fleet,
             reboot: false,
         }
+    }
+
+    /// The machine knows who it is: services that asked for that may start, each with the
+    /// environment that `answer` has for it, or never for the reason that it gives.
+    pub(crate) fn identified(&mut self, answer: &Answer<'_>, turn: &mut Turn<'_>) {
+        let mut actions = Vec::new();
+        for (number, unit) in self.units.iter_mut().enumerate() {
+            if !self.fleet.is_held(number) {
+                continue;
+            }
+            let result = answer(unit.service()).map(|env| unit.add_environment(env));
+            self.fleet
+                .release(turn.now, number, result.err(), &mut actions);
+        }
+        self.carry_out(actions, turn);
+    }
+
+    /// Some service asks for credentials.
+    pub(crate) fn wants_credentials(&self) -> bool {
+        let mut services = self.units.iter().map(Unit::service);
+        services.any(|service| !service.credentials.is_empty())
     }
 
     /// Starts those that wait for nobody; the others follow as readiness comes in.

@@ -155,6 +155,18 @@ impl Unit {
         Ok(program)
     }
 
+    /// What machine.json says of it.
+    pub(crate) fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// More environment, before its first start; what is there goes before.
+    pub(crate) fn add_environment(&mut self, env: Vec<(String, String)>) {
+        for (name, value) in env {
+            self.service.env.entry(name).or_insert(value);
+        }
+    }
+
     /// Its name.
     pub(crate) fn name(&self) -> &str {
         &self.service.name

@@ -32,6 +32,38 @@ pub(crate) fn wall_seconds() -> i64 {
     i64::try_from(read(libc::CLOCK_REALTIME).as_secs()).unwrap_or(i64::MAX)
 }
 
+/// CLOCK_REALTIME in nanoseconds since 1970.
+pub(crate) fn wall_nanos() -> i128 {
+    read(libc::CLOCK_REALTIME).as_nanos() as i128
+}
+
+/// Adds `nanos` to CLOCK_REALTIME at once.
+pub(crate) fn step(nanos: i128) -> io::Result<()> {
+    let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+    let time = (wall_nanos() + nanos).max(0);
+    let time = libc::timespec {
+        tv_sec: (time / 1_000_000_000).try_into().map_err(|_| invalid())?,
+        tv_nsec: (time % 1_000_000_000).try_into().map_err(|_| invalid())?,
+    };
+    // SAFETY: `time` is a valid timespec that outlives the call.
+    check(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &raw const time) })?;
+    Ok(())
+}
+
+/// Has the kernel add `nanos` to CLOCK_REALTIME by and by, half a millisecond a second
+/// (adjtimex(2), `ADJ_OFFSET_SINGLESHOT`).
+pub(crate) fn slew(nanos: i128) -> io::Result<()> {
+    // SAFETY: all zeros is a valid timex.
+    let mut request: libc::timex = unsafe { std::mem::zeroed() };
+    request.modes = libc::ADJ_OFFSET_SINGLESHOT;
+    request.offset = (nanos / 1000)
+        .try_into()
+        .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    // SAFETY: a valid timex that outlives the call.
+    check(unsafe { libc::adjtimex(&raw mut request) })?;
+    Ok(())
+}
+
 /// CLOCK_REALTIME since 1970.
 pub(crate) fn wall() -> Duration {
     read(libc::CLOCK_REALTIME)

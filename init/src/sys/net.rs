@@ -3,7 +3,7 @@
 //! and non-blocking.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::{mem, ptr};
 
@@ -125,6 +125,79 @@ pub(crate) fn receive_netlink(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<(us
     Ok((count, from.nl_pid))
 }
 
+/// A socket that hears router advertisements on all links; the kernel passes nothing else.
+///
+/// # Errors
+/// What socket(2) or setsockopt(2) says; `EAFNOSUPPORT` where there is no IPv6.
+pub(crate) fn advertisements() -> io::Result<OwnedFd> {
+    /// `ICMP6_FILTER` of linux/icmpv6.h, and the only type that may pass: a set bit blocks.
+    const FILTER: libc::c_int = 1;
+    const ADVERTISEMENT: usize = 134;
+    let fd = socket(libc::AF_INET6, libc::SOCK_RAW, libc::IPPROTO_ICMPV6)?;
+    let mut blocked = [u32::MAX; 8];
+    blocked[ADVERTISEMENT / 32] &= !(1 << (ADVERTISEMENT % 32));
+    let borrowed = std::os::fd::AsFd::as_fd(&fd);
+    set_option(borrowed, libc::IPPROTO_ICMPV6, FILTER, &blocked)?;
+    set_option(
+        borrowed,
+        libc::IPPROTO_IPV6,
+        libc::IPV6_RECVHOPLIMIT,
+        &1_i32,
+    )?;
+    Ok(fd)
+}
+
+/// A received ICMPv6 packet: its length, its sender, the link's index and the hop limit.
+pub(crate) type FromLink = (usize, Ipv6Addr, u32, u8);
+
+/// Receives one packet of [`advertisements`].
+///
+/// # Errors
+/// What recvmsg(2) says; `WouldBlock` when there is none.
+pub(crate) fn receive_advertisement(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<FromLink> {
+    #[repr(C, align(8))]
+    struct Control([u8; 64]);
+    let mut control = Control([0; 64]);
+    // SAFETY: all zeros is a valid sockaddr_in6.
+    let mut from: libc::sockaddr_in6 = unsafe { mem::zeroed() };
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: all zeros is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_name = (&raw mut from).cast();
+    message.msg_namelen = size_of::<libc::sockaddr_in6>();
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = (&raw mut control).cast();
+    message.msg_controllen = 64;
+    // SAFETY: every pointer in `message` is alive and of the given length.
+    let count = counted(unsafe {
+        libc::recvmsg(fd.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC)
+    })?;
+    // SAFETY: the kernel has filled the control data; the macros stay within
+    // msg_controllen, and the payload of IPV6_HOPLIMIT is an int, read unaligned.
+    let hops = unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        if header.is_null()
+            || (*header).cmsg_level != libc::IPPROTO_IPV6
+            || (*header).cmsg_type != libc::IPV6_HOPLIMIT
+        {
+            0
+        } else {
+            ptr::read_unaligned(libc::CMSG_DATA(header).cast::<libc::c_int>())
+        }
+    };
+    let source = Ipv6Addr::from(from.sin6_addr.s6_addr);
+    Ok((
+        count,
+        source,
+        from.sin6_scope_id,
+        u8::try_from(hops).unwrap_or(0),
+    ))
+}
+
 fn link_address(index: u32, hardware: [u8; 6]) -> libc::sockaddr_ll {
     // SAFETY: all zeros is a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
@@ -213,6 +286,31 @@ pub(crate) fn udp(interface: &str, address: Ipv4Addr, port: u16) -> io::Result<U
     set_option(borrowed, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, &name)?;
     set_option(borrowed, libc::SOL_SOCKET, libc::SO_REUSEADDR, &1_i32)?;
     bind(&fd, &inet(address, port))?;
+    Ok(fd.into())
+}
+
+/// A UDP socket on `port` of one interface, for IPv6 alone.
+///
+/// # Errors
+/// What socket(2), setsockopt(2) or bind(2) says.
+pub(crate) fn udp6(interface: &str, port: u16) -> io::Result<UdpSocket> {
+    let fd = socket(libc::AF_INET6, libc::SOCK_DGRAM, 0)?;
+    let mut name = [0_u8; libc::IFNAMSIZ];
+    for (to, from) in name
+        .iter_mut()
+        .take(libc::IFNAMSIZ - 1)
+        .zip(interface.bytes())
+    {
+        *to = from;
+    }
+    let borrowed = std::os::fd::AsFd::as_fd(&fd);
+    set_option(borrowed, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, &name)?;
+    set_option(borrowed, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1_i32)?;
+    // SAFETY: all zeros is a valid sockaddr_in6: any address.
+    let mut own: libc::sockaddr_in6 = unsafe { mem::zeroed() };
+    own.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+    own.sin6_port = port.to_be();
+    bind(&fd, &own)?;
     Ok(fd.into())
 }
 
@@ -382,6 +480,57 @@ mod tests {
             (&b"READY=1"[..], Some(std::process::id() as i32))
         );
         let again = receive_from_process(ours.as_fd(), &mut buffer).expect_err("nothing is left");
+        assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    fn skipped(why: &str) {
+        use io::Write;
+        let _ = writeln!(io::stderr(), "SKIPPED: router advertisements: {why}");
+    }
+
+    /// Through the real kernel: an advertisement passes its filter, with its hop limit and
+    /// sender; another message does not. Only root may open such a socket.
+    #[test]
+    fn advertisements_pass_the_kernels_filter_and_nothing_else() {
+        let Ok(hears) = advertisements() else {
+            return skipped("no right to open raw sockets, or no IPv6");
+        };
+        let says = advertisements().expect("a second");
+        set_option(
+            says.as_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_UNICAST_HOPS,
+            &255_i32,
+        )
+        .expect("hop limit");
+        // SAFETY: all zeros is a valid sockaddr_in6.
+        let mut to: libc::sockaddr_in6 = unsafe { mem::zeroed() };
+        to.sin6_family = libc::AF_INET6 as libc::sa_family_t;
+        to.sin6_addr.s6_addr = Ipv6Addr::LOCALHOST.octets();
+        for kind in [136_u8, 134] {
+            let mut message = [0_u8; 24];
+            message[0] = kind;
+            let (address, size) = ((&raw const to).cast(), size_of::<libc::sockaddr_in6>());
+            // SAFETY: live message, live address of the given size.
+            let sent = unsafe {
+                libc::sendto(
+                    says.as_raw_fd(),
+                    message.as_ptr().cast(),
+                    24,
+                    0,
+                    address,
+                    size,
+                )
+            };
+            if sent != 24 {
+                return skipped("::1 cannot be reached");
+            }
+        }
+        let mut buffer = [0; 64];
+        let got = receive_advertisement(&hears, &mut buffer).expect("the advertisement");
+        assert_eq!((got.0, got.1, got.3), (24, Ipv6Addr::LOCALHOST, 255));
+        assert_eq!(buffer[0], 134);
+        let again = receive_advertisement(&hears, &mut buffer).expect_err("no more");
         assert_eq!(again.kind(), io::ErrorKind::WouldBlock);
     }
 

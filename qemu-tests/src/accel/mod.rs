@@ -208,6 +208,7 @@ mod tests {
             env: BTreeMap::new(),
             firmware_code: PathBuf::new(),
             firmware_vars: PathBuf::new(),
+            relay: Vec::new(),
             version: "fake".into(),
         }
     }

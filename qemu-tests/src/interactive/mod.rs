@@ -72,6 +72,7 @@ pub fn run_interactive(
         isolated: false,
         reboot_ends: false,
         kept: None,
+        metadata: None,
         start_limit: limits.start,
         hardware: Hardware::default(),
     };

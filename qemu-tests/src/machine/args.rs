@@ -14,6 +14,7 @@ use super::Mode;
 use super::hardware::Trace;
 use super::sockets::Channel;
 use crate::accel::{Accel, AccelKind};
+use crate::metadata::{Metadata, forward_command};
 use crate::plan::{BootPath, DiskFormat, Emulator, Plan};
 
 /// QEMU's trace events of a read, by disk interface.
@@ -56,6 +57,7 @@ pub(crate) fn command_line(setup: &Setup<'_>) -> Vec<OsString> {
     words.state_disk(setup);
     words.channels(setup);
     words.network(setup);
+    words.metadata(setup);
     words.0
 }
 
@@ -251,6 +253,32 @@ impl Words {
         );
     }
 
+    /// The cloud that the machine wakes up in, but for its server.
+    fn metadata(&mut self, setup: &Setup<'_>) {
+        let Some(metadata) = &setup.mode.metadata else {
+            return;
+        };
+        for words in metadata.firmware() {
+            self.option("-smbios", words);
+        }
+        for text in metadata.oem_strings() {
+            let text = text.replace(',', ",,");
+            self.option("-smbios", format!("type=11,value={text}"));
+        }
+        for (name, file) in metadata.fw_cfg(setup.run) {
+            let name = format!("name={name}");
+            self.option("-fw_cfg", with_file(&name, "file", file.as_os_str()));
+        }
+        if let Some(seed) = metadata.seed(setup.run) {
+            let drive = "if=none,id=seed,format=raw,readonly=on,file.driver=file";
+            self.option(
+                "-drive",
+                with_file(drive, "file.filename", seed.as_os_str()),
+            );
+            self.option("-device", "virtio-blk-pci,drive=seed");
+        }
+    }
+
     fn network(&mut self, setup: &Setup<'_>) {
         if setup.mode.hardware.no_network {
             return;
@@ -258,6 +286,14 @@ impl Words {
         let mut netdev = "user,id=net0".to_owned();
         if setup.mode.isolated {
             netdev.push_str(",restrict=on");
+        }
+        let metadata = setup.mode.metadata.as_ref();
+        if metadata.is_some_and(Metadata::has_server)
+            && let Some(command) = forward_command(&setup.emulator.relay, setup.run)
+        {
+            // QEMU forwards only addresses of the guest's own network.
+            netdev.push_str(",net=169.254.0.0/16,guestfwd=tcp:169.254.169.254:80-cmd:");
+            netdev.push_str(&command.replace(',', ",,"));
         }
         for Forward { host, guest } in &setup.mode.forwards {
             netdev.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
@@ -287,6 +323,7 @@ mod tests {
 
     use super::*;
     use crate::machine::hardware::Hardware;
+    use crate::metadata::MetadataSource;
     use crate::plan::{Emulation, RunOptions};
 
     fn plan() -> Plan {
@@ -330,6 +367,7 @@ mod tests {
             env: BTreeMap::new(),
             firmware_code: "/q/code.fd".into(),
             firmware_vars: "/q/vars.fd".into(),
+            relay: vec!["/r,elay".into()],
             version: "qemu 10".into(),
         };
         let accel = Accel {
@@ -371,6 +409,7 @@ mod tests {
             isolated: true,
             reboot_ends: true,
             kept: None,
+            metadata: None,
             start_limit: Duration::from_secs(1),
             hardware: Hardware::default(),
         }
@@ -442,6 +481,22 @@ mod tests {
     }
 
     #[test]
+    fn a_cloud_is_a_network_a_firmware_and_nothing_else() {
+        let mut mode = test_mode();
+        mode.metadata = Some(Metadata::of(MetadataSource::Ec2));
+        let forward = "restrict=on,net=169.254.0.0/16,guestfwd=tcp:169.254.169.254:80-cmd:'/r,,elay' '/tmp/slipform-x/metadata'";
+        let want = GOLDEN.replace("restrict=on", forward)
+            + "\n-smbios type=1,manufacturer=Amazon EC2,product=m7i.large";
+        assert_eq!(line(&plan(), AccelKind::Tcg, &mode), want);
+        let mut fw_cfg = Metadata::of(MetadataSource::FwCfg);
+        fw_cfg.credentials.insert("a".into(), "secret".into());
+        mode.metadata = Some(fw_cfg);
+        let want = GOLDEN.to_owned()
+            + "\n-fw_cfg name=opt/io.systemd.credentials/a,file=/tmp/slipform-x/credential-0";
+        assert_eq!(line(&plan(), AccelKind::Tcg, &mode), want);
+    }
+
+    #[test]
     fn kvm_takes_the_hosts_processor_and_nothing_else_changes() {
         let want = GOLDEN
             .replace("-accel tcg", "-accel kvm")
@@ -480,6 +535,7 @@ mod tests {
             isolated: false,
             reboot_ends: false,
             kept: None,
+            metadata: None,
             start_limit: Duration::from_secs(1),
             hardware: Hardware::default(),
         };

@@ -25,6 +25,7 @@ use tempfile::TempDir;
 use crate::accel::Accel;
 use crate::error::HarnessError;
 use crate::evidence::Evidence;
+use crate::metadata::{Metadata, Server};
 use crate::plan::{Emulator, Plan};
 use args::{Forward, Setup};
 use hardware::Hardware;
@@ -66,6 +67,8 @@ pub(crate) struct Mode {
     pub(crate) reboot_ends: bool,
     /// What outlives the process: the disk is written to there.
     pub(crate) kept: Option<Arc<Kept>>,
+    /// The cloud that it wakes up in.
+    pub(crate) metadata: Option<Metadata>,
     /// How long the emulator may take until its monitor answers.
     pub(crate) start_limit: Duration,
     /// What differs from the board's machine.
@@ -86,6 +89,7 @@ pub(crate) struct Machine {
     pub(crate) ports: BTreeMap<u16, u16>,
     open_channels: usize,
     exit_told: bool,
+    _metadata: Option<Server>,
     // Removed last, when QEMU is gone.
     _overlay: TempDir,
     _run: TempDir,
@@ -126,6 +130,7 @@ impl Machine {
             nonce: &nonce,
             mode,
         };
+        let server = emulate(emulator, mode, run)?;
         let argv = args::command_line(&setup);
         let mut environment: Vec<(OsString, OsString)> = emulator
             .env
@@ -176,6 +181,7 @@ impl Machine {
             ports: BTreeMap::new(),
             open_channels: 3,
             exit_told: false,
+            _metadata: server,
             _overlay: overlay,
             _run: sockets.dir,
         };
@@ -310,6 +316,26 @@ impl Machine {
         }
         Ok(())
     }
+}
+
+/// Makes the cloud that the machine wakes up in.
+fn emulate(emulator: &Emulator, mode: &Mode, run: &Path) -> Result<Option<Server>, HarnessError> {
+    let Some(metadata) = &mode.metadata else {
+        return Ok(None);
+    };
+    metadata.prepare(run)?;
+    if !metadata.has_server() || mode.hardware.no_network {
+        return Ok(None);
+    }
+    if emulator.relay.is_empty() {
+        return Err(HarnessError::Plan {
+            what: "metadata".into(),
+            value: metadata.source.name().into(),
+            rule: "it needs a relay, and the emulator names none".into(),
+            remedy: "set Emulator::relay to a program that calls relay_if_asked".into(),
+        });
+    }
+    Server::start(metadata, run).map(Some)
 }
 
 /// Reads a channel in a thread until it ends.

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use slipform_init::contract::event::ServiceState;
 
+use crate::metadata::Metadata;
+
 /// How long an answer from the network may take at the speed of real hardware, unless
 /// its check says otherwise.
 pub const CHECK_LIMIT: Duration = Duration::from_secs(10);
@@ -25,6 +27,10 @@ pub struct Check {
     pub limit: Option<Duration>,
     /// How often a probe is tried again; without a number as often as fits into the limit.
     pub retries: Option<u32>,
+    /// The cloud that the machine wakes up in for this check; checks of one cloud share
+    /// their machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<Metadata>,
 }
 
 impl Check {
@@ -40,6 +46,7 @@ impl Check {
             steps,
             limit: None,
             retries: None,
+            metadata: None,
         }
     }
 

@@ -27,6 +27,9 @@ pub struct Emulator {
     pub firmware_code: PathBuf,
     /// UEFI variable store template, copied for each run.
     pub firmware_vars: PathBuf,
+    /// Program and leading arguments that relay a guest's connection to an emulated
+    /// metadata server ([`crate::metadata::relay_if_asked`]); empty if there is none.
+    pub relay: Vec<OsString>,
     /// For the report: name and version (`qemu 10.0.13 (locked)`).
     pub version: String,
 }

@@ -45,7 +45,7 @@ impl Run<'_> {
             numbered.filter(|(number, _)| is_ours(plan, *number))
         };
         for (number, check) in ours() {
-            if watcher(check).is_some() {
+            if watcher(check).is_some() || !self.is_here(check) {
                 continue;
             }
             if !self.is_up() {
@@ -57,6 +57,9 @@ impl Run<'_> {
         }
         let since = Instant::now();
         for (number, check) in ours() {
+            if !self.is_here(check) {
+                continue;
+            }
             let (what, pattern) = match watcher(check) {
                 Some(Probe::Console { matches }) => ("console line".to_owned(), matches),
                 Some(Probe::Log { service, matches }) => {
@@ -65,13 +68,13 @@ impl Run<'_> {
                 _ => continue,
             };
             let patience = self.patience(check, true).limit;
-            while self.watch.patterns.ever(number, 0).is_none()
+            while self.matched(number, check).is_none()
                 && self.is_up()
                 && since.elapsed() < patience
             {
                 self.pump(TICK)?;
             }
-            let outcome = match self.watch.patterns.ever(number, 0) {
+            let outcome = match self.matched(number, check) {
                 Some(line) => Outcome::Passed(format!("{what}: {line}")),
                 None if !self.is_up() => continue,
                 None => Outcome::Failed(format!(
@@ -82,6 +85,14 @@ impl Run<'_> {
             self.told(number, outcome);
         }
         Ok(())
+    }
+
+    /// The line that a watching check waits for: of all boots, or of the one in its cloud.
+    fn matched(&self, number: usize, check: &Check) -> Option<&str> {
+        match check.metadata {
+            None => self.watch.patterns.ever(number, 0),
+            Some(_) => self.watch.patterns.now(number, 0),
+        }
     }
 
     /// Patterns that must not be there are judged when nothing more can come.

@@ -21,6 +21,7 @@ use crate::machine::args::Forward;
 use crate::machine::hardware::Hardware;
 use crate::machine::overlay::{self, Kept};
 use crate::machine::{Machine, Mode};
+use crate::metadata::Metadata;
 use crate::plan::{BootPath, Check, Emulator, HttpProbe, Plan, Probe, Step};
 use crate::probes::guest_port;
 use crate::probes::patterns::Patterns;
@@ -65,6 +66,7 @@ pub fn boot_test(
         isolated: true,
         reboot_ends: true,
         kept,
+        metadata: first_world(plan),
         start_limit: limits.start,
         hardware: Hardware::default(),
     };
@@ -171,6 +173,28 @@ fn report(
         init_rss_kib,
         events,
     }
+}
+
+/// Where the checks of this run need the machine to be: each cloud once, in the order of
+/// the checks. Nowhere in particular comes first, unless no check asks for that.
+pub(crate) fn worlds(plan: &Plan) -> Vec<Option<Metadata>> {
+    let numbered = plan.checks.iter().enumerate();
+    let ours = numbered.filter(|(number, _)| checks::is_ours(plan, *number));
+    let mut worlds: Vec<Option<Metadata>> = Vec::new();
+    for (_, check) in ours {
+        if !worlds.contains(&check.metadata) {
+            worlds.push(check.metadata.clone());
+        }
+    }
+    worlds.sort_by_key(Option::is_some);
+    if worlds.is_empty() {
+        worlds.push(None);
+    }
+    worlds
+}
+
+fn first_world(plan: &Plan) -> Option<Metadata> {
+    worlds(plan).into_iter().next().flatten()
 }
 
 /// A check pulls the plug: the disk must outlive QEMU.

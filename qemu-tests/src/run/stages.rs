@@ -8,8 +8,9 @@ use crate::error::HarnessError;
 use crate::evidence::Evidence;
 use crate::limits::Limits;
 use crate::machine::{Machine, Mode, Observation};
+use crate::metadata::Metadata;
 use crate::phase::Stage;
-use crate::plan::{Emulator, Plan};
+use crate::plan::{Check, Emulator, Plan};
 use crate::report::Outcome;
 use crate::watch::Watch;
 
@@ -140,8 +141,17 @@ impl<'a> Run<'a> {
     /// All stages. Afterwards QEMU is gone.
     pub(crate) fn all(&mut self) -> Result<(), HarnessError> {
         self.boot()?;
-        if self.is_up() {
-            self.checks()?;
+        let mut worlds = super::worlds(self.plan).into_iter();
+        // The machine was started in the first.
+        worlds.next();
+        loop {
+            if self.is_up() {
+                self.checks()?;
+            }
+            match worlds.next() {
+                Some(world) if self.is_up() => self.enter(world)?,
+                _ => break,
+            }
         }
         self.picture();
         // Init that reported a failed service still takes orders; one that is late may not.
@@ -280,6 +290,33 @@ impl<'a> Run<'a> {
         let nonce = self.machine.nonce.clone();
         self.next_boot(&nonce, true);
         self.boot()
+    }
+
+    /// The machine is switched off, and wakes up in another cloud.
+    fn enter(&mut self, world: Option<Metadata>) -> Result<(), HarnessError> {
+        self.power_off()?;
+        self.last_words()?;
+        self.pull_the_plug()?;
+        let name = world
+            .as_ref()
+            .map_or("no cloud", |world| world.source.name());
+        self.tell(&format!("starting again in {name}"));
+        self.mode.metadata = world;
+        self.machine = Machine::start(
+            self.plan,
+            self.emulator,
+            self.accel,
+            &self.mode,
+            &self.evidence,
+        )?;
+        let nonce = self.machine.nonce.clone();
+        self.next_boot(&nonce, false);
+        self.boot()
+    }
+
+    /// Whether a check is for the cloud that the machine is in.
+    pub(super) fn is_here(&self, check: &Check) -> bool {
+        check.metadata == self.mode.metadata
     }
 
     fn next_boot(&mut self, nonce: &str, cut: bool) {

@@ -228,6 +228,8 @@ impl Watch {
             Event::Log { service, line, .. } => self.patterns.line(Source::Service(service), line),
             // Only told when a sweep asks for it, and judged there.
             Event::Network { .. }
+            | Event::Metadata { .. }
+            | Event::Clock { .. }
             | Event::LayerRead { .. }
             | Event::Sink { .. }
             | Event::LogLoss { .. } => {}

@@ -54,9 +54,15 @@ pub(crate) fn emulator() -> &'static Emulator {
     static EMULATOR: OnceLock<Emulator> = OnceLock::new();
     EMULATOR.get_or_init(|| {
         let image = Project::shipped("hello").image();
-        settings()
+        let mut emulator = settings()
             .emulator(&image, "locked")
-            .expect("the locked emulator unpacks")
+            .expect("the locked emulator unpacks");
+        // A test is no `slipform` command that could relay.
+        emulator.relay = vec![
+            env!("CARGO_BIN_EXE_metadata-relay").into(),
+            slipform_qemu_tests::metadata::RELAY_WORD.into(),
+        ];
+        emulator
     })
 }
 

@@ -424,6 +424,7 @@ fn interactive(arguments: &[String]) -> Result<()> {
         env: BTreeMap::new(),
         firmware_code: disk.into(),
         firmware_vars: disk.into(),
+        relay: Vec::new(),
         version: "fake".into(),
     };
     let accel = Accel {

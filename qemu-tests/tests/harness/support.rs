@@ -140,6 +140,7 @@ impl Fixture {
                 .collect::<BTreeMap<_, _>>(),
             firmware_code: self.dir.path().join("code.fd"),
             firmware_vars: self.dir.path().join("vars.fd"),
+            relay: Vec::new(),
             version: "fake 1".into(),
         }
     }

@@ -454,6 +454,7 @@ fn kvm_is_only_taken_when_a_guest_runs_in_it() {
                 .collect(),
             firmware_code: PathBuf::new(),
             firmware_vars: PathBuf::new(),
+            relay: Vec::new(),
             version: "fake".into(),
         };
         let said = std::cell::RefCell::new(String::new());

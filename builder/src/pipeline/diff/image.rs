@@ -145,6 +145,8 @@ const SERVICE: &[&str] = &[
     "capabilities",
     "limits",
     "stop_timeout_ms",
+    "credentials",
+    "identity_env",
     "kind",
     "env_files",
     "pre_start",
@@ -212,6 +214,10 @@ fn plain_settings(machine: &Machine) -> impl Iterator<Item = (String, Values)> {
         ("schema", json!(machine.schema)),
         ("clock floor", json!(machine.clock_floor)),
         ("panic seconds", json!(machine.panic_seconds)),
+        ("metadata", json!(machine.metadata)),
+        ("metadata timeout", json!(machine.metadata_timeout_ms)),
+        ("interfaces", json!(machine.interfaces)),
+        ("time servers", json!(machine.time_servers)),
         ("health", json!(machine.health)),
     ]
     .into_iter()

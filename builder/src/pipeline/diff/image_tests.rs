@@ -70,6 +70,10 @@ fn facts() -> ImageFacts {
         services: vec![service("web")],
         clock_floor: 5,
         panic_seconds: 10,
+        interfaces: Vec::new(),
+        time_servers: Vec::new(),
+        metadata: Vec::new(),
+        metadata_timeout_ms: None,
         health: Default::default(),
         telemetry: None,
     };

@@ -1,11 +1,12 @@
 //! A lease on an interface: address, routes, MTU and the file of name servers.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 
 use slipform_init::contract::event::{Event, Phase};
+use slipform_init::contract::machine;
 
 use super::lease::Lease;
+use crate::net::dhcp6::Change;
 use crate::net::kernel::{Kernel, KernelError};
 use crate::net::link::Link;
 use crate::net::resolv;
@@ -17,23 +18,110 @@ use crate::turn::Turn;
 pub(super) struct Interface {
     pub(super) link: Link,
     kernel: Kernel,
-    resolv: PathBuf,
+    /// Of its routes: 0 for the first interface.
+    metric: u32,
 }
 
 impl Interface {
-    /// Switches `link` on; name servers go to the file `resolv`.
+    /// Switches `link` on; of two routes to one network that of the lower `metric` counts.
     ///
     /// # Errors
     /// [`KernelError`] when there is no rtnetlink or the interface stays off.
-    pub(super) fn up(link: Link, resolv: PathBuf) -> Result<Interface, KernelError> {
+    pub(super) fn up(link: Link, metric: u32) -> Result<Interface, KernelError> {
         let mut kernel = Kernel::open()?;
         let what = format!("switch on {}", link.name);
         kernel.run(&what, Request::link_up(link.index), &[])?;
         Ok(Interface {
             link,
             kernel,
-            resolv,
+            metric,
         })
+    }
+
+    /// Puts on what the image itself says of the interface.
+    pub(super) fn fix(&mut self, fixed: &machine::Interface, turn: &mut Turn<'_>) {
+        let index = self.link.index;
+        if let Some(mtu) = fixed.mtu {
+            self.run(
+                &format!("set MTU {mtu} of"),
+                Request::link_mtu(index, mtu),
+                &[],
+                turn,
+            );
+        }
+        for own in &fixed.addresses {
+            let address = Address {
+                index,
+                address: own.address,
+                prefix: own.prefix,
+                broadcast: None,
+                lifetime: None,
+            };
+            let what = format!("add {}/{} to", own.address, own.prefix);
+            self.run(&what, Request::set_address(&address), &[], turn);
+        }
+        for own in &fixed.routes {
+            let route = Route {
+                index,
+                destination: own.to.address,
+                prefix: own.to.prefix,
+                gateway: own.via,
+                source: None,
+                metric: self.metric,
+            };
+            let what = format!("add route {}/{} on", own.to.address, own.to.prefix);
+            self.run(&what, Request::set_route(&route), &[], turn);
+        }
+        let addresses = fixed
+            .addresses
+            .iter()
+            .map(|own| format!("{}/{}", own.address, own.prefix));
+        turn.report.event(Event::Network {
+            interface: self.link.name.clone(),
+            address: addresses.collect::<Vec<_>>().join(", "),
+            detail: "as the image says".to_owned(),
+        });
+    }
+
+    /// Puts addresses of DHCPv6 on, and takes them off.
+    pub(super) fn apply(&mut self, changes: Vec<Change>, turn: &mut Turn<'_>) {
+        for change in changes {
+            let (bind, addresses) = match change {
+                Change::Bind(addresses) => (true, addresses),
+                Change::Unbind(addresses) => (false, addresses),
+            };
+            for granted in addresses {
+                let address = Address {
+                    index: self.link.index,
+                    address: granted.address.into(),
+                    // The network itself is the router's to tell.
+                    prefix: 128,
+                    broadcast: None,
+                    lifetime: (granted.valid != u32::MAX).then_some(granted.valid),
+                };
+                let text = format!("{}/128", granted.address);
+                if bind {
+                    self.run(
+                        &format!("add {text} to"),
+                        Request::set_address(&address),
+                        &[],
+                        turn,
+                    );
+                } else {
+                    let gone = [libc::EADDRNOTAVAIL, libc::ENODEV];
+                    let request = Request::delete_address(&address);
+                    self.run(&format!("remove {text} from"), request, &gone, turn);
+                }
+                turn.report.event(Event::Network {
+                    interface: self.link.name.clone(),
+                    address: if bind { text } else { String::new() },
+                    detail: match bind {
+                        true => format!("by DHCPv6 for {} s", granted.valid),
+                        false => format!("lost {}/128: its time is up", granted.address),
+                    },
+                });
+            }
+        }
     }
 
     /// Puts `lease` in the place of `previous`.
@@ -78,14 +166,12 @@ impl Interface {
             );
             self.run(&what, Request::set_route(route), &[], turn);
         }
-        write_resolv(&self.resolv, &lease.dns, &lease.search, turn);
         self.tell(Some(lease), describe(lease, renewed), turn);
     }
 
     /// Takes `lease` off the interface, and its name servers out of the file.
     pub(super) fn unbind(&mut self, lease: &Lease, why: &str, turn: &mut Turn<'_>) {
         self.remove(lease, turn);
-        write_resolv(&self.resolv, &[], &[], turn);
         self.tell(None, format!("lost {}: {why}", lease.text()), turn);
     }
 
@@ -143,19 +229,20 @@ impl Interface {
     }
 
     fn routes(&self, lease: &Lease) -> Vec<Route> {
-        routes(self.link.index, lease)
+        routes(self.link.index, self.metric, lease)
     }
 }
 
 /// The lease's routes in an order that the kernel takes: those on the link first, and
 /// one to each gateway outside the network (clouds with /32 leases have such).
-fn routes(index: u32, lease: &Lease) -> Vec<Route> {
-    let route = |destination, prefix, gateway| Route {
+fn routes(index: u32, metric: u32, lease: &Lease) -> Vec<Route> {
+    let route = |destination: Ipv4Addr, prefix, gateway: Option<Ipv4Addr>| Route {
         index,
-        destination,
+        destination: destination.into(),
         prefix,
-        gateway,
-        source: lease.address,
+        gateway: gateway.map(Into::into),
+        source: Some(lease.address.into()),
+        metric,
     };
     let (on_link, via): (Vec<_>, Vec<_>) = lease
         .routes
@@ -204,13 +291,8 @@ fn describe(lease: &Lease, renewed: bool) -> String {
 }
 
 /// Writes the file of name servers; a failure is reported, names then do not resolve.
-pub(super) fn write_resolv(
-    path: &std::path::Path,
-    servers: &[Ipv4Addr],
-    search: &[String],
-    turn: &mut Turn<'_>,
-) {
-    if let Err(error) = resolv::write(path, &resolv::text(servers, search)) {
+pub(super) fn write_resolv(path: &std::path::Path, text: &str, turn: &mut Turn<'_>) {
+    if let Err(error) = resolv::write(path, text) {
         let (what, why) = (format!("write {}", path.display()), error.to_string());
         turn.report.event(Event::Error {
             phase: Phase::Network,
@@ -232,6 +314,8 @@ pub(super) fn tell_kernel(error: &KernelError, turn: &mut Turn<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::super::lease;
     use super::*;
 
@@ -254,22 +338,24 @@ mod tests {
             dns: vec![Ipv4Addr::new(10, 128, 0, 2)],
             search: Vec::new(),
             mtu: None,
+            ntp: Vec::new(),
+            hostname: None,
         };
-        let steps = |lease: &Lease| -> Vec<(Ipv4Addr, u8, Option<Ipv4Addr>)> {
-            routes(3, lease)
+        let steps = |lease: &Lease| -> Vec<(IpAddr, u8, Option<IpAddr>)> {
+            routes(3, 0, lease)
                 .iter()
                 .map(|route| (route.destination, route.prefix, route.gateway))
                 .collect()
         };
-        let through = (Ipv4Addr::UNSPECIFIED, 0, Some(gateway));
-        assert_eq!(steps(&lease), [(gateway, 32, None), through]);
+        let through = (Ipv4Addr::UNSPECIFIED.into(), 0, Some(gateway.into()));
+        assert_eq!(steps(&lease), [(gateway.into(), 32, None), through]);
         // The server says so itself, after the route that needs it: still once, and first.
         lease.routes.push(lease::Route {
             destination: gateway,
             prefix: 32,
             gateway: None,
         });
-        assert_eq!(steps(&lease), [(gateway, 32, None), through]);
+        assert_eq!(steps(&lease), [(gateway.into(), 32, None), through]);
         (lease.prefix, lease.routes) = (24, vec![default]);
         assert_eq!(steps(&lease), [through]);
         assert_eq!(

@@ -19,6 +19,9 @@ const MTU: std::ops::RangeInclusive<u16> = 576..=9216;
 const ROUTES_MAX: usize = 16;
 const DNS_MAX: usize = 3;
 const SEARCH_MAX: usize = 6;
+const NTP_MAX: usize = 3;
+/// Longest host name that the kernel takes.
+const HOSTNAME_MAX: usize = 64;
 
 /// Why an offer or an acknowledgement is of no use.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -71,6 +74,10 @@ pub(crate) struct Lease {
     pub(crate) search: Vec<String>,
     /// MTU of the link.
     pub(crate) mtu: Option<u16>,
+    /// Time servers.
+    pub(crate) ntp: Vec<Ipv4Addr>,
+    /// The machine's name.
+    pub(crate) hostname: Option<String>,
 }
 
 impl Lease {
@@ -117,6 +124,12 @@ impl Lease {
         }
         let mut dns = options.addresses(option::DNS, DNS_MAX);
         dns.retain(|server| is_host(*server));
+        let mut ntp = options.addresses(option::NTP, NTP_MAX);
+        ntp.retain(|server| is_host(*server));
+        let hostname = options.bytes(option::HOSTNAME).unwrap_or_default();
+        let hostname = std::str::from_utf8(hostname).unwrap_or_default();
+        let hostname = hostname.trim_end_matches(['\0', '.']);
+        let named = resolv::is_domain(hostname) && hostname.len() <= HOSTNAME_MAX;
         Ok(Lease {
             address,
             prefix,
@@ -128,6 +141,8 @@ impl Lease {
             dns,
             search: search(options.bytes(option::SEARCH), options.bytes(option::DOMAIN)),
             mtu: options.short(option::MTU).filter(|mtu| MTU.contains(mtu)),
+            ntp,
+            hostname: named.then(|| hostname.to_owned()),
         })
     }
 
@@ -309,6 +324,8 @@ mod tests {
             ),
             (option::DOMAIN, b"example.org\0"),
             (option::MTU, &[0x05, 0xb4]),
+            (option::NTP, &[10, 0, 2, 9, 0, 0, 0, 0]),
+            (option::HOSTNAME, b"web-1\0"),
         ];
         let got = lease([10, 0, 2, 15], &options).expect("a lease");
         let expected = Lease {
@@ -326,6 +343,8 @@ mod tests {
             dns: vec![Ipv4Addr::new(10, 0, 2, 3)],
             search: vec!["example.org".into()],
             mtu: Some(1460),
+            ntp: vec![Ipv4Addr::new(10, 0, 2, 9)],
+            hostname: Some("web-1".into()),
         };
         assert_eq!(got, expected);
         assert_eq!(got.text(), "10.0.2.15/24");

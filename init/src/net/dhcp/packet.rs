@@ -32,6 +32,7 @@ pub(crate) mod option {
     pub(crate) const HOSTNAME: u8 = 12;
     pub(crate) const DOMAIN: u8 = 15;
     pub(crate) const MTU: u8 = 26;
+    pub(crate) const NTP: u8 = 42;
     pub(crate) const REQUESTED: u8 = 50;
     pub(crate) const LEASE: u8 = 51;
     pub(crate) const OVERLOAD: u8 = 52;
@@ -49,7 +50,7 @@ pub(crate) mod option {
 }
 
 /// What is asked for; classless routes before the router, as RFC 3442 wants.
-const WANTED: [u8; 10] = [
+const WANTED: [u8; 12] = [
     option::MASK,
     option::ROUTES,
     option::ROUTER,
@@ -57,6 +58,8 @@ const WANTED: [u8; 10] = [
     option::DOMAIN,
     option::SEARCH,
     option::MTU,
+    option::NTP,
+    option::HOSTNAME,
     option::LEASE,
     option::RENEWAL,
     option::REBINDING,
@@ -319,7 +322,7 @@ mod tests {
         expected.extend_from_slice(&COOKIE);
         expected.extend_from_slice(&[53, 1, 1, 57, 2, 0x05, 0xdc, 12, 5]);
         expected.extend_from_slice(b"hello");
-        expected.extend_from_slice(&[55, 10, 1, 121, 3, 6, 15, 119, 26, 51, 58, 59, 255]);
+        expected.extend_from_slice(&[55, 12, 1, 121, 3, 6, 15, 119, 26, 42, 12, 51, 58, 59, 255]);
         expected.resize(300, 0);
         assert_eq!(bytes, expected);
     }
