@@ -1,10 +1,10 @@
 //! What the user writes, checked: `slipform.toml` and `layer.toml` become an [`Image`].
 //!
 //! ```text
-//! raw.rs   as written (serde, strict)
-//! load.rs  finds and reads the files       check.rs, layer.rs, service.rs, state.rs, test.rs  raw -> checked
-//! telemetry.rs [logs], [[log]], [metrics]
-//! image.rs checked types                   values.rs sizes, modes, names, guest paths
+//! raw.rs, raw/  as written (serde, strict)      load.rs   finds and reads the files
+//! check.rs      raw -> checked, with layer.rs, service.rs and care.rs (health, limits),
+//!               state.rs, network.rs, telemetry.rs ([logs], [[log]], [metrics]), test.rs
+//! image.rs      checked types                   values.rs sizes, modes, names, guest paths
 //! ```
 
 mod care;
@@ -15,7 +15,6 @@ mod layer;
 mod load;
 mod network;
 pub mod raw;
-mod raw_telemetry;
 mod service;
 mod state;
 mod telemetry;

@@ -426,7 +426,7 @@ fn the_readmes_tour_is_right() {
     let image = load_in(dir.path(), tour).unwrap();
     assert_eq!(
         (image.layers.len(), image.services.len(), image.tests.len()),
-        (2, 1, 3)
+        (2, 1, 4)
     );
     // Every key of a layer, a service and the image is shown, but those of tables within tables.
     let keys = tour
