@@ -230,3 +230,29 @@ fn a_server_that_asks_to_wait_is_given_time() {
     let error = remote.has_blob(&Digest::of("x")).unwrap_err().to_string();
     assert!(error.contains("503 (tried 4 times)"), "{error}");
 }
+
+/// docker-registry reads a blob's link while another publisher writes it, and says that
+/// the manifest's digest is wrong: once is no reason to give up, again and again is.
+#[test]
+fn a_registry_that_finds_fault_once_is_asked_again() {
+    let document = Document::new(
+        MANIFEST,
+        Manifest::artifact("application/vnd.test", Descriptor::empty(), Vec::new())
+            .to_bytes()
+            .unwrap(),
+    );
+    let registry = TestRegistry::new(RegistryRules::default());
+    let proxy = FaultProxy::new(registry.address());
+    let remote = open(&format!("oci://{}/app", proxy.address()), &[]);
+    put(&*remote, b"{}").unwrap();
+    let before = proxy.requests().len();
+    proxy.fault_at(0, Fault::Status(400));
+    remote.put_manifest(&document.bytes, MANIFEST).unwrap();
+    assert_eq!(proxy.requests().len(), before + 2);
+
+    proxy.fault_from(0, Fault::Status(400));
+    let error = remote.put_manifest(&document.bytes, MANIFEST).unwrap_err();
+    assert!(error.to_string().contains("it answers 400"), "{error}");
+    assert_eq!(proxy.requests().len(), before + 5);
+    assert_eq!(registry.complaints(), Vec::<String>::new());
+}

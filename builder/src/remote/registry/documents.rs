@@ -9,9 +9,9 @@ use ureq::http::header::{ACCEPT, CONTENT_TYPE, HeaderName, LINK};
 
 use super::Registry;
 use super::session::Access;
-use super::upload::CONTENT_DIGEST;
+use super::upload::{CONTENT_DIGEST, DOUBTS};
 use crate::base::Digest;
-use crate::remote::http::{Answer, Call, Payload, Trouble, header, read_all, refused};
+use crate::remote::http::{Answer, Call, Payload, Trouble, again, header, read_all, refused};
 use crate::remote::{Document, RemoteError};
 use crate::sources::uri::Uri;
 use crate::store::{DOCUMENT_LIMIT, Descriptor, INDEX, Index};
@@ -83,11 +83,18 @@ impl Registry {
         document: &Document,
     ) -> Result<(), RemoteError> {
         let operation = format!("write {reference}");
+        let mut doubts = 0;
         self.http().retry(&operation, &self.uri, || {
             let call = Call::new(Method::PUT, self.at(&format!("manifests/{reference}")))
                 .with(CONTENT_TYPE, &document.media_type)
                 .body(Payload::Bytes(&document.bytes));
             let answer = self.session.ask(call, Access::Push)?;
+            // A registry on a file system may look at a blob's link while somebody else
+            // writes it, and then says that our digest is wrong (docker-registry 2.8).
+            if answer.status() == 400 && doubts < DOUBTS {
+                doubts += 1;
+                return Err(again("the registry finds fault with it"));
+            }
             if answer.status() != 201 {
                 return Err(refused(&operation, &self.uri, answer));
             }

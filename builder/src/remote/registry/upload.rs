@@ -25,7 +25,7 @@ pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-co
 const LARGEST_PART: u64 = 1 << 30;
 
 /// How often a registry may say that the bytes are wrong when they are right.
-const DOUBTS: u32 = 2;
+pub(super) const DOUBTS: u32 = 2;
 
 /// A blob under way in parts.
 struct Parts {
