@@ -16,7 +16,6 @@
 //! does not answer, or answers nonsense, is passed by with a note: it never stops a build.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -51,8 +50,6 @@ pub enum CacheMode {
 #[derive(Debug)]
 pub(super) struct CacheUse {
     mode: CacheMode,
-    /// It failed in a way that asking again does not mend.
-    failed: AtomicBool,
     /// Keys that it has.
     has: Mutex<BTreeSet<Digest>>,
 }
@@ -61,7 +58,6 @@ impl CacheUse {
     pub(super) fn new(mode: CacheMode) -> Self {
         Self {
             mode,
-            failed: AtomicBool::new(false),
             has: Mutex::default(),
         }
     }
@@ -128,11 +124,11 @@ impl Settings {
         if self.own_only {
             return None;
         }
-        let (team, used) = self.usable_cache()?;
+        let (team, _) = self.usable_cache()?;
         let outputs = match self.take(team, step) {
             Ok(outputs) => outputs?,
             Err(error) => {
-                self.cache_failed(team, used, step.name(), &error);
+                self.cache_failed(team, step.name(), &error);
                 return None;
             }
         };
@@ -184,11 +180,11 @@ impl Settings {
 
     /// Gives the result of a step that was done here to the cache.
     pub(super) fn to_cache(&self, step: &Step, outputs: &Outputs) {
-        let Some((team, used)) = self.writable_cache(&step.key()) else {
+        let Some(team) = self.writable_cache(&step.key()) else {
             return;
         };
         if let Err(error) = self.give(team, step, outputs) {
-            self.cache_failed(team, used, step.name(), &error);
+            self.cache_failed(team, step.name(), &error);
         }
     }
 
@@ -251,12 +247,12 @@ impl Settings {
         if pieces.is_empty() {
             return;
         }
-        let Some((team, used)) = self.writable_cache(&Digest::of(&names)) else {
+        let Some(team) = self.writable_cache(&Digest::of(&names)) else {
             return;
         };
         let pieces: Vec<Piece> = pieces.into_iter().collect();
         if let Err(error) = self.keep_inputs("packages", names.as_bytes(), team.remote(), &pieces) {
-            self.cache_failed(team, used, "fetched packages", &error);
+            self.cache_failed(team, "fetched packages", &error);
         }
     }
 
@@ -264,31 +260,22 @@ impl Settings {
     fn usable_cache(&self) -> Option<(&Team, &CacheUse)> {
         let (team, used) = self.elsewhere.cache()?;
         let cut_off = self.offline && team.is_network();
-        (!cut_off && !used.failed.load(Ordering::Relaxed)).then_some((team, used))
+        (!cut_off && !team.is_given_up()).then_some((team, used))
     }
 
     /// The cache, if something with that key is to be given to it: once in a process.
-    fn writable_cache(&self, key: &Digest) -> Option<(&Team, &CacheUse)> {
+    fn writable_cache(&self, key: &Digest) -> Option<&Team> {
         let (team, used) = self.usable_cache()?;
         let fresh = used.mode == CacheMode::ReadWrite && {
             let mut has = used.has.lock().unwrap_or_else(PoisonError::into_inner);
             has.insert(*key)
         };
-        fresh.then_some((team, used))
+        fresh.then_some(team)
     }
 
     /// Says what went wrong. What is wrong with the whole cache is said once.
-    fn cache_failed(&self, team: &Team, used: &CacheUse, what: &str, error: &RemoteError) {
-        let of_one = matches!(
-            error,
-            RemoteError::Damaged { .. }
-                | RemoteError::Missing { .. }
-                | RemoteError::Malformed { .. }
-                | RemoteError::Several(_)
-        );
-        if !of_one {
-            used.failed.store(true, Ordering::Relaxed);
-        }
+    fn cache_failed(&self, team: &Team, what: &str, error: &RemoteError) {
+        team.heed(error);
         self.progress.note(&format!(
             "the cache {} is not used for '{what}': {error}",
             team.name()

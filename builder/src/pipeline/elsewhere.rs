@@ -9,6 +9,8 @@
 //! Nothing that comes from there is trusted: every blob is what the lock says, or refused.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -18,8 +20,10 @@ use crate::base::Digest;
 use crate::base::progress::Quiet;
 use crate::lock::LockFile;
 use crate::publish::PublishError;
-use crate::remote::{Document, Expect, Piece, Remote, RemoteError, upload_all};
-use crate::sources::Blobs;
+use crate::remote::{
+    self, Document, Expect, Piece, Remote, RemoteError, RemoteOptions, upload_all,
+};
+use crate::sources::{Blobs, Host};
 use crate::spec::Image;
 use crate::store::{Descriptor, MANIFEST, Manifest};
 
@@ -49,28 +53,75 @@ impl Elsewhere {
 
 /// One store of the team's.
 #[derive(Debug)]
-pub struct Team(Box<dyn Remote>);
+pub struct Team {
+    remote: Box<dyn Remote>,
+    /// It failed in a way that asking again does not mend: nobody waits for it once more.
+    given_up: AtomicBool,
+}
 
 impl Team {
+    fn open(uri: &str, patience: RemoteOptions) -> Result<Self, PipelineError> {
+        let remote = remote::open_with(uri, &Host::real(), patience);
+        Ok(Self {
+            remote: remote.map_err(PublishError::from)?,
+            given_up: AtomicBool::new(false),
+        })
+    }
+
     pub(super) fn remote(&self) -> &dyn Remote {
-        &*self.0
+        &*self.remote
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// Gives it up for this run, unless only one thing in it is wrong.
+    pub(super) fn heed(&self, error: &RemoteError) {
+        let of_one = matches!(
+            error,
+            RemoteError::Damaged { .. }
+                | RemoteError::Missing { .. }
+                | RemoteError::Malformed { .. }
+                | RemoteError::Several(_)
+        );
+        if !of_one {
+            self.given_up.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A cache is there to save time: nobody waits long for it.
+fn impatient() -> RemoteOptions {
+    RemoteOptions {
+        connect: Duration::from_secs(5),
+        read: Duration::from_secs(20),
+        retries: 1,
+        backoff: Duration::from_millis(200),
+        ..RemoteOptions::default()
     }
 }
 
 impl Blobs for Team {
     fn name(&self) -> &str {
-        self.0.uri()
+        self.remote.uri()
     }
 
     fn is_network(&self) -> bool {
-        super::publishing::is_network(self.0.uri())
+        super::publishing::is_network(self.remote.uri())
     }
 
     fn get(&self, digest: &Digest, size: u64, sink: &mut dyn Write) -> Result<bool, String> {
-        match self.0.get_blob(digest, size, sink) {
+        if self.is_given_up() {
+            return Ok(false);
+        }
+        match self.remote.get_blob(digest, size, sink) {
             Ok(()) => Ok(true),
             Err(RemoteError::Missing { .. }) => Ok(false),
-            Err(error) => Err(error.to_string()),
+            Err(error) => {
+                self.heed(&error);
+                Err(error.to_string())
+            }
         }
     }
 }
@@ -99,12 +150,14 @@ impl Settings {
         sources: &[String],
         cache: Option<(&str, CacheMode)>,
     ) -> Result<Self, PipelineError> {
-        let uris = cache.iter().map(|(uri, _)| *uri);
-        let teams = uris
-            .chain(sources.iter().map(String::as_str))
-            .map(|uri| Ok(Team(self.remote(uri)?)));
+        let caches = cache.iter().map(|(uri, _)| Team::open(uri, impatient()));
+        let sources = sources
+            .iter()
+            .map(|uri| Team::open(uri, RemoteOptions::default()));
         self.elsewhere = Elsewhere {
-            teams: teams.collect::<Result<_, PipelineError>>()?,
+            teams: caches
+                .chain(sources)
+                .collect::<Result<_, PipelineError>>()?,
             cache: cache.map(|(_, mode)| CacheUse::new(mode)),
         }
         .into();
