@@ -115,10 +115,18 @@ fn the_others_and_init_stay_well() {
     hostile(&told);
 }
 
+/// Tests that take too long for every change.
+fn is_nightly() -> bool {
+    std::env::var_os("SLIPFORM_TESTS_NIGHTLY").is_some_and(|value| value == "1")
+}
+
 /// By health, by a panic, by a frozen init; each time the next boot knows, and after the
-/// third the machine takes its time.
+/// third the machine takes its time. Four boots by firmware: only in a nightly run.
 #[test]
 fn a_machine_knows_how_it_died() {
+    if !is_nightly() {
+        return;
+    }
     let _slot = slot();
     let subject = Project::own("restless").cast();
     let mut machine = Machine::start_by_firmware(&subject.by_firmware("restless"));
@@ -208,7 +216,7 @@ fn health_of_init(records: &[Record]) -> Vec<[u64; 3]> {
 #[test]
 #[allow(clippy::print_stdout)]
 fn ten_minutes_leave_no_trace_in_init() {
-    if std::env::var_os("SLIPFORM_TESTS_NIGHTLY").is_none() {
+    if !is_nightly() {
         return;
     }
     let _slot = slot();

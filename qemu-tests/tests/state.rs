@@ -275,7 +275,7 @@ fn a_first_boot_that_is_cut_is_made_good_by_the_next() {
     let nightly = std::env::var_os("SLIPFORM_TESTS_NIGHTLY").is_some_and(|value| value == "1");
     cut(
         &subject.direct("state-first-boot"),
-        if nightly { 20 } else { 3 },
+        if nightly { 20 } else { 1 },
     );
 }
 
