@@ -1,0 +1,22 @@
+//! The command as its users meet it: a process of its own, a store and a home of its own
+//! for each test, real files, real servers. One program, so that it is linked once and
+//! long tests run beside short ones.
+
+#![allow(missing_docs)]
+
+mod bases;
+mod cache;
+mod cli;
+mod clients;
+mod common;
+mod determinism;
+mod diff;
+mod faults;
+mod faults_killed;
+mod faults_store;
+mod inputs;
+mod keys;
+mod mirror;
+mod publish;
+mod publish_faults;
+mod story;

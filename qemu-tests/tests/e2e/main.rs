@@ -1,0 +1,11 @@
+//! Real images, really booted: TCG only, two machines at a time. One program, so that it
+//! is linked once and a long test runs beside many short ones.
+
+mod boots;
+mod broken;
+mod hostile;
+mod identity;
+mod state;
+mod support;
+mod sweeps;
+mod telemetry;

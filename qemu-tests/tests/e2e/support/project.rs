@@ -1,0 +1,232 @@
+//! Projects to boot: copies of the shipped examples and variants of them, below
+//! cargo's target folder. Locks stay there from run to run, so that only the first
+//! run resolves, and one whose store has lost the packages. A variant changes nothing
+//! that a lock depends on and takes its original's.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use slipform::lock::LockFile;
+use slipform::output::{Artifact, OutputFormat};
+use slipform::pipeline::{Cast, LOCK_FILE, Locking, load};
+use slipform::spec::{Image, SPEC_FILE};
+use slipform_qemu_tests::Plan;
+use tempfile::TempDir;
+
+use super::lab::{folder, settings};
+
+/// A folder with a specification and a lock that fits.
+#[derive(Debug, Clone)]
+pub(crate) struct Project {
+    dir: PathBuf,
+}
+
+/// A project that was cast.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(crate) image: Image,
+    pub(crate) cast: Cast,
+    /// For artifacts; gone with the subject. Evidence lies elsewhere and stays.
+    pub(crate) folder: TempDir,
+}
+
+impl Project {
+    /// A copy of `layers/images/NAME`, locked.
+    pub(crate) fn shipped(name: &str) -> Self {
+        let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../layers/images");
+        Self::copy(name, &images.join(name))
+    }
+
+    /// A copy of the shipped layer NAME, as a base to publish, locked.
+    pub(crate) fn base(name: &str) -> Self {
+        let layers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../layers");
+        Self::copy(name, &layers.join(name))
+    }
+
+    /// A copy of the tests' own image NAME, locked.
+    pub(crate) fn own(name: &str) -> Self {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/support/images");
+        Self::copy(name, &own.join(name))
+    }
+
+    /// Copies and locks once for each process; other processes wait for their turn.
+    fn copy(name: &str, from: &Path) -> Self {
+        static MADE: Mutex<BTreeMap<String, Project>> = Mutex::new(BTreeMap::new());
+        let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(project) = made.get(name) {
+            return project.clone();
+        }
+        let dir = folder().join(name);
+        fs::create_dir_all(&dir).expect("the project's folder");
+        let alone = File::create(folder().join("alone")).expect("a file to lock");
+        alone.lock().expect("a turn of our own");
+        same(from, &dir);
+        // The example may have been built by hand: then its lock saves a resolve.
+        let lock = dir.join(LOCK_FILE);
+        if !lock.exists() && from.join(LOCK_FILE).exists() {
+            fs::copy(from.join(LOCK_FILE), &lock).expect("the example's lock");
+        }
+        let project = Self { dir };
+        project.lock();
+        made.insert(name.to_owned(), project.clone());
+        project
+    }
+
+    /// Resolves if need be: also when the store does not have what an older run
+    /// locked, for the mirror may not have it any more either.
+    fn lock(&self) {
+        let image = self.image();
+        let lock = settings()
+            .lock(&image, &Locking::IfNeeded)
+            .expect("the lock resolves");
+        let boards = lock
+            .boards
+            .iter()
+            .flat_map(|board| [&board.kernel, &board.stub]);
+        let packages = lock.layers.iter().flat_map(|layer| &layer.packages);
+        let store = settings().store();
+        if !packages
+            .chain(boards)
+            .all(|package| store.has(&package.sha256))
+        {
+            settings()
+                .lock(&image, &Locking::UpdateAll)
+                .expect("the lock resolves anew");
+        }
+    }
+
+    /// The same project under another name, each `(from, to)` of `edits` replaced in
+    /// its specification, and with further files.
+    pub(crate) fn variant(
+        &self,
+        name: &str,
+        edits: &[(&str, &str)],
+        files: &[(&str, &str)],
+    ) -> Self {
+        let dir = folder().join(name);
+        fs::create_dir_all(&dir).expect("the variant's folder");
+        same(&self.dir, &dir);
+        fs::copy(self.dir.join(LOCK_FILE), dir.join(LOCK_FILE)).expect("the original's lock");
+        let mut text = fs::read_to_string(dir.join(SPEC_FILE)).expect("the specification");
+        let original = format!("name = \"{}\"", self.image().name);
+        let renamed = format!("name = \"{name}\"");
+        for (from, to) in [(original.as_str(), renamed.as_str())].iter().chain(edits) {
+            assert!(text.contains(from), "{name}: nothing to replace: {from}");
+            text = text.replacen(from, to, 1);
+        }
+        write_new(&dir.join(SPEC_FILE), text.as_bytes());
+        for (path, text) in files {
+            let path = dir.join(path);
+            fs::create_dir_all(path.parent().expect("a folder")).expect("the file's folder");
+            write_new(&path, text.as_bytes());
+        }
+        Self { dir }
+    }
+
+    /// The same on another base: the one variant that a lock depends on.
+    pub(crate) fn on_base(&self, name: &str, base: &str) -> Self {
+        let used = format!("use = \"{base}\"");
+        let project = self.variant(name, &[("use = \"base\"", used.as_str())], &[]);
+        project.lock();
+        project
+    }
+
+    /// Its lock.
+    pub(crate) fn locked(&self) -> LockFile {
+        settings()
+            .lock(&self.image(), &Locking::AsItIs)
+            .expect("the lock fits")
+    }
+
+    /// Its specification.
+    pub(crate) fn image(&self) -> Image {
+        load(&self.dir).expect("the specification is good")
+    }
+
+    /// Casts it for its first board.
+    pub(crate) fn cast(&self) -> Subject {
+        let image = self.image();
+        let lock = settings()
+            .lock(&image, &Locking::AsItIs)
+            .expect("the lock fits");
+        let cast = settings()
+            .cast(&image, &lock, &image.boards[0])
+            .expect("the image casts");
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Subject {
+            image,
+            cast,
+            folder,
+        }
+    }
+}
+
+impl Subject {
+    /// The disk as a file.
+    pub(crate) fn write(&self, format: OutputFormat) -> Artifact {
+        let path = self.folder.path().join(format!("disk.{format}"));
+        settings()
+            .write(&self.cast, format, &path)
+            .expect("the disk is written")
+    }
+
+    /// A boot test of `artifact`; `name` is the folder of the evidence.
+    pub(crate) fn plan(&self, artifact: &Artifact, name: &str) -> Plan {
+        let evidence = folder().join("evidence").join(name);
+        settings().plan(&self.image, &self.cast, artifact, &evidence)
+    }
+
+    /// A boot test of the raw disk by firmware.
+    pub(crate) fn by_firmware(&self, name: &str) -> Plan {
+        self.plan(&self.write(OutputFormat::Raw), name)
+    }
+
+    /// The same without firmware: kernel and initrd are handed to QEMU.
+    pub(crate) fn direct(&self, name: &str) -> Plan {
+        let mut plan = self.by_firmware(name);
+        plan.boot = settings()
+            .direct(&self.cast, self.folder.path())
+            .expect("kernel and initrd");
+        plan
+    }
+}
+
+/// Makes `to` hold what `from` holds, but for locks and what building leaves.
+fn same(from: &Path, to: &Path) {
+    let kept = |name: &str| matches!(name, LOCK_FILE | "out" | "target");
+    let names = |folder: &Path| -> Vec<String> {
+        let entries = fs::read_dir(folder).expect("a folder to read");
+        entries
+            .map(|entry| entry.expect("an entry").file_name())
+            .map(|name| name.into_string().expect("a name in UTF-8"))
+            .filter(|name| !kept(name))
+            .collect()
+    };
+    let wanted = names(from);
+    for name in names(to).iter().filter(|name| !wanted.contains(name)) {
+        let path = to.join(name);
+        if path.is_dir() {
+            fs::remove_dir_all(path).expect("an old folder goes");
+        } else {
+            fs::remove_file(path).expect("an old file goes");
+        }
+    }
+    for name in wanted {
+        let (from, to) = (from.join(&name), to.join(&name));
+        if from.is_dir() {
+            fs::create_dir_all(&to).expect("a folder");
+            same(&from, &to);
+        } else {
+            write_new(&to, &fs::read(&from).expect("a file to copy"));
+        }
+    }
+}
+
+/// Writes unless the file is so already: times stay, another process is not disturbed.
+fn write_new(path: &Path, bytes: &[u8]) {
+    if fs::read(path).ok().as_deref() != Some(bytes) {
+        fs::write(path, bytes).expect("a file is written");
+    }
+}
