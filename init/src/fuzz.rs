@@ -20,7 +20,7 @@ impl Random {
 }
 
 /// Hands mutations of `seed` to `try_one`, for `SLIPFORM_FUZZ_SECONDS` (1 if unset)
-/// and 100 times at least. Lengths stay as they are.
+/// and 100 times at least. Most keep the seed's length, some are cut or longer.
 pub(crate) fn mutate(seed: &[u8], mut try_one: impl FnMut(&[u8], &mut Random)) {
     let seconds = std::env::var("SLIPFORM_FUZZ_SECONDS")
         .ok()
@@ -41,6 +41,15 @@ pub(crate) fn mutate(seed: &[u8], mut try_one: impl FnMut(&[u8], &mut Random)) {
                     bytes.copy_within(from..from + (end - at), at);
                 }
             }
+        }
+        match random.below(8) {
+            0 => bytes.truncate(random.below(bytes.len() + 1)),
+            1 => {
+                let from = random.below(bytes.len());
+                let more = bytes[from..].to_vec();
+                bytes.extend_from_slice(&more[..1 + random.below(more.len())]);
+            }
+            _ => {}
         }
         try_one(&bytes, &mut random);
         round += 1;

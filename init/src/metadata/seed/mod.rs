@@ -143,7 +143,10 @@ mod tests {
             let image = Image::of(text);
             let runs: Vec<u8> = image.flat();
             fuzz::mutate(&runs, |bytes, _| {
-                if let Some(files) = read(&image.with(bytes)) {
+                // The image has a size of its own.
+                let mut bytes = bytes.to_vec();
+                bytes.resize(runs.len(), 0);
+                if let Some(files) = read(&image.with(&bytes)) {
                     let length = |file: Option<Vec<u8>>| file.map_or(0, |file| file.len());
                     assert!(length(files.meta_data) <= super::super::found::USER_DATA_MAX + 1);
                     assert!(length(files.user_data) <= super::super::found::USER_DATA_MAX + 1);
