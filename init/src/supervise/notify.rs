@@ -139,6 +139,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn no_message_can_break_the_reader() {
+        let seed = b"STATUS=loading\nREADY=1\nWATCHDOG=1\nWATCHDOG_USEC=2000000\nSTOPPING=1\n";
+        crate::fuzz::mutate(seed, |bytes, _| {
+            let message = parse(bytes, Some(7));
+            // Invalid UTF-8 is replaced by three bytes each.
+            let status = message.status.unwrap_or_default();
+            assert!(status.len() <= 3 * STATUS_MAX && !status.contains('\n'));
+        });
+    }
+
+    #[test]
     fn messages() {
         let got = parse(
             b"STATUS=loading\nREADY=1\nWATCHDOG=1\nWATCHDOG_USEC=2000000\n",
