@@ -5,6 +5,7 @@
 //! children. The two sides take turns (A B A B), so that a busy machine is busy for
 //! both. Aims are printed beside the figures; nothing here passes or fails.
 //!
+//! `cargo bench -- instructions` counts init's instructions and does nothing else.
 //! `SLIPFORM_BENCH_QUICK=1` takes a quarter of the tree; what needs the network
 //! (Debian's tools at the first run) is passed over visibly with
 //! `SLIPFORM_TESTS_OFFLINE=1`.
@@ -12,6 +13,7 @@
 #![expect(clippy::print_stdout, reason = "the figures are the result")]
 
 mod genimage;
+mod instructions;
 mod machine;
 mod measure;
 mod slipform;
@@ -35,8 +37,13 @@ const ROUNDS: usize = 3;
 const REST: Duration = Duration::from_millis(200);
 
 fn main() {
-    // `cargo bench -- FILTER` and `cargo test --benches` have nothing to choose from here.
+    // `cargo test --benches` has nothing to choose from here.
     if std::env::args().any(|argument| argument == "--test") {
+        return;
+    }
+    if std::env::args().any(|argument| argument == "instructions") {
+        let folder = tempfile::tempdir().unwrap();
+        println!("{}", instructions::measure(folder.path()));
         return;
     }
     let quick = std::env::var_os("SLIPFORM_BENCH_QUICK").is_some_and(|value| value == "1");
@@ -57,6 +64,7 @@ fn main() {
     let figures = casts(&workload, &ours, &theirs);
     println!("{}", figures.casts(&Aims::default()));
     println!("{}", machine::measure(folder.path(), &Aims::default()));
+    println!("{}", instructions::measure(folder.path()));
 }
 
 /// All rounds of both sides.
