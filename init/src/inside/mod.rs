@@ -78,8 +78,10 @@ impl Inside {
 
     /// When [`Inside::advance`] has something to do that no descriptor tells.
     pub(crate) fn deadline(&self, report: &Reporter) -> Option<Duration> {
-        let waits = self.answers.iter().any(|answer| !answer.ended);
-        (waits && report.has_room()).then(clock::monotonic)
+        let spool = report.spool();
+        let end = spool.with(|journal| journal.recent.end()).unwrap_or(0);
+        let waits = |answer: &Answer| !answer.ended || answer.cursor.is_some_and(|at| at < end);
+        (self.answers.iter().any(waits) && report.has_room()).then(clock::monotonic)
     }
 
     fn take(&mut self, query: Query, report: &mut Reporter) {

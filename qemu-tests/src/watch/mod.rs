@@ -51,6 +51,8 @@ pub(crate) struct Watch {
     pub(crate) layers_seen: Vec<(String, String)>,
     pub(crate) root_write: Option<(bool, String)>,
     pub(crate) services: Services,
+    /// Init said that the image has a debug layer.
+    pub(crate) debug: bool,
     /// Init's resident memory at ready, KiB.
     pub(crate) ready: Option<u64>,
     suspect: bool,
@@ -96,6 +98,7 @@ impl Watch {
             layers_seen: Vec::new(),
             root_write: None,
             services: Services::default(),
+            debug: false,
             ready: None,
             suspect: false,
             console_spoke: false,
@@ -179,7 +182,10 @@ impl Watch {
     fn record(&mut self, event: &Event) {
         self.suspect = false;
         match event {
-            Event::Boot { .. } => self.reached(Phase::Start),
+            Event::Boot { debug, .. } => {
+                self.debug |= debug;
+                self.reached(Phase::Start);
+            }
             Event::Phase { phase } => self.reached(*phase),
             Event::Layer { name, root_hash } => self.layer(name, root_hash),
             Event::RootWrite { refused, detail } => {
@@ -231,6 +237,7 @@ impl Watch {
             | Event::Metadata { .. }
             | Event::Clock { .. }
             | Event::LayerRead { .. }
+            | Event::Inside { .. }
             | Event::Sink { .. }
             | Event::LogLoss { .. } => {}
             Event::Health {
