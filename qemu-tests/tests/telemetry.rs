@@ -16,6 +16,7 @@ use e2e_support::wire::{Extra, Machine, Way};
 use serde_json::Value;
 use slipform::pipeline::testing;
 use slipform_init::contract::event::{Event, Record};
+use slipform_init::contract::inside::Item;
 
 /// Debian's judges.
 const JUDGES: &[&str] = &["prometheus", "rsyslog"];
@@ -88,6 +89,7 @@ fn logs_and_metrics_leave_the_machine() {
     promtool.args(["check", "metrics"]);
     let before = prometheus_is_content(&scene, promtool);
     a_flood_hurts_nobody(&mut scene, &before);
+    garbage_on_the_port_hurts_nobody(&mut scene);
     let scene = goodbye_is_heard(scene);
     drop(scene);
 }
@@ -379,6 +381,45 @@ fn a_flood_hurts_nobody(scene: &mut Scene, before: &str) {
     let (calm, flooded) = (resident(before), resident(&page));
     assert!(flooded < calm + 2048.0, "{calm} KiB, then {flooded} KiB");
     losses_are_told(scene, &page, dropped, during, (calm, flooded));
+}
+
+/// Questions, and what is none, come over one port: init answers the first and lives.
+fn garbage_on_the_port_hurts_nobody(scene: &mut Scene) {
+    let long = "x".repeat(200_000);
+    let many = r#"{"command":"show","id":9,"sections":["log","mounts"],"follow":true}"#;
+    let bad = [
+        "\u{0}\u{1}\u{7f}",
+        "{",
+        long.as_str(),
+        r#"{"command":"show","id":99999999999}"#,
+        r#"{"command":"show","id":1,"sections":["secrets"]}"#,
+        r#"{"command":"show","id":1,"sections":["log"],"lines":-1}"#,
+        r#"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["#,
+    ];
+    for line in bad.into_iter().chain(std::iter::repeat_n(many, 200)) {
+        scene.machine.send(line);
+    }
+    scene.machine.send(r#"{"command":"show","id":9}"#);
+    scene.machine.send(
+        r#"{"command":"show","id":77,"sections":["services","log"],"service":"flood","lines":50}"#,
+    );
+    let end = |event: &Event| {
+        matches!(
+            event,
+            Event::Inside {
+                query: 77,
+                item: Item::End(_)
+            }
+        )
+    };
+    assert!(scene.machine.until(end));
+    let told = |record: &&Record| matches!(record.event, Event::Inside { query: 77, .. });
+    let items = scene.machine.records.iter().filter(told);
+    let items: Vec<_> = items.map(|record| &record.event).collect();
+    let lines = |event: &&&Event| matches!(event, Event::Inside { item: Item::Log(log), .. } if log.service == "flood");
+    assert_eq!(items.iter().filter(lines).count(), 50, "{items:?}");
+    // Machine, service, the lines, the end.
+    assert_eq!(items.len(), 53, "{items:?}");
 }
 
 fn losses_are_told(
