@@ -19,6 +19,8 @@ const VERBS: &[&str] = &[
     "fetch",
     "build",
     "run",
+    "ps",
+    "logs",
     "test",
     "inspect",
     "diff",
