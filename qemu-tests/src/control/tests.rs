@@ -110,7 +110,7 @@ fn what_is_no_question_never_reaches_init() {
     let dir = tempfile::tempdir().unwrap();
     let mut control = Control::open(dir.path(), "hello", "sha256:00").unwrap();
     let path = dir.path().join(format!("{}.sock", std::process::id()));
-    let long = vec![b'x'; 3 * MAX_QUERY];
+    let long = vec![b'x'; MAX_QUERY + 1];
     for bytes in [
         &b"{\"command\":\"power-off\"}\n"[..],
         b"{\"id\":1,\"sections\":[],\"command\":\"reboot\"}\n",

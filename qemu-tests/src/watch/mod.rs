@@ -51,6 +51,8 @@ pub(crate) struct Watch {
     pub(crate) layers_seen: Vec<(String, String)>,
     pub(crate) root_write: Option<(bool, String)>,
     pub(crate) services: Services,
+    /// Init told all that it was asked for.
+    pub(crate) answered: bool,
     /// Init said that the image has a debug layer.
     pub(crate) debug: bool,
     /// Init's resident memory at ready, KiB.
@@ -98,6 +100,7 @@ impl Watch {
             layers_seen: Vec::new(),
             root_write: None,
             services: Services::default(),
+            answered: false,
             debug: false,
             ready: None,
             suspect: false,
@@ -237,7 +240,6 @@ impl Watch {
             | Event::Metadata { .. }
             | Event::Clock { .. }
             | Event::LayerRead { .. }
-            | Event::Inside { .. }
             | Event::Sink { .. }
             | Event::LogLoss { .. } => {}
             Event::Health {
@@ -251,6 +253,9 @@ impl Watch {
                     let line = format!("service {service} is unhealthy: {detail}");
                     self.problem(BuiltIn::Services, Cause::Service(service.clone()), line);
                 }
+            }
+            Event::Inside { item, .. } => {
+                self.answered |= matches!(item, slipform_init::contract::inside::Item::End(_));
             }
             // A service that was killed or refused ends, and that is judged.
             Event::Limit { .. } | Event::LastBoot { .. } | Event::Watchdog { .. } => {}
