@@ -366,8 +366,8 @@ pub enum Event {
     Inside {
         /// The query's number.
         query: u32,
-        /// The piece.
-        item: Item,
+        /// The piece; few events are as large.
+        item: Box<Item>,
     },
     /// Something failed.
     Error {

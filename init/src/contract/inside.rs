@@ -280,7 +280,7 @@ mod tests {
             t: 5,
             event: Event::Inside {
                 query: 3,
-                item: Item::End(String::new()),
+                item: Box::new(Item::End(String::new())),
             },
         };
         let text = serde_json::to_string(&record).unwrap();

@@ -27,7 +27,7 @@ pub(super) fn machine(
 ) -> MachineSeen {
     let load = read(&places.proc.join("loadavg")).unwrap_or_default();
     let begun = Phase::ALL.into_iter().zip(journal.tally.phases);
-    let last = begun.filter(|(_, at)| at.is_some()).last();
+    let last = begun.filter(|(_, at)| at.is_some()).next_back();
     MachineSeen {
         image: identity.image.clone(),
         version: identity.version.clone(),

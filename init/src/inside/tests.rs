@@ -57,7 +57,7 @@ impl Scene {
             .lines()
             .map(|line| serde_json::from_str::<Told>(line).unwrap());
         let items = records.filter_map(|record| match record.event {
-            Event::Inside { query, item } => Some((query, item)),
+            Event::Inside { query, item } => Some((query, *item)),
             _ => None,
         });
         items.collect()

@@ -250,7 +250,10 @@ impl Reporter {
 
     /// A piece of an answer: to the port alone, neither shown nor kept.
     pub(crate) fn answer(&mut self, query: u32, item: Item) {
-        let line = encode(Event::Inside { query, item });
+        let line = encode(Event::Inside {
+            query,
+            item: Box::new(item),
+        });
         self.port.line("", &line, Weight::Log);
         self.flush_port();
     }

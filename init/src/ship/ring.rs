@@ -84,7 +84,7 @@ impl Ring {
         let start = numbered.len().saturating_sub(count);
         numbered
             .get(start)
-            .map_or(self.end(), |(number, _)| *number)
+            .map_or_else(|| self.end(), |(number, _)| *number)
     }
 
     /// The first record from `cursor` on that fits, and its number.

@@ -255,7 +255,7 @@ impl Watch {
                 }
             }
             Event::Inside { item, .. } => {
-                self.answered |= matches!(item, slipform_init::contract::inside::Item::End(_));
+                self.answered |= matches!(**item, slipform_init::contract::inside::Item::End(_));
             }
             // A service that was killed or refused ends, and that is judged.
             Event::Limit { .. } | Event::LastBoot { .. } | Event::Watchdog { .. } => {}
