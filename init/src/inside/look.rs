@@ -26,8 +26,8 @@ pub(super) fn machine(
     since_boot: Duration,
 ) -> MachineSeen {
     let load = read(&places.proc.join("loadavg")).unwrap_or_default();
-    let begun = Phase::ALL.into_iter().zip(journal.tally.phases);
-    let last = begun.filter(|(_, at)| at.is_some()).next_back();
+    let mut begun = Phase::ALL.into_iter().zip(journal.tally.phases);
+    let last = begun.rfind(|(_, at)| at.is_some());
     MachineSeen {
         image: identity.image.clone(),
         version: identity.version.clone(),
