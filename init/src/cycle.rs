@@ -9,6 +9,7 @@ use slipform_init::contract::event::{Command, Event, Phase};
 use slipform_init::contract::machine::{Interface, METADATA_TIMEOUT_MS, Machine, Service};
 
 use crate::early::Booted;
+use crate::inside::Inside;
 use crate::layers::LayerReader;
 use crate::metadata::{self, Found, Metadata};
 use crate::metrics::Metrics;
@@ -91,6 +92,7 @@ pub(crate) struct Cycle {
     healthy_at: Option<Duration>,
     looker: Looker,
     metrics: Option<Metrics>,
+    inside: Inside,
     /// Last: it takes what the others have just said.
     shipper: Option<Shipper>,
     stop_limit: Duration,
@@ -99,13 +101,20 @@ pub(crate) struct Cycle {
 
 impl Cycle {
     /// Network and services of a machine whose root is up.
-    pub(crate) fn new(booted: Booted, signals: Signals, kmsg: Kmsg, mut report: Reporter) -> Self {
+    pub(crate) fn new(
+        booted: Booted,
+        signals: Signals,
+        mut kmsg: Kmsg,
+        mut report: Reporter,
+    ) -> Self {
         let Booted {
             mut machine,
             watchdog,
             past,
         } = booted;
-        report.settle_channel();
+        if report.settle_channel() {
+            kmsg.follow(report.spool());
+        }
         report.phase(Phase::Network);
         let seed = seed();
         let interfaces = std::mem::take(&mut machine.interfaces);
@@ -126,6 +135,8 @@ impl Cycle {
         let layers = LayerReader::new(layers.collect());
         let kept = machine.state.into_iter().flat_map(|state| state.paths);
         let looker = Looker::new(kept.map(|path| path.path).collect());
+        let names = machine.services.iter().map(|service| service.name.clone());
+        let inside = Inside::new(names.collect(), machine.debug);
         let supervisor = Supervisor::new(machine.services);
         let healthy_after = Duration::from_secs(machine.health.healthy_seconds.into());
         let telemetry = machine.telemetry.unwrap_or_default();
@@ -154,6 +165,7 @@ impl Cycle {
             healthy_at: None,
             looker,
             metrics,
+            inside,
             shipper,
             stop_limit,
             state: State::Holding {
@@ -179,6 +191,7 @@ impl Cycle {
             self.advance();
             self.identify();
             self.heed_leases();
+            self.inside.advance(&mut self.report);
             self.wait(&mut fds);
             self.reap();
             if let Some(request) = self.request() {
@@ -307,6 +320,7 @@ impl Cycle {
             State::Running => self.healthy_at,
             State::Starting => None,
         };
+        let answers = self.inside.deadline(&self.report);
         let (parts, report) = self.parts();
         fds.clear();
         report.fds(fds);
@@ -316,7 +330,11 @@ impl Cycle {
             fds.len()
         });
         let deadlines = parts.iter().filter_map(|part| part.deadline());
-        let next = deadlines.chain(report.deadline()).chain(end).min();
+        let next = deadlines
+            .chain(report.deadline())
+            .chain(end)
+            .chain(answers)
+            .min();
         // At least a millisecond: a deadline that stays in the past must not eat the processor.
         let limit = next.map(|next| {
             next.saturating_sub(clock::monotonic())

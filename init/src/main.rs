@@ -15,6 +15,7 @@ mod early;
 mod error;
 #[cfg(test)]
 mod fuzz;
+mod inside;
 mod layers;
 mod metadata;
 mod metrics;

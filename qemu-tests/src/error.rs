@@ -33,6 +33,14 @@ pub enum HarnessError {
         /// What to do.
         remedy: &'static str,
     },
+    /// A run did not say what it was asked.
+    #[error("the machine of {run} did not answer: {why}; look at its console")]
+    Unanswered {
+        /// Which.
+        run: String,
+        /// What came instead.
+        why: String,
+    },
     /// The emulator's program could not be started at all.
     #[error(
         "cannot start the emulator {program}: {source}; check that it exists and is executable, or use `--qemu host`"

@@ -39,9 +39,19 @@ pub(crate) struct EventReader {
     skipping: bool,
     bytes: u64,
     garbage: Garbage,
+    /// However long the stream gets.
+    endless: bool,
 }
 
 impl EventReader {
+    /// One for a machine that may run for days: lines stay bounded, the stream is not.
+    pub(crate) fn endless() -> Self {
+        Self {
+            endless: true,
+            ..Self::default()
+        }
+    }
+
     /// Takes bytes; `each` gets every line, judged.
     pub(crate) fn feed(&mut self, bytes: &[u8], each: &mut dyn FnMut(Item)) {
         self.bytes = self.bytes.saturating_add(bytes.len() as u64);
@@ -72,7 +82,7 @@ impl EventReader {
 
     /// The stream is over one of its bounds; nothing more is read from it.
     pub(crate) fn is_flooded(&self) -> bool {
-        self.bytes > MAX_BYTES || self.garbage.lines > MAX_GARBAGE
+        (self.bytes > MAX_BYTES && !self.endless) || self.garbage.lines > MAX_GARBAGE
     }
 
     /// For people: what bound was hit.

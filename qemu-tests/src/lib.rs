@@ -18,11 +18,13 @@
 //! [`sweep`] boots one artifact many times, each time with one thing changed.
 //!
 //! [`boot_test`] judges, [`run_interactive`] serves a person; both start the same machine.
+//! Through [`control`] others ask what a machine that is served looks like inside.
 
 pub mod accel;
 mod artifact;
 mod combine;
 mod console;
+pub mod control;
 mod error;
 mod events;
 mod evidence;

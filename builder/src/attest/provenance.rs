@@ -64,6 +64,8 @@ pub struct BuildFacts<'a> {
     pub version: &'a str,
     /// The board.
     pub board: &'a str,
+    /// A layer of it is for debugging.
+    pub debug: bool,
     /// Version of Slipform.
     pub builder: &'a str,
     /// Further inputs by name: the user's files of each layer.
@@ -102,12 +104,16 @@ impl Provenance {
             ("version", facts.version),
             ("board", facts.board),
         ];
+        let mut parameters = BTreeMap::from(
+            parameters.map(|(key, value)| (key.to_owned(), serde_json::Value::from(value))),
+        );
+        if facts.debug {
+            parameters.insert("debug".to_owned(), true.into());
+        }
         Self {
             build_definition: BuildDefinition {
                 build_type: BUILD_TYPE.to_owned(),
-                external_parameters: parameters
-                    .map(|(key, value)| (key.to_owned(), value.into()))
-                    .into(),
+                external_parameters: parameters,
                 resolved_dependencies: inputs,
             },
             run_details: RunDetails {

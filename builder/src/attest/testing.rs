@@ -128,6 +128,7 @@ pub fn attested(
         name: "hello",
         version: "1.0",
         board: "qemu-x86_64",
+        debug: report.debug,
         builder: "0.1.0",
         sources: &[],
     };

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::inside::{Logs, Ps};
 use super::release_args::{
     Channels, Checkout, Log, Promote, Publish, Pull, Revoke, Rollback, Verify,
 };
@@ -80,9 +81,19 @@ pub enum Verb {
         after_help = "Examples:\n  slipform build --format raw,qcow2 --explain\n  slipform build --cache s3://bucket/cache --cache-mode read-write     what is built here, other machines need not build"
     )]
     Build(Build),
-    /// Boot the image for a person; Ctrl-] ends it.
+    /// Boot the image for a person; Ctrl-] ends it. `slipform ps` and `slipform logs` look into it.
     #[command(after_help = "Example: slipform run --publish 8080:8080")]
     Run(Run),
+    /// Look into a machine that `slipform run` runs: its services, memory, mounts, network.
+    #[command(
+        after_help = "Examples:\n  slipform ps                        the services of the one machine that runs\n  slipform ps hello --all            everything, of the machine whose image is hello\n  slipform ps 4711 --json            everything for programs, of the machine with that id"
+    )]
+    Ps(Ps),
+    /// Print the latest log lines of a machine that `slipform run` runs.
+    #[command(
+        after_help = "Examples:\n  slipform logs --service web --lines 20\n  slipform logs hello --follow\n\nLines of init have the service `slipform`, the kernel's `kernel`. With --json, one object a line."
+    )]
+    Logs(Logs),
     /// Cast the image, boot it and check it.
     #[command(
         after_help = "Examples:\n  slipform test layers/images/hello\n  slipform test --repeat 5 --jobs 2 --junit junit.xml\n  slipform test --shard 1/3 --report part-1       one runner of three\n  slipform test --image out/hello-0.1.0-qemu-x86_64.qcow2\n  slipform test --tamper --power-cut 10 --seed 7 --jobs 2\n  slipform test --condition low-memory,512e"

@@ -54,6 +54,9 @@ fn describe(what: &str, info: &ImageInfo) -> String {
             "image {} {} for {}\n",
             machine.name, machine.version, machine.board
         ));
+        if machine.debug {
+            text.push_str("DEBUG IMAGE: a layer of it is for debugging; the gate refuses it unless [gate] has accept-debug\n");
+        }
     }
     text.push_str("\npartitions\n");
     for partition in &info.partitions {

@@ -7,6 +7,7 @@ mod args;
 mod build;
 mod channels;
 mod diff;
+mod inside;
 mod inspect;
 mod key;
 mod lock;
@@ -72,6 +73,8 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
         Verb::Fetch(verb) => lock::fetch(cli, verb),
         Verb::Build(verb) => build::run(cli, verb),
         Verb::Run(verb) => test::interactive(cli, verb),
+        Verb::Ps(verb) => inside::ps(cli, verb),
+        Verb::Logs(verb) => inside::logs(cli, verb),
         Verb::Test(verb) => test::run(cli, verb),
         Verb::Report(verb) => report::run(cli, verb),
         Verb::Inspect(verb) => inspect::run(cli, verb),

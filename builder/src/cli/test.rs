@@ -354,7 +354,9 @@ pub(crate) fn interactive(cli: &Cli, verb: &Run) -> anyhow::Result<Done> {
     if let Some(disk) = &mut plan.state_disk {
         disk.file.clone_from(&verb.state);
     }
-    match settings.interactive(&plan, &emulator, &verb.emulating.accel)? {
+    let control = super::inside::control_dir(&settings);
+    let accel = &verb.emulating.accel;
+    match settings.interactive(&plan, &emulator, accel, Some(&control))? {
         ExitKind::Died(reason) => anyhow::bail!("the machine died: {reason}"),
         ExitKind::PoweredOff | ExitKind::Asked | ExitKind::Killed => Ok(Done::Good),
     }

@@ -111,6 +111,7 @@ impl Settings {
                 name: &image.name,
                 version: &image.version,
                 board: &cast.board.name,
+                debug: image.is_debug(),
                 builder: env!("CARGO_PKG_VERSION"),
                 sources: &files,
             },

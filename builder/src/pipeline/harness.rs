@@ -88,7 +88,10 @@ impl Settings {
             checks: image.tests.clone(),
             ready_limit: BOOT_LIMIT + services,
             allowances: image.allowances.clone(),
-            run: harness::RunOptions::default(),
+            run: harness::RunOptions {
+                debug: image.is_debug(),
+                ..harness::RunOptions::default()
+            },
             state_disk: image.state.as_ref().and_then(|state| {
                 Some(harness::StateDisk {
                     serial: state.serial.clone()?,
@@ -197,9 +200,10 @@ impl Settings {
         plan: &Plan,
         emulator: &Emulator,
         accelerator: &str,
+        control: Option<&Path>,
     ) -> Result<ExitKind, PipelineError> {
         let accel = self.accel(emulator, accelerator)?;
-        Ok(harness::run_interactive(plan, emulator, accel)?)
+        Ok(harness::run_interactive(plan, emulator, accel, control)?)
     }
 
     pub(super) fn accel(

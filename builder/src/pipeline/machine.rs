@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use slipform_init::contract::machine as contract;
+use slipform_init::contract::service::Sandbox;
 
 use crate::spec::{self, CAPABILITIES, Image, LIMITS};
 use crate::tree::generated::Accounts;
@@ -54,6 +55,7 @@ pub(crate) fn describe(facts: &Facts<'_>) -> Result<contract::Machine, String> {
         services: in_order(&image.services)
             .into_iter()
             .map(|s| service(s, facts.accounts).map_err(|m| format!("service '{}': {m}", s.name)))
+            .chain(console(image).map(Ok))
             .collect::<Result<_, _>>()?,
         interfaces: image.interfaces.clone(),
         time_servers: image.time_servers.clone(),
@@ -64,6 +66,7 @@ pub(crate) fn describe(facts: &Facts<'_>) -> Result<contract::Machine, String> {
         metadata_timeout_ms: image.metadata.timeout.map(millis),
         clock_floor: facts.clock_floor,
         panic_seconds: image.panic_seconds,
+        debug: image.is_debug(),
         health: image.health,
         telemetry: image.telemetry.clone(),
     })
@@ -214,6 +217,40 @@ fn service(spec: &spec::ServiceSpec, accounts: &Accounts) -> Result<contract::Se
         sockets: spec.sockets.clone(),
         watchdog_ms: spec.watchdog.map_or(0, millis),
         health: spec.health.clone(),
+        console: false,
+    })
+}
+
+/// The program that a debug layer gives the console to: root in full, unfiltered (it is
+/// there to look at everything), and back whenever somebody leaves it. An interactive shell
+/// does not hear SIGTERM; the hang-up of its terminal it does.
+fn console(image: &Image) -> Option<contract::Service> {
+    const SIGHUP: i32 = 1;
+    let layer = image
+        .layers
+        .iter()
+        .find(|layer| !layer.console.is_empty())?;
+    let env = [
+        ("PATH", PATH),
+        ("HOME", "/"),
+        ("USER", "root"),
+        ("TERM", "vt220"),
+        ("PS1", "debug:\\w# "),
+    ];
+    Some(contract::Service {
+        name: spec::CONSOLE_SERVICE.to_owned(),
+        exec: layer.console.clone(),
+        env: env
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
+        restart: contract::Restart::Always,
+        stop_signal: SIGHUP,
+        sandbox: Sandbox {
+            unfiltered: true,
+            ..Sandbox::default()
+        },
+        console: true,
+        ..contract::Service::default()
     })
 }
 

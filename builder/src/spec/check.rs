@@ -10,7 +10,8 @@ use crate::base::{bytes, toml as toml_text};
 use crate::board::metadata_sources;
 
 use super::image::{
-    AptSource, GateSpec, Image, KernelSpec, LayerSpec, MetadataSpec, ScratchSpec, ServiceSpec,
+    AptSource, CONSOLE_SERVICE, GateSpec, Image, KernelSpec, LayerSpec, MetadataSpec, ScratchSpec,
+    ServiceSpec,
 };
 use super::raw::{RawApt, RawGate, RawImage, RawKernel, RawMetadata, RawScalar, RawScratch};
 use super::{SpecError, care, layer, network, service, state, telemetry, test, values};
@@ -59,6 +60,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
     }
     let layers = check_layers(raw.layer, source, dir)?;
     let services = service::check_all(raw.service, source)?;
+    check_console(&layers, &services).map_err(|m| source.at(0, m))?;
     let interfaces =
         network::interfaces(raw.interface).map_err(|m| source.near("[[interface]]", m))?;
     let mut kernel = check_kernel(raw.kernel, source)?;
@@ -189,6 +191,30 @@ fn check_layers(
         layers.push(checked);
     }
     Ok(layers)
+}
+
+/// One console, one program; and its service's name is free.
+fn check_console(layers: &[LayerSpec], services: &[ServiceSpec]) -> Result<(), String> {
+    let mut with = layers.iter().filter(|layer| !layer.console.is_empty());
+    let (Some(first), second) = (with.next(), with.next()) else {
+        return Ok(());
+    };
+    if let Some(second) = second {
+        return Err(format!(
+            "layers '{}' and '{}' both give the console to a program; leave one out",
+            first.name, second.name
+        ));
+    }
+    if services
+        .iter()
+        .any(|service| service.name == CONSOLE_SERVICE)
+    {
+        return Err(format!(
+            "the service name '{CONSOLE_SERVICE}' is taken by the console of layer '{}'; choose another",
+            first.name
+        ));
+    }
+    Ok(())
 }
 
 fn check_metadata(raw: &RawMetadata) -> Result<MetadataSpec, String> {

@@ -121,6 +121,17 @@ pub struct AptSource {
     pub key: PathBuf,
 }
 
+/// Name of the service that runs the program to which a debug layer gives the console.
+pub const CONSOLE_SERVICE: &str = "debug-console";
+
+impl Image {
+    /// Whether a layer is for debugging.
+    #[must_use]
+    pub fn is_debug(&self) -> bool {
+        self.layers.iter().any(|layer| layer.debug)
+    }
+}
+
 /// One layer as written, its own folder resolved.
 #[derive(Debug, Clone, Default)]
 pub struct LayerSpec {
@@ -154,6 +165,10 @@ pub struct LayerSpec {
     pub cargo: Option<CargoRule>,
     /// It is a published base, and nothing else of the above is set.
     pub base: Option<BaseUse>,
+    /// It is for debugging, and marks the image.
+    pub debug: bool,
+    /// The program that gets the console as its terminal; none if empty.
+    pub console: Vec<String>,
 }
 
 /// Owner of an entry: numbers, or names looked up in the image's own users.

@@ -81,6 +81,12 @@ pub(super) fn alone(
             "a layer.toml cannot 'use' another layer; a base is one layer".to_owned(),
         ));
     }
+    if raw.debug {
+        return Err(source.near(
+            "debug",
+            "a debug layer cannot be published as a base: images on it would not show that they have one; name its folder in 'use'".to_owned(),
+        ));
+    }
     let version = raw.version.take().unwrap_or_else(|| "0".to_owned());
     values::version(&version).map_err(|m| source.near("version", m))?;
     let folder = dir.file_name().and_then(|name| name.to_str());
@@ -145,6 +151,12 @@ fn own(raw: RawLayer, name: String, dir: &Path) -> Result<LayerSpec, String> {
     if !raw.keys.is_empty() {
         return Err("'keys' is for a layer with use = \"oci://…\", which they check; the image's own are in [gate]".to_owned());
     }
+    if let Some(program) = raw.console.first() {
+        if !raw.debug {
+            return Err("'console' is for a layer that says `debug = true`; say so, or make the program a [[service]]".to_owned());
+        }
+        values::guest_path(program).map_err(|m| format!("console: {m}"))?;
+    }
     for pattern in raw.exclude.iter().chain(&raw.remove) {
         if !pattern.starts_with('/') {
             return Err(format!(
@@ -204,6 +216,8 @@ fn own(raw: RawLayer, name: String, dir: &Path) -> Result<LayerSpec, String> {
             .map(|rule| cargo(rule.path, rule.bin, dir))
             .transpose()?,
         base: None,
+        debug: raw.debug,
+        console: raw.console,
         name,
     })
 }

@@ -23,6 +23,7 @@ pub const SHIPPED_LAYERS: &[(&str, &str)] = &[
         "busybox",
         include_str!("../../../layers/busybox/layer.toml"),
     ),
+    ("debug", include_str!("../../../layers/debug/layer.toml")),
 ];
 
 /// Loads and checks the image in `dir` (a folder with [`SPEC_FILE`], or that file). A folder

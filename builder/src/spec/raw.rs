@@ -124,7 +124,7 @@ pub struct RawApt {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawLayer {
-    /// A layer that ships with slipform (`base`, `busybox`), the path of a folder with a `layer.toml`, or a published base: `oci://host/repository:channel` or `…@sha256:…`, also `s3://` and `file:///`.
+    /// A layer that ships with slipform (`base`, `busybox`, `debug`), the path of a folder with a `layer.toml`, or a published base: `oci://host/repository:channel` or `…@sha256:…`, also `s3://` and `file:///`.
     #[serde(rename = "use")]
     pub uses: Option<String>,
     /// Files beside this one with the public keys that a published base must be signed by; otherwise those of `[gate]`, SLIPFORM_TRUSTED_KEYS and `trusted-keys` in the user's configuration.
@@ -169,6 +169,12 @@ pub struct RawLayer {
     pub remove: Vec<String>,
     /// A Rust program built by cargo into `/usr/bin`.
     pub cargo: Option<RawCargo>,
+    /// It is for debugging: the machine says so at boot, the attestation bears it, and the gate refuses the image unless `[gate]` has `accept-debug`. Default: `false`.
+    #[serde(default)]
+    pub debug: bool,
+    /// Only with `debug`: a program (absolute path) and its arguments that get the console as their terminal, as root and started again whenever they end; a shell.
+    #[serde(default)]
+    pub console: Vec<String>,
 }
 
 /// Files from beside the specification.

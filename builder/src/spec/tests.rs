@@ -525,3 +525,45 @@ fn wrong_words_about_the_identity_are_named() {
         assert!(error.contains(expected), "{text}: {error}");
     }
 }
+
+#[test]
+fn a_debug_layer_marks_the_image_whoever_made_it() {
+    let text = |layer: &str| format!("{HEAD}{LAYER}{layer}");
+    let shipped = load_text(&text("[[layer]]\nuse = \"debug\"\n")).unwrap();
+    assert!(shipped.is_debug());
+    assert_eq!(shipped.layers[1].console, ["/usr/bin/busybox", "sh"]);
+    let own = "[[layer]]\nname = \"gdb\"\ndebug = true\npackages = [\"gdb\"]\n";
+    assert!(load_text(&text(own)).unwrap().is_debug());
+    assert!(!load_text(&text("")).unwrap().is_debug());
+    // Not published as a base, where nobody would see it.
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join(LAYER_FILE), "debug = true\n").unwrap();
+    let error = load(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("cannot be published as a base"), "{error}");
+}
+
+#[test]
+fn a_console_is_for_one_debug_layer() {
+    let table = [
+        (
+            "[[layer]]\nname = \"b\"\nconsole = [\"/bin/sh\"]\n",
+            "say so",
+        ),
+        (
+            "[[layer]]\nname = \"b\"\ndebug = true\nconsole = [\"sh\"]\n",
+            "console: ",
+        ),
+        (
+            "[[layer]]\nuse = \"debug\"\n[[layer]]\nname = \"b\"\ndebug = true\nconsole = [\"/bin/sh\"]\n",
+            "leave one out",
+        ),
+        (
+            "[[layer]]\nuse = \"debug\"\n[[service]]\nname = \"debug-console\"\nexec = [\"/bin/s\"]\n",
+            "choose another",
+        ),
+    ];
+    for (layers, wanted) in table {
+        let error = load_text(&format!("{HEAD}{LAYER}{layers}")).unwrap_err();
+        assert!(error.contains(wanted), "{error}");
+    }
+}

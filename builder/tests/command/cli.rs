@@ -15,6 +15,8 @@ const VERBS: &[&str] = &[
     "fetch",
     "build",
     "run",
+    "ps",
+    "logs",
     "test",
     "inspect",
     "diff",

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::inside::{Item, Query};
 use super::machine::MetadataSource;
 
 /// Name of the virtio-serial port.
@@ -187,6 +188,9 @@ pub enum Event {
         version: String,
         /// SHA-256 of machine.json, hexadecimal.
         machine: String,
+        /// The image has a debug layer.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        debug: bool,
     },
     /// A phase begins.
     Phase {
@@ -358,6 +362,13 @@ pub enum Event {
         /// Resident memory of init, KiB.
         rss_kib: u64,
     },
+    /// A piece of the answer to [`Command::Show`].
+    Inside {
+        /// The query's number.
+        query: u32,
+        /// The piece; few events are as large.
+        item: Box<Item>,
+    },
     /// Something failed.
     Error {
         /// Where.
@@ -400,6 +411,8 @@ pub enum Command {
         #[serde(default)]
         contains: String,
     },
+    /// Tell what the machine looks like inside; [`Event::Inside`] answers.
+    Show(Query),
 }
 
 #[cfg(test)]

@@ -78,6 +78,9 @@ pub struct Machine {
     pub clock_floor: i64,
     /// Reboot so many seconds after a kernel panic.
     pub panic_seconds: u32,
+    /// The image has a debug layer: whoever looks at the machine must see that.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub debug: bool,
     /// Watchdog, and what counts as a healthy boot.
     #[serde(default, skip_serializing_if = "MachineHealth::is_default")]
     pub health: MachineHealth,
@@ -415,6 +418,10 @@ pub struct Service {
     /// What must hold after it became ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// The console is its terminal: standard streams and controlling tty. Only in an
+    /// image with a debug layer.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub console: bool,
 }
 
 impl Default for Service {
@@ -447,6 +454,7 @@ impl Default for Service {
             sockets: Vec::new(),
             watchdog_ms: 0,
             health: None,
+            console: false,
         }
     }
 }

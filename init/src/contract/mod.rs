@@ -1,6 +1,7 @@
 //! Data that travels between builder, init and harness.
 
 pub mod event;
+pub mod inside;
 pub mod machine;
 pub mod service;
 pub mod telemetry;

@@ -118,6 +118,11 @@ fn check(machine: &Machine) -> Result<(), MachineError> {
             "a dotted name below /proc/sys",
         )?;
     }
+    let terminal = machine.services.iter().find(|service| service.console);
+    if let Some(service) = terminal.filter(|_| !machine.debug) {
+        let key = format!("console of service {}", service.name);
+        return rule(false, key, &true, "false without a debug layer");
+    }
     machine.scratch.iter().try_for_each(check_scratch)?;
     machine.state.iter().try_for_each(check_state)?;
     if let Some((key, value, rule)) = machine.telemetry.as_ref().and_then(Telemetry::problem) {

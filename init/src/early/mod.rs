@@ -97,6 +97,7 @@ fn start(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Machine, BootError> {
         name: machine.name.clone(),
         version: machine.version.clone(),
         machine: report.machine_digest.clone(),
+        debug: machine.debug,
     });
     kernel::panic_policy(report);
     kernel::clock_floor(machine.clock_floor, report);

@@ -71,7 +71,8 @@ pub(crate) fn gather(places: &Places, facts: &Facts<'_>) -> Vec<Family> {
     families
 }
 
-fn read(path: &Path) -> Option<String> {
+/// A file as text, to a limit; none if it cannot be read.
+pub(crate) fn read(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
     File::open(path)
         .ok()?
@@ -264,7 +265,7 @@ fn logs(facts: &Facts<'_>) -> Vec<Family> {
 }
 
 /// The value of a line `Name:   123 kB`, in bytes.
-fn kibibytes(text: &str, name: &str) -> Option<f64> {
+pub(crate) fn kibibytes(text: &str, name: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let digits = line.trim_start_matches(':').trim().strip_suffix(" kB")?;
     digits.trim().parse::<f64>().ok().map(|kib| kib * 1024.0)
@@ -497,6 +498,9 @@ mod tests {
             starts: 3,
             lines: 9,
             dropped: 1,
+            process: None,
+            detail: String::new(),
+            status: String::new(),
         });
         tally.sinks.push(SinkTally {
             name: "central".to_owned(),

@@ -6,7 +6,7 @@
 //! push.rs    OTLP/HTTP
 //! ```
 
-mod gather;
+pub(crate) mod gather;
 mod model;
 mod push;
 mod request;

@@ -2,12 +2,15 @@
 //!
 //! | who | asks for |
 //! |---|---|
-//! | SIGTERM, SIGUSR2, ACPI power button, `{"command":"power-off"}` | power-off |
-//! | SIGINT (Ctrl-Alt-Del), `{"command":"reboot"}` | reboot |
+//! | SIGUSR2, SIGRTMIN+4, ACPI power button, `{"command":"power-off"}` | power-off |
+//! | SIGTERM, SIGRTMIN+5, SIGINT (Ctrl-Alt-Del), `{"command":"reboot"}` | reboot |
 //! | a service that does not get well, if its policy says so | reboot |
-//! | SIGUSR1 | halt |
+//! | SIGUSR1, SIGRTMIN+3 | halt |
 //!
-//! SIGUSR1 and SIGUSR2 are those of busybox's `halt` and `poweroff`.
+//! SIGUSR1, SIGUSR2 and SIGTERM are those of busybox's `halt`, `poweroff` and `reboot`;
+//! SIGRTMIN+3 to +5 those of systemd (systemd(1)), which hypervisors and scripts send, too.
+//! The two differ over SIGTERM (systemd starts itself anew at it, which there is no reason
+//! for here). Whoever takes it for a polite end gets one, and a machine that comes back.
 
 pub(crate) mod button;
 pub(crate) mod down;
@@ -20,6 +23,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use slipform_init::contract::event::{Command, EndReason};
 
 use crate::sys::power::Action;
+use crate::sys::signal;
 
 /// Before machine.json was read.
 const DEFAULT_PANIC_SECONDS: u32 = 10;
@@ -72,10 +76,13 @@ pub(crate) fn action_name(action: Action) -> &'static str {
 /// What a signal asks for.
 pub(crate) fn of_signal(number: i32) -> Option<Request> {
     let (action, reason) = match number {
-        libc::SIGTERM => (Action::PowerOff, "signal TERM"),
+        libc::SIGTERM => (Action::Restart, "signal TERM"),
         libc::SIGUSR2 => (Action::PowerOff, "signal USR2"),
         libc::SIGUSR1 => (Action::Halt, "signal USR1"),
         libc::SIGINT => (Action::Restart, "signal INT"),
+        _ if number == signal::RT_HALT => (Action::Halt, "signal RTMIN+3"),
+        _ if number == signal::RT_POWER_OFF => (Action::PowerOff, "signal RTMIN+4"),
+        _ if number == signal::RT_REBOOT => (Action::Restart, "signal RTMIN+5"),
         _ => return None,
     };
     Some(Request { action, reason })
@@ -86,7 +93,7 @@ pub(crate) fn of_command(command: &Command) -> Option<Request> {
     let action = match command {
         Command::PowerOff => Action::PowerOff,
         Command::Reboot => Action::Restart,
-        Command::ReadLayers | Command::StateFile { .. } => return None,
+        Command::ReadLayers | Command::StateFile { .. } | Command::Show(_) => return None,
     };
     Some(Request {
         action,
@@ -101,7 +108,10 @@ mod tests {
     #[test]
     fn who_asks_gets_what_is_written_above() {
         for (number, expected) in [
-            (libc::SIGTERM, Some(Action::PowerOff)),
+            (libc::SIGTERM, Some(Action::Restart)),
+            (37, Some(Action::Halt)),
+            (38, Some(Action::PowerOff)),
+            (39, Some(Action::Restart)),
             (libc::SIGUSR2, Some(Action::PowerOff)),
             (libc::SIGUSR1, Some(Action::Halt)),
             (libc::SIGINT, Some(Action::Restart)),

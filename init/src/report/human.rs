@@ -3,6 +3,9 @@
 
 use slipform_init::contract::event::{Event, LimitKind, ServiceState, StateNews};
 
+/// Before the name of an image with a debug layer; on a console of any width it is seen.
+const DEBUG_BANNER: &str = "*** DEBUG IMAGE, not for production *** ";
+
 /// The line for an event; `None` if it is not worth one.
 pub(crate) fn line(event: &Event) -> Option<String> {
     let text = match event {
@@ -10,7 +13,12 @@ pub(crate) fn line(event: &Event) -> Option<String> {
             name,
             version,
             machine,
-        } => format!("{name} {version} (machine {})", head(machine)),
+            debug,
+        } => format!(
+            "{}{name} {version} (machine {})",
+            if *debug { DEBUG_BANNER } else { "" },
+            head(machine)
+        ),
         Event::Phase { .. } => return None,
         Event::Layer { name, root_hash } => {
             format!("verity: layer {name} ok (root hash {})", head(root_hash))
@@ -34,7 +42,7 @@ pub(crate) fn line(event: &Event) -> Option<String> {
         Event::StateFile { path, error, .. } if !error.is_empty() => {
             format!("error: {path} cannot be looked at: {error}")
         }
-        Event::StateFile { .. } => return None,
+        Event::StateFile { .. } | Event::Inside { .. } => return None,
         Event::Network {
             interface,
             address,

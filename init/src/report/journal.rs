@@ -40,15 +40,25 @@ impl Reporter {
         };
         let telemetry = machine.telemetry.as_ref();
         self.json = telemetry.is_some_and(|telemetry| telemetry.console_json);
-        self.keeps = telemetry.is_some_and(|telemetry| !telemetry.sinks.is_empty());
+        let ships = telemetry.is_some_and(|telemetry| !telemetry.sinks.is_empty());
         let bytes = telemetry.and_then(|telemetry| telemetry.spool_bytes);
-        let limit = if self.keeps {
+        let limit = if ships {
             usize::try_from(bytes.unwrap_or(SPOOL_BYTES)).unwrap_or(usize::MAX)
         } else {
             0
         };
         self.spool.with(|journal| journal.ring.set_limit(limit));
-        self.keeps
+        ships
+    }
+
+    /// Whether somebody may ask for the latest records is known: without a port nobody can.
+    pub(super) fn keep_recent(&mut self, asked: bool) {
+        self.spool.with(|journal| {
+            if !asked {
+                journal.recent.set_limit(0);
+            }
+            self.keeps = journal.ring.keeps() || journal.recent.keeps();
+        });
     }
 
     /// Counts the event, and keeps it for the sinks and for a console that wants records.
@@ -85,7 +95,7 @@ impl Reporter {
     }
 
     pub(super) fn keep(&self, record: Record) {
-        self.spool.with(|journal| journal.ring.push(record));
+        self.spool.with(|journal| journal.keep(record));
     }
 
     /// What the console shows of a record: JSON where that is wanted.

@@ -73,6 +73,12 @@ impl Kmsg {
         self.drain(report);
     }
 
+    /// From now on every record is kept for whoever asks.
+    pub(crate) fn follow(&mut self, spool: Spool) {
+        self.spool
+            .get_or_insert_with(|| (spool, Allowance::new(clock::monotonic())));
+    }
+
     /// Reads all records that wait, and tells those that matter.
     pub(crate) fn drain(&mut self, report: &mut dyn Report) {
         let Some(log) = &mut self.log else { return };
@@ -190,7 +196,7 @@ fn keep(entry: &Entry<'_>, spool: &Spool, allowance: &mut Allowance) {
     spool.with(|journal| {
         lost.into_iter()
             .chain(record)
-            .for_each(|record| journal.ring.push(record));
+            .for_each(|record| journal.keep(record));
     });
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod kmsg;
 pub(crate) mod last_words;
 mod outlet;
 
+use std::collections::VecDeque;
 use std::fs::OpenOptions;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -25,6 +26,7 @@ use std::thread;
 use std::time::Duration;
 
 use slipform_init::contract::event::{Command, Event, MAX_LINE, Phase, Record};
+use slipform_init::contract::inside::{Item, MAX_QUERIES, Query};
 
 use self::channel::Stream;
 use self::command::CommandReader;
@@ -63,6 +65,8 @@ pub(crate) struct Reporter {
     way: Way,
     reader: CommandReader,
     command: Option<Command>,
+    /// Queries that nobody has taken yet.
+    queries: VecDeque<Query>,
     spool: Spool,
     /// Whether records are kept for sinks.
     keeps: bool,
@@ -83,11 +87,27 @@ impl Reporter {
             way: Way::Searching,
             reader: CommandReader::default(),
             command: None,
+            queries: VecDeque::new(),
             spool: Spool::new(),
             keeps: true,
             json: false,
             identity: Identity::default(),
         }
+    }
+
+    /// One whose port is this file.
+    #[cfg(test)]
+    pub(crate) fn with_port(file: std::fs::File) -> Self {
+        let mut reporter = Self::new();
+        reporter.port.sink_mut().0 = Some(file);
+        reporter.way = Way::Port;
+        reporter
+    }
+
+    /// What came over the port.
+    #[cfg(test)]
+    pub(crate) fn receive(&mut self, bytes: &[u8]) {
+        self.commands(bytes);
     }
 
     /// Opens the console of /dev: for init's own lines without blocking, and as the
@@ -159,7 +179,15 @@ impl Reporter {
     }
 
     /// Decides where records go, after a short time for a port that is just coming.
-    pub(crate) fn settle_channel(&mut self) {
+    /// True if that is the port, from which questions may come.
+    pub(crate) fn settle_channel(&mut self) -> bool {
+        self.choose_way();
+        let asked = self.way == Way::Port;
+        self.keep_recent(asked);
+        asked
+    }
+
+    fn choose_way(&mut self) {
         let begin = clock::monotonic();
         loop {
             self.find_channel();
@@ -203,6 +231,31 @@ impl Reporter {
     /// The first command of the harness that nobody has taken yet.
     pub(crate) fn take_command(&mut self) -> Option<Command> {
         self.command.take()
+    }
+
+    /// The next question of the harness.
+    pub(crate) fn take_query(&mut self) -> Option<Query> {
+        self.queries.pop_front()
+    }
+
+    /// Whether somebody is at the other side of the port.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.way == Way::Port && self.port_again.is_none()
+    }
+
+    /// Whether an answer may go on: half of the queue stays free for events.
+    pub(crate) fn has_room(&self) -> bool {
+        self.is_heard() && self.port.waiting() < outlet::LIMIT / 2
+    }
+
+    /// A piece of an answer: to the port alone, neither shown nor kept.
+    pub(crate) fn answer(&mut self, query: u32, item: Item) {
+        let line = encode(Event::Inside {
+            query,
+            item: Box::new(item),
+        });
+        self.port.line("", &line, Weight::Log);
+        self.flush_port();
     }
 
     /// Writes what waits, for at most `limit`.
@@ -280,6 +333,13 @@ impl Reporter {
     fn commands(&mut self, bytes: &[u8]) {
         for result in self.reader.take(bytes) {
             match result {
+                // Questions must not stand in the way of a command, nor pile up.
+                Ok(Command::Show(query)) if self.queries.len() < MAX_QUERIES => {
+                    self.queries.push_back(query);
+                }
+                Ok(Command::Show(query)) => {
+                    self.answer(query.id, Item::End("too many questions at once".to_owned()));
+                }
                 Ok(command) => {
                     self.command.get_or_insert(command);
                 }
@@ -438,7 +498,29 @@ fn cut(event: &mut Event, limit: usize) {
         Event::Watchdog { device, .. } => return truncate(device, limit),
         Event::Sink { sink, detail, .. } => [sink, detail],
         Event::LogLoss { sink, .. } => return truncate(sink, limit),
+        Event::Inside { item, .. } => return cut_item(item, limit),
         Event::Phase { .. } | Event::Ready { .. } | Event::End { .. } => return,
+    };
+    texts.into_iter().for_each(|text| truncate(text, limit));
+}
+
+/// The same for a piece of an answer.
+fn cut_item(item: &mut Item, limit: usize) {
+    let texts: [&mut String; 3] = match item {
+        Item::Machine(seen) => [&mut seen.image, &mut seen.version, &mut seen.host],
+        Item::Service(seen) => [&mut seen.name, &mut seen.status, &mut seen.detail],
+        Item::Mount(seen) => [&mut seen.target, &mut seen.source, &mut seen.options],
+        Item::Log(seen) => [&mut seen.service, &mut seen.stream, &mut seen.line],
+        Item::Route(seen) => return truncate(&mut seen.interface, limit),
+        Item::Interface(seen) => return seen.addresses.truncate(limit / 64),
+        Item::Dns(seen) => {
+            let lists = [&mut seen.servers, &mut seen.search];
+            return lists
+                .into_iter()
+                .for_each(|list| list.truncate(limit / 512));
+        }
+        Item::End(why) => return truncate(why, limit),
+        Item::Memory(_) | Item::Lost(_) => return,
     };
     texts.into_iter().for_each(|text| truncate(text, limit));
 }
@@ -509,5 +591,22 @@ mod tests {
         reporter.commands(b"{\"command\":\"reboot\"}\nnoise\n{\"command\":\"power-off\"}\n");
         assert_eq!(reporter.take_command(), Some(Command::Reboot));
         assert_eq!(reporter.take_command(), None);
+    }
+
+    #[test]
+    fn questions_neither_pile_up_nor_hide_a_command() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut reporter = Reporter::with_port(file.reopen().unwrap());
+        for id in 0..1000 {
+            let line = format!("{{\"command\":\"show\",\"id\":{id}}}\n");
+            reporter.commands(line.as_bytes());
+        }
+        reporter.commands(b"{\"command\":\"power-off\"}\n");
+        assert_eq!(reporter.take_command(), Some(Command::PowerOff));
+        let ids: Vec<u32> =
+            std::iter::from_fn(|| reporter.take_query().map(|query| query.id)).collect();
+        assert_eq!(ids, [0, 1, 2, 3]);
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(text.matches("too many questions").count(), 996);
     }
 }

@@ -74,6 +74,11 @@ impl<W: Write> Outlet<W> {
         Ok(())
     }
 
+    /// Bytes that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()

@@ -21,7 +21,7 @@ mod http;
 pub(crate) mod link;
 pub(crate) mod random;
 pub(crate) mod record;
-mod ring;
+pub(crate) mod ring;
 mod sink;
 pub(crate) mod tally;
 pub(crate) mod wire;

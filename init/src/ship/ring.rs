@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use slipform_init::contract::inside::RECENT_BYTES;
+
 use super::record::{Record, Severity};
 use super::tally::Tally;
 
@@ -74,6 +76,35 @@ impl Ring {
         self.bytes
     }
 
+    /// Number of the first record of those that are the last `count` that fit; all of
+    /// them if there are fewer.
+    pub(crate) fn last(&self, count: usize, fits: impl Fn(&Record) -> bool) -> u64 {
+        let mut numbered = (self.first..).zip(&self.records).collect::<Vec<_>>();
+        numbered.retain(|(_, record)| fits(record));
+        let start = numbered.len().saturating_sub(count);
+        numbered
+            .get(start)
+            .map_or_else(|| self.end(), |(number, _)| *number)
+    }
+
+    /// The first record from `cursor` on that fits, and its number.
+    pub(crate) fn find(
+        &self,
+        cursor: u64,
+        fits: impl Fn(&Record) -> bool,
+    ) -> Option<(u64, &Record)> {
+        let from = usize::try_from(cursor.saturating_sub(self.first)).ok()?;
+        let start = from.min(self.records.len());
+        (self.first + start as u64..)
+            .zip(self.records.range(start..))
+            .find(|(_, record)| fits(record))
+    }
+
+    /// Whether anything would be kept.
+    pub(crate) fn keeps(&self) -> bool {
+        self.limit > 0
+    }
+
     /// The first record at or behind `cursor` that is as bad as `level` at least, and its number.
     pub(crate) fn next(&self, cursor: u64, level: Severity) -> Option<(u64, &Record)> {
         let from = usize::try_from(cursor.saturating_sub(self.first)).ok()?;
@@ -107,6 +138,22 @@ pub(crate) struct Journal {
     pub(crate) ring: Ring,
     /// Counts.
     pub(crate) tally: Tally,
+    /// The latest records, sent or not, for whoever asks on the report channel.
+    pub(crate) recent: Ring,
+}
+
+impl Journal {
+    /// Keeps a record where records are kept.
+    pub(crate) fn keep(&mut self, record: Record) {
+        if self.ring.keeps() && self.recent.keeps() {
+            self.recent.push(record.clone());
+            self.ring.push(record);
+        } else if self.ring.keeps() {
+            self.ring.push(record);
+        } else if self.recent.keeps() {
+            self.recent.push(record);
+        }
+    }
 }
 
 /// The shared journal. One thread uses it, and nobody holds it over a call: a
@@ -120,6 +167,7 @@ impl Spool {
         Self(Rc::new(RefCell::new(Journal {
             ring: Ring::new(EARLY_LIMIT),
             tally: Tally::default(),
+            recent: Ring::new(RECENT_BYTES),
         })))
     }
 

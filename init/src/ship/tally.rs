@@ -20,7 +20,18 @@ pub(crate) struct ServiceTally {
     pub(crate) lines: u64,
     /// Lines lost because it wrote too fast.
     pub(crate) dropped: u64,
+    /// Its process, and when (CLOCK_BOOTTIME) that was started.
+    pub(crate) process: Option<(i32, Duration)>,
+    /// Why it is in its state.
+    pub(crate) detail: String,
+    /// Its last `STATUS=` of sd_notify.
+    pub(crate) status: String,
 }
+
+/// What sd_notify's status looks like among a service's lines.
+const STATUS: &str = "STATUS=";
+/// Bytes of a reason or a status that are kept.
+const TEXT_MAX: usize = 512;
 
 /// One sink.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,15 +74,29 @@ impl Tally {
                     time.get_or_insert(since_boot);
                 }
             }
-            Event::Service { name, state, .. } => {
+            Event::Service {
+                name,
+                state,
+                pid,
+                detail,
+            } => {
                 if let Some(service) = self.service(name) {
-                    service.state = *state;
-                    service.starts += u64::from(*state == ServiceState::Started);
+                    service.enter(*state, *pid, since_boot);
+                    detail.as_str().clone_into(&mut service.detail);
+                    cut(&mut service.detail);
                 }
             }
-            Event::Log { service, .. } => {
+            Event::Log {
+                service,
+                stream,
+                line,
+            } => {
                 if let Some(service) = self.service(service) {
                     service.lines += 1;
+                    if let Some(status) = line.strip_prefix(STATUS).filter(|_| stream == "notify") {
+                        status.clone_into(&mut service.status);
+                        cut(&mut service.status);
+                    }
                 }
             }
             Event::Error {
@@ -105,6 +130,9 @@ impl Tally {
                     starts: 0,
                     lines: 0,
                     dropped: 0,
+                    process: None,
+                    detail: String::new(),
+                    status: String::new(),
                 });
                 self.services.len() - 1
             }
@@ -112,6 +140,30 @@ impl Tally {
         };
         self.services.get_mut(index)
     }
+}
+
+impl ServiceTally {
+    /// It is in another state from now on.
+    fn enter(&mut self, state: ServiceState, pid: i32, since_boot: Duration) {
+        self.state = state;
+        match state {
+            ServiceState::Started => {
+                self.starts += 1;
+                self.process = (pid > 0).then_some((pid, since_boot));
+                self.status.clear();
+            }
+            ServiceState::Ready => {}
+            _ => self.process = None,
+        }
+    }
+}
+
+fn cut(text: &mut String) {
+    let end = (0..=TEXT_MAX.min(text.len()))
+        .rev()
+        .find(|&end| text.is_char_boundary(end));
+    text.truncate(end.unwrap_or(0));
+    text.shrink_to_fit();
 }
 
 #[cfg(test)]
@@ -148,7 +200,43 @@ mod tests {
                 starts: 2,
                 lines: 0,
                 dropped: 7,
+                process: Some((1, at)),
+                detail: String::new(),
+                status: String::new(),
             }]
+        );
+    }
+
+    #[test]
+    fn a_process_and_what_it_says_of_itself_are_known_while_it_runs() {
+        let mut tally = Tally::default();
+        let at = Duration::from_secs(3);
+        let service = |state, pid, detail: &str| Event::Service {
+            name: "web".to_owned(),
+            state,
+            pid,
+            detail: detail.to_owned(),
+        };
+        let said = |stream: &str, line: &str| Event::Log {
+            service: "web".to_owned(),
+            stream: stream.to_owned(),
+            line: line.to_owned(),
+        };
+        tally.event(&service(ServiceState::Started, 77, ""), at);
+        tally.event(&said("notify", "STATUS=serving"), at);
+        tally.event(&said("out", "STATUS=forged"), at);
+        tally.event(&service(ServiceState::Ready, 77, ""), at * 2);
+        assert_eq!(tally.services[0].process, Some((77, at)));
+        assert_eq!(tally.services[0].status, "serving");
+        tally.event(&said("notify", &format!("STATUS={}", "ü".repeat(4000))), at);
+        assert_eq!(tally.services[0].status.len(), TEXT_MAX);
+        tally.event(&service(ServiceState::Backoff, 0, "exit status 1"), at * 3);
+        assert_eq!(tally.services[0].process, None);
+        assert_eq!(tally.services[0].detail, "exit status 1");
+        tally.event(&service(ServiceState::Started, 78, ""), at * 4);
+        assert_eq!(
+            tally.services[0].status, "",
+            "another process has said nothing yet"
         );
     }
 

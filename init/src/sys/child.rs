@@ -28,6 +28,7 @@ enum Step {
     Setsid,
     Cgroup,
     Stdio,
+    Terminal,
     Descriptors,
     Namespace,
     Bind,
@@ -48,10 +49,11 @@ enum Step {
     Exec,
 }
 
-const STEPS: [Step; 21] = [
+const STEPS: [Step; 22] = [
     Step::Setsid,
     Step::Cgroup,
     Step::Stdio,
+    Step::Terminal,
     Step::Descriptors,
     Step::Namespace,
     Step::Bind,
@@ -113,6 +115,7 @@ impl Failure {
             Step::Setsid => format!("setsid: {why}"),
             Step::Cgroup => format!("join the service's cgroup: {why}"),
             Step::Stdio => format!("dup2 of the standard streams: {why}"),
+            Step::Terminal => format!("take the console as the controlling terminal: {why}"),
             Step::Descriptors => format!("close_range: {why}"),
             Step::Namespace => format!("unshare the mounts: {why}"),
             Step::Bind => format!("keep {} writable: {why}", program.writable(self.object)),
@@ -216,6 +219,7 @@ fn prepare(plan: &Plan<'_>) -> Result<(), Failure> {
     own_place(plan)?;
     reset_signals();
     own_descriptors(plan)?;
+    own_terminal(plan)?;
     own_view(&plan.program.place)?;
     write_own_id(plan);
     // SAFETY: plain call, cannot fail.
@@ -283,6 +287,17 @@ fn own_descriptors(plan: &Plan<'_>) -> Result<(), Failure> {
     // SAFETY: plain call; it marks and does not close, so that the outcome pipe lives until exec.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     check(result, Step::Descriptors)
+}
+
+/// The console becomes the session's controlling terminal, so that Ctrl-C, job control
+/// and its hang-up work; whoever still holds it from an earlier start loses it.
+fn own_terminal(plan: &Plan<'_>) -> Result<(), Failure> {
+    if !plan.program.console {
+        return Ok(());
+    }
+    // SAFETY: plain call on the standard input; 1 is "take it from others".
+    let result = unsafe { libc::ioctl(0, libc::TIOCSCTTY, 1) };
+    check(result.into(), Step::Terminal)
 }
 
 /// A view of the mounts of its own: all read-only but what stays writable, a /tmp of its own.

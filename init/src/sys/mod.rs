@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod addresses;
 pub(crate) mod block;
 mod child;
 pub(crate) mod clock;

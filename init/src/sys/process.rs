@@ -10,6 +10,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::ptr;
 
 use slipform_init::contract::machine::Service;
@@ -22,6 +23,8 @@ use super::seccomp::{self, Architecture};
 
 /// Where a service's standard input comes from.
 const DEV_NULL: &str = "/dev/null";
+/// The standard streams of a service that has the console.
+const DEV_CONSOLE: &str = "/dev/console";
 /// Longest process id in decimal digits.
 pub(super) const DIGITS: usize = 10;
 /// First descriptor that no passed socket comes to lie on.
@@ -95,6 +98,8 @@ pub(crate) struct Program {
     pub(super) place: Place,
     /// Empty: there is no filter.
     pub(super) filter: Vec<libc::sock_filter>,
+    /// The console is its terminal.
+    pub(super) console: bool,
     /// Variables that take the process's own id.
     own_ids: Vec<&'static str>,
 }
@@ -181,6 +186,7 @@ impl Program {
                 writable: writable?,
             },
             filter: filter.unwrap_or_default(),
+            console: service.console,
             own_ids: extra.own_ids.clone(),
             workdir: text("workdir", &service.workdir)?,
             limits: service
@@ -254,8 +260,10 @@ pub(crate) fn spawn(program: &Program, handed: &Handed<'_>) -> Result<Child, Spa
             .map_err(system("open /dev/null"))?
             .into(),
     )?;
+    // With a console nothing comes through the pipes: they end when these are dropped.
     let (stdout, child_stdout) = pipe(program.identity.as_ref())?;
     let (stderr, child_stderr) = pipe(program.identity.as_ref())?;
+    let terminal = program.console.then(console).transpose()?;
     let (outcome, child_outcome) = pipe(None)?;
     // The sockets come to lie on 3 and above: nothing that is still needed may be there.
     let owned: Vec<OwnedFd> = handed
@@ -281,11 +289,10 @@ pub(crate) fn spawn(program: &Program, handed: &Handed<'_>) -> Result<Child, Spa
         program,
         argv: argv.as_ptr(),
         env: env.as_ptr(),
-        stdio: [
-            stdin.as_raw_fd(),
-            child_stdout.as_raw_fd(),
-            child_stderr.as_raw_fd(),
-        ],
+        stdio: match &terminal {
+            Some(terminal) => [terminal.as_raw_fd(); 3],
+            None => [&stdin, &child_stdout, &child_stderr].map(AsRawFd::as_raw_fd),
+        },
         cgroup: handed.cgroup.map(|fd| fd.as_raw_fd()),
         sockets: &sockets,
         own_ids: &own_ids,
@@ -319,6 +326,16 @@ pub(crate) fn spawn(program: &Program, handed: &Handed<'_>) -> Result<Child, Spa
         stderr,
         outcome,
     })
+}
+
+/// The console, for reading and writing; it becomes nobody's terminal by being opened.
+fn console() -> Result<OwnedFd, SpawnError> {
+    let opened = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NOCTTY)
+        .open(DEV_CONSOLE);
+    above_stdio(opened.map_err(system("open /dev/console"))?.into())
 }
 
 /// `NAME=` and room for a number that only the child knows.

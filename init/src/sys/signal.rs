@@ -6,13 +6,25 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use super::check;
 
+/// The first real-time signal of programs: glibc keeps the kernel's first two, 32 and 33.
+const RT_MIN: libc::c_int = 34;
+/// systemd's halt.
+pub(crate) const RT_HALT: libc::c_int = RT_MIN + 3;
+/// systemd's power-off.
+pub(crate) const RT_POWER_OFF: libc::c_int = RT_MIN + 4;
+/// systemd's reboot.
+pub(crate) const RT_REBOOT: libc::c_int = RT_MIN + 5;
+
 /// Signals that PID 1 takes. They are blocked: a child must unblock all before exec.
-const TAKEN: [libc::c_int; 5] = [
+const TAKEN: [libc::c_int; 8] = [
     libc::SIGCHLD,
     libc::SIGTERM,
     libc::SIGINT,
     libc::SIGUSR1,
     libc::SIGUSR2,
+    RT_HALT,
+    RT_POWER_OFF,
+    RT_REBOOT,
 ];
 
 /// A signalfd.

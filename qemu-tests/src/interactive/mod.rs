@@ -6,6 +6,7 @@ mod terminal;
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use slipform_init::contract::event::Event;
 
 use crate::accel::Accel;
+use crate::control::Control;
 use crate::error::HarnessError;
 use crate::events::{EventReader, Item};
 use crate::evidence::Evidence;
@@ -49,7 +51,8 @@ pub enum ExitKind {
 ///
 /// Standard input that is no terminal is left alone: the console is only shown.
 /// What is for the person goes to standard error, one line each, the ports as
-/// `http://127.0.0.1:PORT -> guest PORT`.
+/// `http://127.0.0.1:PORT -> guest PORT`. In the folder `control`, if there is one, others
+/// can ask what the machine looks like inside ([`crate::control`]).
 ///
 /// # Errors
 /// The emulator does not start, a published port is taken, the terminal cannot be
@@ -58,6 +61,7 @@ pub fn run_interactive(
     plan: &Plan,
     emulator: &Emulator,
     accel: Accel,
+    control: Option<&Path>,
 ) -> Result<ExitKind, HarnessError> {
     check_plan(plan)?;
     check_ports(plan)?;
@@ -78,6 +82,11 @@ pub fn run_interactive(
     };
     let signals = Signals::catch()?;
     let mut machine = Machine::start(plan, emulator, &accel, &mode, &evidence)?;
+    // The machine is worth more than the way into it.
+    let control = control.and_then(|dir| {
+        let opened = Control::open(dir, &plan.name, &plan.image);
+        opened.map_err(|error| say(&error.to_string())).ok()
+    });
     let terminal = if io::stdin().is_terminal() {
         Some(Terminal::raw()?)
     } else {
@@ -89,7 +98,8 @@ pub fn run_interactive(
         asked: None,
         killed: false,
         machine_end: None,
-        reader: EventReader::default(),
+        reader: EventReader::endless(),
+        control,
         power_on: Instant::now(),
     };
     session.greet(plan, &machine, terminal.is_some());
@@ -130,6 +140,7 @@ struct Session {
     killed: bool,
     machine_end: Option<String>,
     reader: EventReader,
+    control: Option<Control>,
     power_on: Instant,
 }
 
@@ -165,6 +176,9 @@ impl Session {
                 Some(Observation::Exited(how)) => status = Some(how),
                 Some(observation) => self.observe(machine, observation)?,
                 None => {}
+            }
+            if let Some(control) = &mut self.control {
+                control.turn(&mut |line| machine.send_report(line));
             }
             if let Some(terminal) = terminal {
                 self.keys(machine, terminal);
@@ -211,11 +225,7 @@ impl Session {
                 self.reader.feed(&bytes, &mut |item| items.push(item));
                 for item in items {
                     if let Item::Record(record, line) = item {
-                        self.evidence.event(&line)?;
-                        if matches!(record.event, Event::Ready { .. }) {
-                            let seconds = self.power_on.elapsed().as_secs_f64();
-                            say(&format!("ready after {seconds:.1} s"));
-                        }
+                        self.heed(&record.event, &line)?;
                     }
                 }
             }
@@ -225,6 +235,23 @@ impl Session {
             Observation::Monitor(_) | Observation::Closed | Observation::Exited(_) => {}
         }
         Ok(())
+    }
+
+    fn heed(&mut self, event: &Event, line: &str) -> Result<(), HarnessError> {
+        match (event, &mut self.control) {
+            // An answer is for who asked, and nothing that happened.
+            (Event::Inside { query, item }, Some(control)) => {
+                control.answer(*query, item);
+                return Ok(());
+            }
+            (Event::Boot { .. }, Some(control)) => control.restarted(),
+            (Event::Ready { .. }, _) => {
+                let seconds = self.power_on.elapsed().as_secs_f64();
+                say(&format!("ready after {seconds:.1} s"));
+            }
+            _ => {}
+        }
+        self.evidence.event(line)
     }
 
     fn keys(&mut self, machine: &mut Machine, terminal: &Terminal) {

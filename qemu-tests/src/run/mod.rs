@@ -131,6 +131,8 @@ fn report(
     let boots = run.seen();
     let (count, first) = (boots.len(), boots.first());
     let ready_seconds = first.and_then(|seen| seen.ready_seconds);
+    // An image that somebody brought may have what the specification has not.
+    let debug = plan.run.debug || first.is_some_and(|seen| seen.watch.debug);
     let init_rss_kib = first.and_then(|seen| seen.watch.ready);
     let records = boots.iter().flat_map(|seen| &seen.watch.records);
     let events = records.cloned().collect();
@@ -164,7 +166,7 @@ fn report(
         seed: plan.run.seed,
         attempt: plan.run.attempt,
         shard: plan.run.shard,
-        debug: plan.run.debug,
+        debug,
         unprotected: None,
         disk_before: ran.disk_before,
         disk_after: ran.disk_after,

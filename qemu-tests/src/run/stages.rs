@@ -3,6 +3,9 @@
 
 use std::time::{Duration, Instant};
 
+use slipform_init::contract::event::{Command, Phase};
+use slipform_init::contract::inside::{Query, Section};
+
 use crate::accel::Accel;
 use crate::error::HarnessError;
 use crate::evidence::Evidence;
@@ -20,6 +23,9 @@ use super::timeline::Timeline;
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// A dead guest that is silent for so long has said its last words.
 const SILENCE: Duration = Duration::from_millis(300);
+/// How long init may take to tell what a red machine looks like inside, on real hardware;
+/// what comes later still comes into the evidence.
+const INSIDE: Duration = Duration::from_millis(300);
 /// How long channels may take to their end once the process is gone.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -154,6 +160,7 @@ impl<'a> Run<'a> {
             }
         }
         self.picture();
+        self.look_inside()?;
         // Init that reported a failed service still takes orders; one that is late may not.
         if !self.watch.is_dead() {
             self.power_off()?;
@@ -352,11 +359,40 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
+    fn is_red(&self) -> bool {
+        let failed = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Failed(_)));
+        !self.watch.problems.is_empty() || self.outcomes.iter().any(failed)
+    }
+
+    /// Has init tell what a machine looks like that is red by now: services, memory, mounts
+    /// and network come among the events of the evidence.
+    fn look_inside(&mut self) -> Result<(), HarnessError> {
+        let gone = self.watch.exited.is_some() || self.watch.is_dead();
+        if !self.is_red() || gone || self.watch.stage < Stage::Init(Phase::Services) {
+            return Ok(());
+        }
+        let mut sections = Section::ALL.to_vec();
+        sections.retain(|section| *section != Section::Log);
+        let query = Command::Show(Query {
+            id: 1,
+            sections,
+            ..Query::default()
+        });
+        let line = serde_json::to_string(&query).unwrap_or_default();
+        // Without a port nobody can be asked.
+        if self.machine.send_report(&line).is_err() {
+            return Ok(());
+        }
+        let until = Instant::now() + INSIDE.mul_f64(self.accel.slowdown.max(1.0));
+        while !self.watch.answered && !self.machine.is_over() && Instant::now() < until {
+            self.pump(TICK)?;
+        }
+        Ok(())
+    }
+
     /// What the screen of a machine shows that is red by now.
     fn picture(&mut self) {
-        let failed = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Failed(_)));
-        let red = !self.watch.problems.is_empty() || self.outcomes.iter().any(failed);
-        if !red || self.screen.is_some() || self.watch.exited.is_some() {
+        if !self.is_red() || self.screen.is_some() || self.watch.exited.is_some() {
             return;
         }
         let path = self.evidence.dir().join("screen.png");

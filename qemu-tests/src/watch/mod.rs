@@ -51,6 +51,10 @@ pub(crate) struct Watch {
     pub(crate) layers_seen: Vec<(String, String)>,
     pub(crate) root_write: Option<(bool, String)>,
     pub(crate) services: Services,
+    /// Init told all that it was asked for.
+    pub(crate) answered: bool,
+    /// Init said that the image has a debug layer.
+    pub(crate) debug: bool,
     /// Init's resident memory at ready, KiB.
     pub(crate) ready: Option<u64>,
     suspect: bool,
@@ -96,6 +100,8 @@ impl Watch {
             layers_seen: Vec::new(),
             root_write: None,
             services: Services::default(),
+            answered: false,
+            debug: false,
             ready: None,
             suspect: false,
             console_spoke: false,
@@ -179,7 +185,10 @@ impl Watch {
     fn record(&mut self, event: &Event) {
         self.suspect = false;
         match event {
-            Event::Boot { .. } => self.reached(Phase::Start),
+            Event::Boot { debug, .. } => {
+                self.debug |= debug;
+                self.reached(Phase::Start);
+            }
             Event::Phase { phase } => self.reached(*phase),
             Event::Layer { name, root_hash } => self.layer(name, root_hash),
             Event::RootWrite { refused, detail } => {
@@ -244,6 +253,9 @@ impl Watch {
                     let line = format!("service {service} is unhealthy: {detail}");
                     self.problem(BuiltIn::Services, Cause::Service(service.clone()), line);
                 }
+            }
+            Event::Inside { item, .. } => {
+                self.answered |= matches!(**item, slipform_init::contract::inside::Item::End(_));
             }
             // A service that was killed or refused ends, and that is judged.
             Event::Limit { .. } | Event::LastBoot { .. } | Event::Watchdog { .. } => {}

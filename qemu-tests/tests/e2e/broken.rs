@@ -282,7 +282,7 @@ fn a_page_that_is_wrong() {
     assert_red(&plan, &report, &expected);
 }
 
-/// SIGTERM to PID 1, as a container's runtime or a careless script sends it.
+/// SIGTERM to PID 1, as busybox's `reboot` or a careless script sends it.
 #[test]
 fn a_machine_that_goes_down_early() {
     let _slot = slot();
@@ -297,7 +297,7 @@ fn a_machine_that_goes_down_early() {
     let report = boot(&plan);
     let expected = Expected {
         phase: "init: services",
-        line: &["init shuts down: power-off", "signal TERM"],
+        line: &["init shuts down: reboot", "signal TERM"],
         next: "who asked",
         failed: READY,
     };

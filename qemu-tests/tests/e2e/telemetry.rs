@@ -14,6 +14,7 @@ use crate::support::wire::{Extra, Machine, Way};
 use serde_json::Value;
 use slipform::pipeline::testing;
 use slipform_init::contract::event::{Event, Record};
+use slipform_init::contract::inside::Item;
 
 /// Debian's judges.
 const JUDGES: &[&str] = &["prometheus", "rsyslog"];
@@ -85,6 +86,7 @@ fn logs_and_metrics_leave_the_machine() {
     let mut promtool = tools.command("promtool").expect("promtool");
     promtool.args(["check", "metrics"]);
     let before = prometheus_is_content(&scene, promtool);
+    garbage_on_the_port_hurts_nobody(&mut scene);
     a_flood_hurts_nobody(&mut scene, &before);
     let scene = goodbye_is_heard(scene);
     drop(scene);
@@ -377,6 +379,55 @@ fn a_flood_hurts_nobody(scene: &mut Scene, before: &str) {
     let (calm, flooded) = (resident(before), resident(&page));
     assert!(flooded < calm + 2048.0, "{calm} KiB, then {flooded} KiB");
     losses_are_told(scene, &page, dropped, during, (calm, flooded));
+}
+
+/// Questions, and what is none, come over one port: init answers the first and lives.
+fn garbage_on_the_port_hurts_nobody(scene: &mut Scene) {
+    let long = "x".repeat(200_000);
+    let many = r#"{"command":"show","id":9,"sections":["log","mounts"],"follow":true}"#;
+    let bad = [
+        "\u{0}\u{1}\u{7f}",
+        "{",
+        long.as_str(),
+        r#"{"command":"show","id":99999999999}"#,
+        r#"{"command":"show","id":1,"sections":["secrets"]}"#,
+        r#"{"command":"show","id":1,"sections":["log"],"lines":-1}"#,
+        r#"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["#,
+    ];
+    for line in bad.into_iter().chain(std::iter::repeat_n(many, 200)) {
+        scene.machine.send(line);
+    }
+    // Who asks among so many is refused, and asks again; the followers are ended.
+    let mut items = Vec::new();
+    for id in 1000..1100 {
+        scene.machine.send(r#"{"command":"show","id":9}"#);
+        scene.machine.send(&format!(
+            r#"{{"command":"show","id":{id},"sections":["services","log"],"service":"talker","lines":50}}"#
+        ));
+        let ended = |event: &Event| match event {
+            Event::Inside { query, item } => *query == id && matches!(**item, Item::End(_)),
+            _ => false,
+        };
+        assert!(scene.machine.until(ended));
+        items = scene
+            .machine
+            .records
+            .iter()
+            .filter_map(|record| match &record.event {
+                Event::Inside { query, item } if *query == id => Some((**item).clone()),
+                _ => None,
+            })
+            .collect();
+        if items.len() > 1 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let said = |item: &&Item| matches!(item, Item::Log(log) if log.service == "talker");
+    assert_eq!(items.iter().filter(said).count(), 50, "{items:?}");
+    // Machine, service, the lines, the end.
+    assert_eq!(items.len(), 53, "{items:?}");
+    assert_eq!(items.last(), Some(&Item::End(String::new())));
 }
 
 fn losses_are_told(

@@ -431,7 +431,7 @@ fn interactive(arguments: &[String]) -> Result<()> {
         kind: AccelKind::Tcg,
         slowdown: 1.0,
     };
-    let end = run_interactive(&plan, &emulator, accel)?;
+    let end = run_interactive(&plan, &emulator, accel, None)?;
     std::io::stdout().write_all(format!("END {end:?}\n").as_bytes())?;
     Ok(())
 }

@@ -93,6 +93,20 @@ fn a_writable_root_is_red() {
 }
 
 #[test]
+fn a_red_machine_tells_what_it_looks_like_inside_for_the_evidence() {
+    let fixture = Fixture::new();
+    let failed = r#"event {"event":"service","name":"web","state":"failed","detail":"no"}
+wait-report
+event {"event":"inside","query":1,"item":{"lost":4711}}
+event {"event":"inside","query":1,"item":{"end":""}}"#;
+    let report = fixture.report(&[BOOT, LAYERS, failed, POWER_OFF]);
+    assert!(!report.passed);
+    let events = fs::read_to_string(fixture.plan.evidence.join("events.jsonl"))
+        .expect("the events are kept");
+    assert!(events.contains("\"lost\":4711"), "{events}");
+}
+
+#[test]
 fn a_failed_service_is_red_without_waiting() {
     let fixture = Fixture::new();
     let start = Instant::now();

@@ -214,6 +214,7 @@ fn plain_settings(machine: &Machine) -> impl Iterator<Item = (String, Values)> {
         ("schema", json!(machine.schema)),
         ("clock floor", json!(machine.clock_floor)),
         ("panic seconds", json!(machine.panic_seconds)),
+        ("debug", json!(machine.debug)),
         ("metadata", json!(machine.metadata)),
         ("metadata timeout", json!(machine.metadata_timeout_ms)),
         ("interfaces", json!(machine.interfaces)),

@@ -70,6 +70,7 @@ fn facts() -> ImageFacts {
         services: vec![service("web")],
         clock_floor: 5,
         panic_seconds: 10,
+        debug: false,
         interfaces: Vec::new(),
         time_servers: Vec::new(),
         metadata: Vec::new(),
