@@ -15,6 +15,7 @@ mod faults;
 mod faults_killed;
 mod faults_store;
 mod inputs;
+mod inside;
 mod keys;
 mod mirror;
 mod publish;

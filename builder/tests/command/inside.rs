@@ -1,10 +1,6 @@
 //! A machine with a debug layer, run for a person: its console in a pseudo-terminal, and
 //! `ps` and `logs` beside it. One boot by firmware for all of it.
 
-#![allow(missing_docs)]
-
-mod common;
-
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::{Outcome, outcome, write};
+use crate::common::{Outcome, outcome, write};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use slipform::base::progress::Quiet;
 use slipform::pipeline::{Settings, testing};
