@@ -81,8 +81,10 @@ pub enum Verb {
         after_help = "Examples:\n  slipform build --format raw,qcow2 --explain\n  slipform build --cache s3://bucket/cache --cache-mode read-write     what is built here, other machines need not build"
     )]
     Build(Build),
-    /// Boot the image for a person; Ctrl-] ends it. `slipform ps` and `slipform logs` look into it.
-    #[command(after_help = "Example: slipform run --publish 8080:8080")]
+    /// Boot the image for a person; Ctrl-] ends it.
+    #[command(
+        after_help = "Example: slipform run --publish 8080:8080\n\n`slipform ps` and `slipform logs` look into it from another terminal."
+    )]
     Run(Run),
     /// Look into a machine that `slipform run` runs: its services, memory, mounts, network.
     #[command(
