@@ -5,6 +5,7 @@ mod boots;
 mod broken;
 mod hostile;
 mod identity;
+mod lan;
 mod state;
 mod support;
 mod sweeps;

@@ -90,6 +90,7 @@ fn start_with(plan: &Plan, second: Option<&Path>) -> (Machine, u16, bool) {
         writes: true,
         second: second.map(|file| (file.to_owned(), "data".to_owned())),
         forwards: vec![(port, REDIS)],
+        ..Extra::default()
     };
     let mut machine = Machine::start_with(plan, Way::Port, &extra);
     let ready = machine.until(|event| {

@@ -186,6 +186,11 @@ impl Client {
                 self.question(now, State::Requesting, out);
             }
             State::Soliciting if !reply.advertises && reply.rapid => self.bind(reply, now, out),
+            // A server that advertises an address and then grants none: the question is
+            // repeated, ever less often. To begin anew at once would be a storm.
+            State::Requesting if !reply.addresses.iter().any(|granted| granted.valid > 0) => {}
+            // What a reply does not mention stays as it is (RFC 8415 section 18.2.10.1).
+            State::Renewing | State::Rebinding if reply.addresses.is_empty() => {}
             State::Requesting | State::Renewing
                 if !reply.advertises && reply.server == self.server =>
             {
@@ -373,6 +378,32 @@ mod tests {
         );
         assert!(out.iter().any(|action| matches!(action, Action::Unbind(_))));
         assert!(kinds.len() < 50, "{}", kinds.len());
+    }
+
+    #[test]
+    fn a_server_that_grants_nothing_starts_no_storm() {
+        let (mut client, mut out) = (Client::new(MAC, 2, 1), Vec::new());
+        client.want(seconds(0), Wanted::Addresses, &mut out);
+        let mut questions = 0;
+        let mut now = seconds(0);
+        while now < seconds(600) {
+            // Every question is answered at once: an address is advertised, none granted.
+            while let Some((kind, xid)) = sent(&mut out) {
+                questions += 1;
+                assert!(questions < 1000, "a storm");
+                let (answer, valid) = match kind {
+                    1 => (Kind::Advertise, 100),
+                    _ => (Kind::Reply, 0),
+                };
+                let bytes = reply(answer, xid, &DUID, 2, valid);
+                client.packet(now, &bytes, &mut out);
+            }
+            assert!(!out.iter().any(|action| matches!(action, Action::Bind(_))));
+            out.clear();
+            now = client.deadline().expect("it goes on");
+            client.tick(now, &mut out);
+        }
+        assert!((10..400).contains(&questions), "{questions}");
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl Sntp {
         let asked = self.asked.as_ref()?;
         let server = self.servers.get(self.current).copied()?;
         // Not an answer to this question: whoever sent it, the right one may still come.
-        if stamp(packet, 24)? != asked.cookie || packet.first()? & 7 != 4 {
+        if packet.len() < PACKET || stamp(packet, 24)? != asked.cookie || packet[0] & 7 != 4 {
             return None;
         }
         let offset = self.offset(asked, now, packet);

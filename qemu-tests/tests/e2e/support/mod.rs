@@ -6,6 +6,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod lab;
+pub(crate) mod lan;
 pub(crate) mod otlp;
 pub(crate) mod project;
 pub(crate) mod receivers;

@@ -34,6 +34,8 @@ pub(crate) struct Extra {
     pub(crate) second: Option<(PathBuf, String)>,
     /// Ports of the host's loopback, and the guest's ports that they lead to.
     pub(crate) forwards: Vec<(u16, u16)>,
+    /// `-netdev` of another network than QEMU's own.
+    pub(crate) netdev: Option<String>,
 }
 
 impl Extra {
@@ -50,6 +52,9 @@ impl Extra {
     }
 
     fn network(&self) -> String {
+        if let Some(netdev) = &self.netdev {
+            return netdev.clone();
+        }
         let forwards = self
             .forwards
             .iter()
@@ -137,7 +142,7 @@ impl Machine {
             // The harness's network is closed, and then QEMU's server names no name server.
             .arg("-netdev")
             .arg(extra.network())
-            .args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+            .args(["-device", "virtio-net-pci,netdev=net,id=nic,romfile="]);
         command
     }
 
@@ -198,6 +203,11 @@ impl Machine {
         false
     }
 
+    /// The same, unless one was there already.
+    pub(crate) fn was_or_until(&mut self, wanted: impl Fn(&Event) -> bool) -> bool {
+        self.records.iter().any(|record| wanted(&record.event)) || self.until(wanted)
+    }
+
     /// Says a line on the report channel.
     pub(crate) fn send(&mut self, line: &str) {
         let input = self.child.stdin.as_mut().expect("its input");
@@ -209,10 +219,37 @@ impl Machine {
 
     /// Presses the power button.
     pub(crate) fn press_power(&self) {
+        self.monitor("system_powerdown");
+    }
+
+    /// Pulls the network cable, or puts it back.
+    pub(crate) fn set_link(&self, up: bool) {
+        self.monitor(if up {
+            "set_link nic on"
+        } else {
+            "set_link nic off"
+        });
+    }
+
+    fn monitor(&self, command: &str) {
         let mut monitor = UnixStream::connect(&self.monitor).expect("the monitor");
         monitor
-            .write_all(b"system_powerdown\n")
-            .expect("the button");
+            .write_all(format!("{command}\n").as_bytes())
+            .expect("a command");
+        // Whoever hangs up before the answer may not be heard.
+        monitor
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a limit");
+        let mut answer = Vec::new();
+        let mut monitor = BufReader::new(monitor);
+        while monitor
+            .read_until(b')', &mut answer)
+            .is_ok_and(|read| read > 0)
+        {
+            if answer.windows(6).filter(|part| part == b"(qemu)").count() == 2 {
+                return;
+            }
+        }
     }
 
     /// Takes the records that are there.
