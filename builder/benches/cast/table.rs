@@ -22,7 +22,7 @@ impl Default for Aims {
             app_faster: 10.0,
             nothing_seconds: 0.2,
             memory: 128.0,
-            init_bytes: 1.5,
+            init_bytes: 2.0,
             init_memory: 2.0,
             hello: 40.0,
         }
