@@ -57,6 +57,23 @@ pub fn compact(seconds: i64) -> String {
     rfc3339(seconds).replace([':', '-'], "")
 }
 
+/// Reads what [`rfc3339`] writes; parts of a second are dropped.
+#[must_use]
+pub fn parse_rfc3339(text: &str) -> Option<i64> {
+    let whole = text.split(['.', 'Z']).next()?;
+    let (date, clock) = whole.split_once('T')?;
+    let (mut date, mut clock) = (date.split('-'), clock.split(':'));
+    let year = number(date.next()?, 1970..=9999)?;
+    let month = number(date.next()?, 1..=12)?;
+    let day = number(date.next()?, 1..=31)?;
+    let hour = number(clock.next()?, 0..=23)?;
+    let minute = number(clock.next()?, 0..=59)?;
+    let second = number(clock.next()?, 0..=59)?;
+    let at = days(year, month, day) * DAY + hour * 3600 + minute * 60 + second;
+    let same = rfc3339(at).trim_end_matches('Z') == whole;
+    (text.ends_with('Z') && same).then_some(at)
+}
+
 fn number(text: &str, range: std::ops::RangeInclusive<i64>) -> Option<i64> {
     let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let number = digits.then(|| text.parse().ok()).flatten()?;
@@ -123,6 +140,26 @@ mod tests {
         assert_eq!(compact(1_789_199_741), "20260912T075541Z");
         assert_eq!(parse("12 Sep 2026 09:55:41 +0200"), Some(1_789_199_741));
         assert_eq!(parse("Sat, 12 sep 2026 7:55 Z"), Some(1_789_199_700));
+    }
+
+    #[test]
+    fn rfc_3339_comes_back() {
+        for at in [0, 1_789_199_741, 1_709_251_199] {
+            assert_eq!(parse_rfc3339(&rfc3339(at)), Some(at));
+        }
+        assert_eq!(
+            parse_rfc3339("2026-09-12T07:55:41.123Z"),
+            Some(1_789_199_741)
+        );
+        for text in [
+            "",
+            "2026-02-30T00:00:00Z",
+            "2026-09-12T07:55:41",
+            "2026-09-12 07:55:41Z",
+            "2026-9-12T07:55:41Z",
+        ] {
+            assert_eq!(parse_rfc3339(text), None, "{text}");
+        }
     }
 
     #[test]

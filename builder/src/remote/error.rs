@@ -67,6 +67,20 @@ pub enum RemoteError {
         /// `: ` and what it said, and the remedy where there is one.
         why: String,
     },
+    /// A cloud's service says no.
+    #[error("{operation} at {place} failed: it answers {status} {code}{why}")]
+    Service {
+        /// The action, as the service names it.
+        operation: &'static str,
+        /// Service and region.
+        place: String,
+        /// HTTP's status.
+        status: u16,
+        /// The service's own name of the failure.
+        code: String,
+        /// `: ` and what it said, and the remedy where there is one.
+        why: String,
+    },
     /// Logins cannot be had.
     #[error("cannot read logins from {path}: {why}", path = path.display())]
     Login {
@@ -121,6 +135,17 @@ pub enum RemoteError {
     /// Several blobs could not be moved.
     #[error("{} blobs could not be moved:\n{}", .0.len(), lines(.0))]
     Several(Vec<RemoteError>),
+}
+
+impl RemoteError {
+    /// The name that a cloud's service gave the failure; empty for any other.
+    #[must_use]
+    pub fn code(&self) -> &str {
+        match self {
+            Self::Service { code, .. } => code,
+            _ => "",
+        }
+    }
 }
 
 /// At most this many failures are named in one message.

@@ -337,7 +337,7 @@ pub(super) fn read_all(answer: Answer, limit: u64, what: &str) -> Result<Vec<u8>
 /// An answer with another status than hoped for.
 pub(super) struct Refusal {
     pub(super) status: u16,
-    wait: Option<Duration>,
+    pub(super) wait: Option<Duration>,
     pub(super) text: Vec<u8>,
 }
 

@@ -13,6 +13,7 @@
 //! and document is digested, and a login goes to the host that it is for only.
 //! Blobs before manifests, manifests before tags: that order is the caller's.
 
+pub mod aws;
 pub mod error;
 pub mod folder;
 mod http;

@@ -9,17 +9,13 @@
 //!                                    conditions on a PUT are heeded
 //!
 //! objects.rs   one object: get, put, list      upload.rs  blobs, whole or in parts
-//! sign.rs      Signature Version 4             profile.rs keys, region, endpoint
 //! ```
 //!
 //! A tag changes by `If-None-Match: *` or `If-Match: <etag>`. A store that does
 //! not heed them is found out before the first tag is set, and said to be not atomic.
 
 mod objects;
-mod profile;
-pub(super) mod sign;
 mod upload;
-mod xml;
 
 use std::io::Write;
 use std::sync::OnceLock;
@@ -27,6 +23,7 @@ use std::sync::OnceLock;
 use ureq::http::Method;
 use ureq::http::header::RANGE;
 
+use super::aws::Profile;
 use super::http::{Call, Download, Http, Payload, Trouble, again};
 use super::{Document, Expect, Remote, RemoteError, RemoteOptions, Upload, check_tag};
 use crate::base::Digest;
@@ -34,7 +31,6 @@ use crate::sources::Host;
 use crate::sources::uri::{Uri, redact};
 use crate::store::{DOCUMENT_LIMIT, Descriptor};
 use objects::{Condition, Object, Put};
-use profile::Profile;
 
 /// Largest descriptor that is read, in bytes.
 const DESCRIPTOR_BYTES: u64 = 64 * 1024;
@@ -86,7 +82,7 @@ impl S3 {
                 "a prefix has letters, digits, - . _ and single / between them",
             ));
         }
-        let profile = Profile::load(host)?;
+        let profile = Profile::load(host, "S3")?;
         let bucket = match &profile.endpoint {
             Some(endpoint) => {
                 let mut bucket = endpoint.clone();

@@ -1,14 +1,12 @@
 //! One object: is it there, get, put under a condition; and lists.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use ureq::http::Method;
 use ureq::http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH};
 
-use super::sign::sign;
-use super::{Payload, S3, xml};
+use super::{Payload, S3};
 use crate::base::Digest;
 use crate::remote::RemoteError;
+use crate::remote::aws::{Scope, now, sign, xml};
 use crate::remote::http::{Answer, Call, Refusal, Trouble, again, header, read_all, strict};
 use crate::sources::uri::Uri;
 use crate::store::DOCUMENT_LIMIT;
@@ -69,11 +67,12 @@ impl S3 {
     pub(super) fn ask(&self, call: &Call<'_>, content: &Digest) -> Result<Answer, Trouble> {
         let login = match &self.profile.keys {
             Some(keys) => {
-                let now = SystemTime::now()
-                    .duration_since(UNIX_EPOCH)
-                    .unwrap_or_default();
-                let now = i64::try_from(now.as_secs()).unwrap_or_default();
-                sign(call, keys, &self.profile.region, now, content)
+                let scope = Scope {
+                    service: "s3",
+                    region: &self.profile.region,
+                    now: now(),
+                };
+                sign(call, keys, &scope, &content.hex())
             }
             None => Vec::new(),
         };

@@ -11,8 +11,9 @@ use ureq::http::Method;
 use ureq::http::header::{CONTENT_TYPE, ETAG};
 
 use super::objects::code;
-use super::{S3, blob, xml};
+use super::{S3, blob};
 use crate::base::{Digest, DigestWriter};
+use crate::remote::aws::xml;
 use crate::remote::http::{Call, Payload, Refusal, Trouble, again, check_source, header, read_all};
 use crate::remote::{Remote, RemoteError, Upload};
 

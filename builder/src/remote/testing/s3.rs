@@ -153,8 +153,10 @@ fn tag(bytes: &[u8]) -> String {
 
 fn answer(state: &mut State, rules: &S3Rules, request: &Request) -> Reply {
     if let Some((id, secret)) = &rules.keys {
-        if let Err(code) = is_signed(request, id, secret) {
-            return error(403, code);
+        match is_signed(request, id, secret) {
+            Ok((service, _)) if service == "s3" => {}
+            Ok(_) => return error(403, "AuthorizationHeaderMalformed"),
+            Err(code) => return error(403, code),
         }
         if !request.whole {
             return error(400, "IncompleteBody");

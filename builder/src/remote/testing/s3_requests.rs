@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::Request;
 use crate::base::Digest;
 use crate::lock::date;
-use crate::remote::s3::sign::hmac;
+use crate::remote::aws::hmac;
 use crate::sources::uri::decode;
 
 /// The key of the object that a request is about; empty for the bucket itself.
@@ -20,8 +20,13 @@ pub(super) fn keyed(request: &Request) -> Option<String> {
     String::from_utf8(decode(key)?).ok()
 }
 
-/// Whether a request is signed by the keys, now, over all that matters.
-pub(super) fn is_signed(request: &Request, id: &str, secret: &str) -> Result<(), &'static str> {
+/// Whether a request is signed by the keys, now, over all that matters; for which service
+/// and region.
+pub(super) fn is_signed(
+    request: &Request,
+    id: &str,
+    secret: &str,
+) -> Result<(String, String), &'static str> {
     let given = request.header("authorization");
     let given = given
         .strip_prefix("AWS4-HMAC-SHA256 ")
@@ -35,7 +40,7 @@ pub(super) fn is_signed(request: &Request, id: &str, secret: &str) -> Result<(),
     let time = request.header("x-amz-date");
     check_time(time)?;
     let credential: Vec<_> = part("Credential=")?.split('/').collect();
-    let [key, day, region, "s3", "aws4_request"] = credential.as_slice() else {
+    let [key, day, region, service, "aws4_request"] = credential.as_slice() else {
         return Err("AuthorizationHeaderMalformed");
     };
     if *key != id {
@@ -73,17 +78,17 @@ pub(super) fn is_signed(request: &Request, id: &str, secret: &str) -> Result<(),
         request.header("x-amz-content-sha256")
     ));
     let text = format!(
-        "AWS4-HMAC-SHA256\n{time}\n{day}/{region}/s3/aws4_request\n{}",
+        "AWS4-HMAC-SHA256\n{time}\n{day}/{region}/{service}/aws4_request\n{}",
         Digest::of(canonical).hex()
     );
     let first = format!("AWS4{secret}");
-    let key = [*day, region, "s3", "aws4_request"]
+    let key = [*day, region, service, "aws4_request"]
         .iter()
         .fold(first.into_bytes(), |key, part| {
             hmac(&key, part.as_bytes()).to_vec()
         });
     if part("Signature=")? == Digest::from_bytes(hmac(&key, text.as_bytes())).hex() {
-        Ok(())
+        Ok(((*service).to_owned(), (*region).to_owned()))
     } else {
         Err("SignatureDoesNotMatch")
     }

@@ -1,8 +1,7 @@
-//! The few elements of an object store's XML that are read: simple ones,
-//! without attributes, as all of these servers write them.
+//! The few elements of AWS's XML that are read, without attributes, as these servers write them.
 
 /// The insides of all elements named `tag`, in order; nested ones of the same name are not looked for.
-pub(super) fn blocks<'a>(xml: &'a str, tag: &str) -> Vec<&'a str> {
+pub(in crate::remote) fn blocks<'a>(xml: &'a str, tag: &str) -> Vec<&'a str> {
     let (open, close) = (format!("<{tag}>"), format!("</{tag}>"));
     let mut found = Vec::new();
     let mut rest = xml;
@@ -17,13 +16,13 @@ pub(super) fn blocks<'a>(xml: &'a str, tag: &str) -> Vec<&'a str> {
 }
 
 /// The text of the first element named `tag`.
-pub(super) fn text(xml: &str, tag: &str) -> Option<String> {
+pub(in crate::remote) fn text(xml: &str, tag: &str) -> Option<String> {
     let inside = *blocks(xml, tag).first()?;
     (!inside.contains('<')).then(|| unescape(inside)).flatten()
 }
 
 /// Undoes entities; `None` for one that is unknown.
-fn unescape(text: &str) -> Option<String> {
+pub(super) fn unescape(text: &str) -> Option<String> {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('&') {
@@ -51,7 +50,7 @@ fn unescape(text: &str) -> Option<String> {
 }
 
 /// `text` with what XML gives a meaning escaped.
-pub(super) fn escape(text: &str) -> String {
+pub(in crate::remote) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

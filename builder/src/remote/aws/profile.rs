@@ -9,10 +9,10 @@ use crate::sources::uri::Uri;
 
 /// Access keys.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Keys {
-    pub(super) id: String,
-    pub(super) secret: String,
-    pub(super) token: Option<String>,
+pub(in crate::remote) struct Keys {
+    pub(in crate::remote) id: String,
+    pub(in crate::remote) secret: String,
+    pub(in crate::remote) token: Option<String>,
 }
 
 impl std::fmt::Debug for Keys {
@@ -23,18 +23,30 @@ impl std::fmt::Debug for Keys {
     }
 }
 
-/// What the host says about object stores.
+impl Keys {
+    /// They go into headers.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let fine = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+        if fine(&self.id) && fine(&self.secret) && self.token.as_deref().is_none_or(fine) {
+            return Ok(());
+        }
+        Err("the keys have characters that no keys have".to_owned())
+    }
+}
+
+/// What the host says about a service.
 #[derive(Debug)]
-pub(super) struct Profile {
+pub(in crate::remote) struct Profile {
     /// Nothing: asked without a signature, which does for public buckets.
-    pub(super) keys: Option<Keys>,
-    pub(super) region: String,
+    pub(in crate::remote) keys: Option<Keys>,
+    pub(in crate::remote) region: String,
     /// Nothing: AWS's own.
-    pub(super) endpoint: Option<Uri>,
+    pub(in crate::remote) endpoint: Option<Uri>,
 }
 
 impl Profile {
-    pub(super) fn load(host: &Host) -> Result<Self, RemoteError> {
+    /// What the host says about `service`, as the variables of endpoints name it: `S3`.
+    pub(in crate::remote) fn load(host: &Host, service: &str) -> Result<Self, RemoteError> {
         let file = |variable: &str, name: &str| {
             let path = match host.var(variable) {
                 Some(path) => PathBuf::from(path),
@@ -76,14 +88,14 @@ impl Profile {
                 _ => None,
             },
         };
-        if let Some(keys) = &keys {
-            let fine = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
-            if !fine(&keys.id) || !fine(&keys.secret) || !keys.token.as_deref().is_none_or(fine) {
-                return Err(RemoteError::Login {
-                    path: credentials.map_or_else(|| "AWS_ACCESS_KEY_ID".into(), |(_, path)| path),
-                    why: "the keys have characters that no keys have".to_owned(),
-                });
-            }
+        if let Some(keys) = &keys
+            && let Err(why) = keys.check()
+        {
+            let path = credentials.as_ref().map(|(_, path)| path.clone());
+            return Err(RemoteError::Login {
+                path: path.unwrap_or_else(|| "AWS_ACCESS_KEY_ID".into()),
+                why,
+            });
         }
         let region = host
             .first_var(&["AWS_REGION", "AWS_DEFAULT_REGION"])
@@ -100,7 +112,7 @@ impl Profile {
             });
         }
         let endpoint = host
-            .first_var(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+            .first_var(&[&format!("AWS_ENDPOINT_URL_{service}"), "AWS_ENDPOINT_URL"])
             .map(str::to_owned)
             .or_else(|| get("endpoint_url"));
         let endpoint = endpoint.map(|text| Uri::parse(&text)).transpose()?;
@@ -154,7 +166,7 @@ mod tests {
         let load = |env: &[(&str, &str)]| {
             let mut all = vec![("HOME", home)];
             all.extend(env);
-            Profile::load(&Host::fake(home, &all)).unwrap()
+            Profile::load(&Host::fake(home, &all), "S3").unwrap()
         };
         let found = load(&[]);
         let keys = found.keys.unwrap();
@@ -177,7 +189,7 @@ mod tests {
         assert_eq!(found.keys.unwrap().id, "E");
         assert_eq!(found.region, "us-9");
         assert_eq!(found.endpoint.unwrap().host, "s");
-        let bare = Profile::load(&Host::fake("/nowhere", &[])).unwrap();
+        let bare = Profile::load(&Host::fake("/nowhere", &[]), "S3").unwrap();
         assert!(bare.keys.is_none());
     }
 }

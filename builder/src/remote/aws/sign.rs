@@ -18,17 +18,35 @@ const TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
 /// Length of a block of SHA-256, in bytes.
 const BLOCK: usize = 64;
 
-/// The headers that make a request the keys' owner's. `content` is the digest of its body.
-pub(super) fn sign(
+/// What stands for the digest of a body that carries a signed digest of another kind.
+pub(in crate::remote) const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
+
+/// What a signature is good for.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::remote) struct Scope<'a> {
+    /// `s3`, `ec2`, …
+    pub(in crate::remote) service: &'a str,
+    pub(in crate::remote) region: &'a str,
+    /// Seconds since 1970.
+    pub(in crate::remote) now: i64,
+}
+
+/// The headers that make a request the keys' owner's. `content` is the SHA-256 of its
+/// body in hexadecimal, or [`UNSIGNED`].
+pub(in crate::remote) fn sign(
     call: &Call<'_>,
     keys: &Keys,
-    region: &str,
-    now: i64,
-    content: &Digest,
+    scope: &Scope<'_>,
+    content: &str,
 ) -> Vec<(HeaderName, String)> {
+    let Scope {
+        service,
+        region,
+        now,
+    } = *scope;
     let time = date::compact(now);
     let day = time.split('T').next().unwrap_or_default();
-    let mut added = vec![(DATE, time.clone()), (CONTENT, content.hex())];
+    let mut added = vec![(DATE, time.clone()), (CONTENT, content.to_owned())];
     added.extend(keys.token.clone().map(|token| (TOKEN, token)));
 
     let mut headers: Vec<(&str, String)> = call
@@ -57,16 +75,16 @@ pub(super) fn sign(
         "{}\n{path}\n{}\n{lines}\n{names}\n{}",
         call.method,
         query.join("&"),
-        content.hex()
+        content
     );
-    let scope = format!("{day}/{region}/s3/aws4_request");
+    let scope = format!("{day}/{region}/{service}/aws4_request");
     let text = format!(
         "AWS4-HMAC-SHA256\n{time}\n{scope}\n{}",
         Digest::of(canonical).hex()
     );
 
     let mut key = hmac(format!("AWS4{}", keys.secret).as_bytes(), day.as_bytes());
-    for part in [region, "s3", "aws4_request"] {
+    for part in [region, service, "aws4_request"] {
         key = hmac(&key, part.as_bytes());
     }
     let signature = Digest::from_bytes(hmac(&key, text.as_bytes())).hex();
@@ -156,7 +174,12 @@ mod tests {
                 "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7",
             ),
         ] {
-            let headers = sign(&call, &keys, "us-east-1", 1_369_353_600, &Digest::of(""));
+            let scope = Scope {
+                service: "s3",
+                region: "us-east-1",
+                now: 1_369_353_600,
+            };
+            let headers = sign(&call, &keys, &scope, &Digest::of("").hex());
             let (_, value) = headers.last().unwrap();
             assert!(value.ends_with(signature), "{value}");
         }

@@ -1,0 +1,297 @@
+//! Keys that a machine lends: a container's (ECS, EKS) or an instance's role (IMDSv2).
+
+use std::io::Read;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Deserialize;
+use ureq::http::Method;
+use ureq::http::header::{AUTHORIZATION, HeaderName};
+
+use super::now;
+use super::profile::Keys;
+use crate::lock::date;
+use crate::remote::RemoteError;
+use crate::sources::Host;
+use crate::sources::uri::{Scheme, Uri};
+use crate::sources::wire::Wire;
+
+/// Where an instance asks for its keys, and a container of ECS.
+const INSTANCE: &str = "http://169.254.169.254";
+const CONTAINER: &str = "http://169.254.170.2";
+/// Hosts that may be asked in clear: this one, and what AWS puts on the link itself.
+const ON_LINK: &[&str] = &[
+    "169.254.169.254",
+    "169.254.170.2",
+    "169.254.170.23",
+    "[fd00:ec2::254]",
+    "[fd00:ec2::23]",
+];
+/// Longest answer with keys, in bytes.
+const LIMIT: u64 = 64 * 1024;
+/// Seconds before their end at which keys are not used any more.
+const SPARE: i64 = 300;
+/// How long keys without an end are used, in seconds.
+const UNTOLD: i64 = 900;
+
+const WANT_TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds");
+const TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
+
+/// Where keys come from.
+#[derive(Debug)]
+enum Source {
+    /// They stand in the environment or in a file.
+    Fixed(Keys),
+    /// A container's endpoint, and what it wants to be told.
+    Container(Uri, Option<String>),
+    /// The machine's role.
+    Instance(Uri),
+}
+
+/// Keys, asked for again before they end.
+#[derive(Debug)]
+pub(super) struct Credentials {
+    source: Source,
+    wire: Wire,
+    /// Those at hand, and until when they are used.
+    lent: Mutex<Option<(Keys, i64)>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Lent {
+    access_key_id: String,
+    secret_access_key: String,
+    token: Option<String>,
+    expiration: Option<String>,
+}
+
+impl Credentials {
+    /// `fixed` if there are such; else what the machine lends.
+    pub(super) fn find(host: &Host, fixed: Option<Keys>) -> Result<Self, RemoteError> {
+        let source = match fixed {
+            Some(keys) => Source::Fixed(keys),
+            None => lender(host)?,
+        };
+        // No proxy of the host's leads to its own link.
+        let nothing = Host::fake("/nonexistent", &[]);
+        Ok(Self {
+            source,
+            wire: Wire::new(&nothing, Duration::from_secs(2), Duration::from_secs(5)),
+            lent: Mutex::default(),
+        })
+    }
+
+    /// The keys to sign with now.
+    pub(super) fn keys(&self) -> Result<Keys, RemoteError> {
+        if let Source::Fixed(keys) = &self.source {
+            return Ok(keys.clone());
+        }
+        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((keys, until)) = &*lent
+            && now() < *until
+        {
+            return Ok(keys.clone());
+        }
+        let (keys, until) = self.lend()?;
+        *lent = Some((keys.clone(), until));
+        Ok(keys)
+    }
+
+    /// A service says that the keys have ended: whether others can be had.
+    pub(super) fn renew(&self) -> bool {
+        *self.lent.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        !matches!(self.source, Source::Fixed(_))
+    }
+
+    fn lend(&self) -> Result<(Keys, i64), RemoteError> {
+        let text = match &self.source {
+            Source::Fixed(_) => return Err(nobody("the keys are fixed ones")),
+            Source::Container(uri, token) => {
+                let headers: Vec<_> = token.iter().map(|t| (AUTHORIZATION, t.clone())).collect();
+                self.ask(Method::GET, uri, &headers)?
+            }
+            Source::Instance(root) => {
+                let at = |path: &str| {
+                    let mut uri = root.clone();
+                    uri.path = format!("{}{path}", root.path.trim_end_matches('/'));
+                    uri
+                };
+                let want = [(WANT_TOKEN, "21600".to_owned())];
+                let token = self.ask(Method::PUT, &at("/latest/api/token"), &want)?;
+                let login = [(TOKEN, token.trim().to_owned())];
+                let list = "/latest/meta-data/iam/security-credentials/";
+                let role = self.ask(Method::GET, &at(list), &login)?;
+                let role = role.lines().next().unwrap_or_default().trim();
+                let plain = |b: u8| b.is_ascii_alphanumeric() || b"+=,.@_-".contains(&b);
+                if role.is_empty() || !role.bytes().all(plain) {
+                    return Err(nobody("this machine has no role"));
+                }
+                self.ask(Method::GET, &at(&format!("{list}{role}")), &login)?
+            }
+        };
+        let lent: Lent = serde_json::from_str(&text)
+            .map_err(|error| nobody(&format!("what the machine lends is no keys: {error}")))?;
+        let until = lent.expiration.as_deref().and_then(date::parse_rfc3339);
+        let keys = Keys {
+            id: lent.access_key_id,
+            secret: lent.secret_access_key,
+            token: lent.token.filter(|token| !token.is_empty()),
+        };
+        keys.check().map_err(|why| nobody(&why))?;
+        Ok((
+            keys,
+            until.map_or_else(|| now() + UNTOLD, |until| until - SPARE),
+        ))
+    }
+
+    fn ask(
+        &self,
+        method: Method,
+        uri: &Uri,
+        headers: &[(HeaderName, String)],
+    ) -> Result<String, RemoteError> {
+        let answer = self
+            .wire
+            .send(method, uri, headers, None)
+            .map_err(|error| nobody(&error.why))?;
+        let status = answer.status().as_u16();
+        let mut text = String::new();
+        let read = answer
+            .into_body()
+            .into_reader()
+            .take(LIMIT)
+            .read_to_string(&mut text);
+        match (status, read) {
+            (200, Ok(_)) => Ok(text),
+            (200, Err(error)) => Err(nobody(&error.to_string())),
+            _ => Err(nobody(&format!("{} answers {status}", uri.public()))),
+        }
+    }
+}
+
+/// Who lends keys here.
+fn lender(host: &Host) -> Result<Source, RemoteError> {
+    let told = host.var("AWS_CONTAINER_AUTHORIZATION_TOKEN");
+    let file = host.var("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
+    let token = match (file, told) {
+        (Some(file), _) => Host::read(std::path::Path::new(file)).map(|t| t.trim().to_owned()),
+        (None, told) => told.map(str::to_owned),
+    };
+    if let Some(token) = &token
+        && !token.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
+    {
+        return Err(nobody("the container's token has a line break"));
+    }
+    let full = host.var("AWS_CONTAINER_CREDENTIALS_FULL_URI");
+    let container = match host.var("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI") {
+        Some(path) => Some(format!("{CONTAINER}/{}", path.trim_start_matches('/'))),
+        None => full.map(str::to_owned),
+    };
+    if let Some(container) = container {
+        return Ok(Source::Container(on_link(&container)?, token));
+    }
+    if host
+        .var("AWS_EC2_METADATA_DISABLED")
+        .is_some_and(|text| text.eq_ignore_ascii_case("true"))
+    {
+        return Err(nobody("AWS_EC2_METADATA_DISABLED is set"));
+    }
+    let instance = host
+        .var("AWS_EC2_METADATA_SERVICE_ENDPOINT")
+        .unwrap_or(INSTANCE);
+    Ok(Source::Instance(on_link(instance)?))
+}
+
+/// Keys must not be asked for in clear over a network.
+fn on_link(text: &str) -> Result<Uri, RemoteError> {
+    let uri = Uri::parse(text)?;
+    let near = uri.is_loopback() || ON_LINK.contains(&uri.host.as_str());
+    if uri.scheme == Scheme::Https || near {
+        return Ok(uri);
+    }
+    Err(nobody(&format!(
+        "{} is neither https nor on this machine's link",
+        uri.public()
+    )))
+}
+
+fn nobody(why: &str) -> RemoteError {
+    RemoteError::Login {
+        path: "AWS_ACCESS_KEY_ID, ~/.aws and the machine's role".into(),
+        why: format!("{why}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::remote::testing::{Reply, Request, Server};
+
+    fn keys(id: &str) -> Reply {
+        let until = date::rfc3339(now() + 3600);
+        Reply::status(200).body(format!(
+            r#"{{"Code":"Success","AccessKeyId":"{id}","SecretAccessKey":"S","Token":"T","Expiration":"{until}"}}"#
+        ))
+    }
+
+    #[test]
+    fn an_instance_lends_the_keys_of_its_role_by_imdsv2() {
+        let server = Server::start(Arc::new(|request: &Request| {
+            let known = request.header("x-aws-ec2-metadata-token") == "tok";
+            match (request.method.as_str(), request.path()) {
+                ("PUT", "/latest/api/token") => Reply::status(200).body("tok"),
+                ("GET", "/latest/meta-data/iam/security-credentials/") if known => {
+                    Reply::status(200).body("builder\n")
+                }
+                ("GET", "/latest/meta-data/iam/security-credentials/builder") if known => {
+                    keys("ROLE")
+                }
+                _ => Reply::status(401),
+            }
+        }));
+        let at = format!("http://{}", server.address());
+        let host = Host::fake("/nowhere", &[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &at)]);
+        let credentials = Credentials::find(&host, None).unwrap();
+        let found = credentials.keys().unwrap();
+        assert_eq!((&*found.id, found.token.as_deref()), ("ROLE", Some("T")));
+        assert!(credentials.renew());
+    }
+
+    #[test]
+    fn a_container_lends_keys_to_who_has_its_token() {
+        let server = Server::start(Arc::new(|request: &Request| {
+            if request.header("authorization") == "secret" {
+                keys("TASK")
+            } else {
+                Reply::status(403)
+            }
+        }));
+        let at = format!("http://{}/v1", server.address());
+        let host = |token: &str| {
+            Host::fake(
+                "/nowhere",
+                &[
+                    ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &at),
+                    ("AWS_CONTAINER_AUTHORIZATION_TOKEN", token),
+                ],
+            )
+        };
+        let find = |token: &str| Credentials::find(&host(token), None).unwrap().keys();
+        assert_eq!(find("secret").unwrap().id, "TASK");
+        let error = find("wrong").unwrap_err().to_string();
+        assert!(
+            error.contains("403") && error.contains("AWS_PROFILE"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn keys_are_not_asked_for_in_clear_elsewhere() {
+        let uri = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://example.org/");
+        let error = Credentials::find(&Host::fake("/nowhere", &[uri]), None).unwrap_err();
+        assert!(error.to_string().contains("neither https"), "{error}");
+    }
+}
