@@ -12,7 +12,7 @@
 //! diff.rs     two images -> what is different
 //! bundle.rs   what a release was built from             bom.rs       what is in it
 //! gate.rs     evidence, and who gets through    publishing.rs  to a remote and its channels
-//! pulling.rs  back from a remote, verified
+//! pulling.rs  back from a remote, verified   clouds.rs     images of clouds, parameters that name them
 //! ```
 
 mod bases;
@@ -20,6 +20,7 @@ mod bom;
 mod bundle;
 mod cache;
 mod cargo;
+mod clouds;
 pub mod diff;
 mod elsewhere;
 mod error;
@@ -50,6 +51,7 @@ use crate::spec::{self, Image};
 use crate::store::{CAME_FROM, Output, Outputs, Step, StepLog, StepState, Store, StoreError};
 
 pub use cache::CacheMode;
+pub use clouds::CloudWish;
 use elsewhere::Elsewhere;
 pub use elsewhere::{Copied, Team};
 pub use error::PipelineError;

@@ -28,5 +28,5 @@ mod tests;
 pub use append::{Appended, append};
 pub use error::ChannelError;
 pub use history::{Entry, History, channels, head};
-pub use record::{Kind, RECORD_SCHEMA, RECORD_TYPE, Record, RecordImage, check_name};
+pub use record::{CloudImage, Kind, RECORD_SCHEMA, RECORD_TYPE, Record, RecordImage, check_name};
 pub use revoked::{REVOKED, Revocations};

@@ -11,6 +11,8 @@ pub const RECORD_SCHEMA: u32 = 1;
 pub const RECORD_TYPE: &str = "application/vnd.slipform.release.v1+json";
 /// Most images that a release can have: one a board.
 const MOST_IMAGES: usize = 64;
+/// Most images that a release can have become in clouds.
+const MOST_CLOUDS: usize = 4096;
 /// Longest text of a person in a record, in bytes.
 const LONGEST_TEXT: usize = 4096;
 /// Longest name or version, in bytes: files are called by them.
@@ -64,6 +66,25 @@ pub struct RecordImage {
     pub attestations: Option<Digest>,
 }
 
+/// What an image became in a cloud.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CloudImage {
+    /// Whose cloud: `aws`.
+    pub provider: String,
+    /// Where.
+    pub region: String,
+    /// The board.
+    pub board: String,
+    /// The processor's architecture, as the cloud names it.
+    pub arch: String,
+    /// The cloud's name for it: `ami-…`.
+    pub id: String,
+    /// What its disk is cloned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+}
+
 /// One entry of a channel's history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -99,6 +120,12 @@ pub struct Record {
     /// The record that this one repeats: where it was promoted from, or rolled back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Digest>,
+    /// What its images became in clouds; sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clouds: Vec<CloudImage>,
+    /// The parameter there that names the channel's newest release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parameter: Option<String>,
     /// When the release came through the gate first; seconds since 1970.
     pub published: i64,
     /// When this record was made; seconds since 1970.
@@ -186,6 +213,16 @@ impl Record {
                 .all(|t| is_name(t)),
             "a name or version in it is none: 1 to 80 characters, no '/', no '.' first",
         )?;
+        rule(
+            self.clouds.len() <= MOST_CLOUDS && self.clouds.iter().all(CloudImage::is_plain),
+            "an image of a cloud in it has a name that is none, or there are more than 4096",
+        )?;
+        rule(
+            self.parameter
+                .as_ref()
+                .is_none_or(|name| is_plain(name, LONGEST_TEXT)),
+            "the parameter in it has spaces or control characters",
+        )?;
         let said = [&self.who, &self.why].into_iter().chain(&self.forced);
         rule(
             said.clone().all(|text| text.len() <= LONGEST_TEXT),
@@ -203,6 +240,27 @@ impl Record {
             .into_iter()
             .chain(self.images.iter().map(|image| image.image))
     }
+}
+
+impl CloudImage {
+    /// What is read from it goes into requests.
+    fn is_plain(&self) -> bool {
+        let own = [
+            &self.provider,
+            &self.region,
+            &self.board,
+            &self.arch,
+            &self.id,
+        ];
+        own.into_iter()
+            .chain(&self.snapshot)
+            .all(|text| is_plain(text, LONGEST_NAME))
+    }
+}
+
+/// Printable ASCII without spaces.
+fn is_plain(text: &str, longest: usize) -> bool {
+    (1..=longest).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
 }
 
 /// What a file can be called by without leaving its folder or moving a cursor.

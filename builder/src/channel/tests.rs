@@ -67,6 +67,8 @@ fn draft(channel: &str, content: &str) -> Record {
         lock: None,
         forced: None,
         origin: None,
+        clouds: Vec::new(),
+        parameter: None,
         published: 1_790_000_000,
         when: 1_790_000_000,
         who: "ann@build".to_owned(),

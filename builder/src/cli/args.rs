@@ -119,7 +119,7 @@ pub enum Verb {
     Key(Key),
     /// Publish an image that passed its boot test.
     #[command(
-        after_help = "Examples:\n  slipform publish --to oci://registry.example.com/hello\n  slipform publish layers/base --to oci://registry.example.com/base --channel stable    (a base, for `use`)\n  slipform publish --to file:///srv/images --channel candidate --why 'new page'\n\nOnly what was tested as it is now is published; --force needs a --reason, which stays with it."
+        after_help = "Examples:\n  slipform publish --to oci://registry.example.com/hello\n  slipform publish layers/base --to oci://registry.example.com/base --channel stable    (a base, for `use`)\n  slipform publish --to file:///srv/images --channel candidate --why 'new page'\n  slipform publish --to file:///srv/images --to aws://eu-central-1,us-east-1 --ssm /myapp/stable --dry-run\n\nOnly what was tested as it is now is published; --force needs a --reason, which stays with it."
     )]
     Publish(Publish),
     /// Print a channel's history, newest first.
@@ -130,7 +130,7 @@ pub enum Verb {
     Channels(Channels),
     /// Let a channel name a release that was published before.
     #[command(
-        after_help = "Example: slipform promote candidate stable --remote oci://registry.example.com/hello"
+        after_help = "Example: slipform promote candidate stable --remote oci://registry.example.com/hello\n\nWhere the release has images in a cloud, the channel's parameter (--ssm) follows."
     )]
     Promote(Promote),
     /// Let a channel name its earlier release again.

@@ -1,5 +1,7 @@
 //! `slipform publish`, `promote`, `rollback` and `revoke`.
 
+use serde_json::json;
+
 use super::args::{Cli, Signing};
 use super::key::must_sign;
 use super::release_args::{Believing, Promote, Publish, Revoke, Rollback, Saying};
@@ -7,15 +9,21 @@ use super::{BadInput, Done, print, print_json, settings};
 use crate::attest::{Signer, Trust};
 use crate::base::bytes::human;
 use crate::channel::{Kind, REVOKED};
-use crate::pipeline::{Door, Settings, Wanted, load};
+use crate::pipeline::{CloudWish, Door, PipelineError, ReadyToPublish, Settings, Wanted, load};
 use crate::publish::Published;
+use crate::publish::cloud::{self, AwsTarget};
 use crate::remote::Remote;
+use crate::spec::Image;
+
+/// Where releases are, unless the command line says it.
+const REMOTE: &str = "SLIPFORM_REMOTE";
 
 /// Publishes what was tested.
 pub(crate) fn run(cli: &Cli, verb: &Publish) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
     let image = load(&verb.dir)?;
-    let remote = settings.remote(&verb.remoting.remote)?;
+    let places = Places::of(verb)?;
+    let remote = settings.remote(&places.remote)?;
     let key = must_sign(&verb.signing)?;
     let trust = settings.trust(
         &verb.believing.trusted_key,
@@ -28,16 +36,13 @@ pub(crate) fn run(cli: &Cli, verb: &Publish) -> anyhow::Result<Done> {
     };
     let ready = settings.attested(&image, &trust, door, &*key)?;
     if verb.dry_run {
-        let todo = settings.would_move(&*remote, &ready)?;
-        if cli.json {
-            return print_json(&todo);
-        }
-        return print(&format!(
-            "would move {} of {} to {}",
-            human(todo.missing),
-            human(todo.bytes),
-            remote.uri()
-        ));
+        return dry_run(
+            cli,
+            &settings,
+            verb,
+            &places,
+            (&*remote, &ready, &image, &trust),
+        );
     }
     let (by, why) = said(&verb.saying)?;
     let kind = if verb.force {
@@ -45,16 +50,128 @@ pub(crate) fn run(cli: &Cli, verb: &Publish) -> anyhow::Result<Done> {
     } else {
         Kind::Publish
     };
-    let wanted = wanted(&verb.channel, kind, &by, why);
-    let published = settings.publish(&*remote, &ready, &wanted, &trust, &*key)?;
+    let wanted = Wanted {
+        parameter: verb.clouding.ssm.as_deref(),
+        ..wanted(&verb.channel, kind, &by, why)
+    };
+    let wish = places.wish(&image, verb);
+    let published =
+        settings.publish_with(&*remote, &ready, &wanted, wish.as_ref(), &trust, &*key)?;
     told(cli, &published, "published")
+}
+
+/// What `--to` names: the remote, and clouds.
+struct Places {
+    remote: String,
+    aws: Option<AwsTarget>,
+}
+
+impl Places {
+    fn of(verb: &Publish) -> anyhow::Result<Self> {
+        let (clouds, stores): (Vec<_>, Vec<_>) =
+            verb.to.iter().partition(|to| to.starts_with("aws://"));
+        let variable = || std::env::var(REMOTE).ok().filter(|uri| !uri.is_empty());
+        let remote = match stores.as_slice() {
+            [] => variable(),
+            [one] => Some((*one).clone()),
+            _ => {
+                return Err(BadInput(
+                    "--to names several remotes; name one, and any clouds beside it".to_owned(),
+                )
+                .into());
+            }
+        };
+        let remote = remote.ok_or_else(|| {
+            BadInput(format!(
+                "nothing says where releases are recorded; name it with --to oci://…, s3://… or file:///…, or {REMOTE}"
+            ))
+        })?;
+        let aws = match clouds.as_slice() {
+            [] => None,
+            [one] => Some(
+                one.parse::<AwsTarget>()
+                    .and_then(|target| target.shared(&verb.clouding.share))
+                    .map_err(PipelineError::from)?,
+            ),
+            _ => {
+                return Err(BadInput(
+                    "--to names AWS twice; write its regions as aws://region,region".to_owned(),
+                )
+                .into());
+            }
+        };
+        let only = &verb.clouding;
+        if aws.is_none() && only.is_given() {
+            return Err(BadInput(
+                "--share, --ssm, --board and --deprecate are about images in a cloud; add --to aws://region".to_owned(),
+            )
+            .into());
+        }
+        parameter(only.ssm.as_ref())?;
+        Ok(Self { remote, aws })
+    }
+
+    fn wish<'a>(&'a self, image: &'a Image, verb: &'a Publish) -> Option<CloudWish<'a>> {
+        let target = self.aws.as_ref()?;
+        Some(CloudWish {
+            image,
+            target,
+            boards: &verb.clouding.board,
+            deprecate: verb.clouding.deprecate,
+        })
+    }
+}
+
+/// What publishing would do, and does not.
+fn dry_run(
+    cli: &Cli,
+    settings: &Settings,
+    verb: &Publish,
+    places: &Places,
+    (remote, ready, image, trust): (&dyn Remote, &ReadyToPublish, &Image, &Trust),
+) -> anyhow::Result<Done> {
+    let todo = settings.would_move(remote, ready)?;
+    let clouds = match places.wish(image, verb) {
+        Some(wish) => {
+            let channel = (verb.channel.as_str(), verb.clouding.ssm.as_deref());
+            settings.would_make(remote, ready, &wish, channel, trust)?
+        }
+        None => Vec::new(),
+    };
+    if cli.json {
+        if clouds.is_empty() {
+            return print_json(&todo);
+        }
+        return print_json(&json!({
+            "bytes": todo.bytes, "missing": todo.missing, "clouds": clouds,
+        }));
+    }
+    let mut text = format!(
+        "would move {} of {} to {}",
+        human(todo.missing),
+        human(todo.bytes),
+        remote.uri()
+    );
+    for cloud in &clouds {
+        text.push_str(&format!(
+            "\nwould send {} in blocks, and ask in this order:",
+            human(cloud.bytes)
+        ));
+        for call in &cloud.calls {
+            text.push_str(&format!("\n  {call}"));
+        }
+    }
+    print(&text)
 }
 
 /// A release of one channel, in another.
 pub(crate) fn promote(cli: &Cli, verb: &Promote) -> anyhow::Result<Done> {
     let acting = Acting::new(cli, &verb.remoting.remote, &verb.signing, &verb.believing)?;
     let (by, why) = said(&verb.saying)?;
-    let wanted = wanted(&verb.channel, Kind::Promote, &by, why);
+    let wanted = Wanted {
+        parameter: parameter(verb.ssm.as_ref())?,
+        ..wanted(&verb.channel, Kind::Promote, &by, why)
+    };
     let Acting {
         settings,
         remote,
@@ -70,7 +187,10 @@ pub(crate) fn promote(cli: &Cli, verb: &Promote) -> anyhow::Result<Done> {
 pub(crate) fn rollback(cli: &Cli, verb: &Rollback) -> anyhow::Result<Done> {
     let acting = Acting::new(cli, &verb.remoting.remote, &verb.signing, &verb.believing)?;
     let (by, why) = said(&verb.saying)?;
-    let wanted = wanted(&verb.channel, Kind::Rollback, &by, why);
+    let wanted = Wanted {
+        parameter: parameter(verb.ssm.as_ref())?,
+        ..wanted(&verb.channel, Kind::Rollback, &by, why)
+    };
     let Acting {
         settings,
         remote,
@@ -101,6 +221,14 @@ pub(crate) fn revoke(cli: &Cli, verb: &Revoke) -> anyhow::Result<Done> {
     let image = verb.image.parse()?;
     let published = settings.revoke(&**remote, &image, &wanted, trust, &**key)?;
     told(cli, &published, "revoked")
+}
+
+/// A parameter's name that AWS takes.
+fn parameter(name: Option<&String>) -> anyhow::Result<Option<&str>> {
+    if let Some(name) = name {
+        cloud::parameter_of(name, "x86_64").map_err(PipelineError::from)?;
+    }
+    Ok(name.map(String::as_str))
 }
 
 /// What a verb needs that changes a channel without a project at hand.
@@ -135,6 +263,7 @@ fn wanted<'a>(channel: &'a str, kind: Kind, who: &'a str, why: &'a str) -> Wante
         kind,
         who,
         why,
+        parameter: None,
     }
 }
 
@@ -191,8 +320,23 @@ fn told(cli: &Cli, published: &Published, word: &str) -> anyhow::Result<Done> {
     } else {
         "\n(this store cannot compare and swap: of two who publish at the very same moment both may be told so; `slipform log` shows who is in)"
     };
+    let mut clouds = String::new();
+    for made in &published.clouds {
+        clouds.push_str(&format!(
+            "\n{} in {} for {}",
+            made.id, made.region, made.board
+        ));
+    }
+    if published.cloud_moved > 0 {
+        clouds.push_str(&format!(
+            "\n{} in blocks sent, {} of the {} that the disks have",
+            human(published.cloud_moved),
+            published.cloud_changed,
+            published.cloud_blocks
+        ));
+    }
     print(&format!(
-        "{word} {} as {} number {} in {}{moved}{note}{alone}",
+        "{word} {} as {} number {} in {}{moved}{note}{alone}{clouds}",
         published.release, published.channel, published.sequence, published.remote
     ))
 }

@@ -54,15 +54,54 @@ pub struct Saying {
     pub why: String,
 }
 
+/// Images in clouds.
+#[derive(Debug, Args)]
+pub struct Clouding {
+    /// Accounts that may start the images: 12 digits each.
+    #[arg(long, value_delimiter = ',', value_name = "ACCOUNT")]
+    pub share: Vec<String>,
+    /// Parameter of Systems Manager that names the channel's image from now on, in each region: `/myapp/stable`; `{arch}` in it stands for x86_64 or arm64.
+    #[arg(long, value_name = "PARAMETER")]
+    pub ssm: Option<String>,
+    /// Boards to make images of; those named aws-… by default.
+    #[arg(long, value_delimiter = ',', value_name = "BOARD")]
+    pub board: Vec<String>,
+    /// Deprecate the channel's older images that no channel names any more, after this time: `30d`.
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub deprecate: Option<i64>,
+}
+
+impl Clouding {
+    /// Something is said that only clouds need.
+    pub(crate) fn is_given(&self) -> bool {
+        !self.share.is_empty()
+            || self.ssm.is_some()
+            || !self.board.is_empty()
+            || self.deprecate.is_some()
+    }
+}
+
+/// A time such as `30d`, of at least an hour: the service takes none that has passed.
+fn seconds(text: &str) -> Result<i64, String> {
+    let seconds = crate::spec::age(text)?.as_secs();
+    if seconds < 3600 {
+        return Err("at least 1h".to_owned());
+    }
+    i64::try_from(seconds).map_err(|error| error.to_string())
+}
+
 /// `slipform publish`.
 #[derive(Debug, Args)]
 pub struct Publish {
     /// Folder with slipform.toml; or with a layer.toml alone, which is published as a base.
     #[arg(default_value = ".")]
     pub dir: PathBuf,
-    /// Where to.
+    /// Where releases are recorded: `oci://host/repository`, `s3://bucket/prefix` or `file:///folder`, else SLIPFORM_REMOTE; and clouds that get images: `aws://region[,region…]`. Can be given several times.
+    #[arg(long, visible_alias = "remote", value_name = "URI")]
+    pub to: Vec<String>,
+    /// Images in clouds.
     #[command(flatten)]
-    pub remoting: Remoting,
+    pub clouding: Clouding,
     /// The channel.
     #[arg(long, default_value = "candidate")]
     pub channel: String,
@@ -117,6 +156,9 @@ pub struct Promote {
     pub image: String,
     /// The channel that is to name it.
     pub channel: String,
+    /// Parameter of Systems Manager that names the channel's image from now on; otherwise the one that the channel has.
+    #[arg(long, value_name = "PARAMETER")]
+    pub ssm: Option<String>,
     /// Where both are.
     #[command(flatten)]
     pub remoting: Remoting,
@@ -139,6 +181,9 @@ pub struct Rollback {
     /// The earlier release: its number in the channel or a digest; the one before by default.
     #[arg(long, value_name = "RELEASE")]
     pub to: Option<String>,
+    /// Parameter of Systems Manager that names the channel's image from now on; otherwise the one that the channel has.
+    #[arg(long, value_name = "PARAMETER")]
+    pub ssm: Option<String>,
     /// Where it is.
     #[command(flatten)]
     pub remoting: PlainRemoting,

@@ -24,7 +24,7 @@ use crate::verity::Sealed;
 /// Type of an image's manifest.
 const IMAGE_TYPE: &str = "application/vnd.slipform.image.v1+json";
 const CONFIG_TYPE: &str = "application/vnd.slipform.config.v1+json";
-const MAP_TYPE: &str = "application/vnd.slipform.disk-map.v1+json";
+pub(super) const MAP_TYPE: &str = "application/vnd.slipform.disk-map.v1+json";
 const MACHINE_TYPE: &str = "application/vnd.slipform.machine.v1+json";
 pub(super) const LOCK_TYPE: &str = "application/vnd.slipform.lock.v1+json";
 const EXTENT_TYPE: &str = "application/vnd.slipform.extent.v1";

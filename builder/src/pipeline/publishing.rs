@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::clouds::{CloudWish, CloudsMade, known, of_channel};
 use super::{PipelineError, ReadyToPublish, Settings, gate, now};
 use crate::attest::{
     Attested, Candidate, Policy, PublicKey, Signer, TRUSTED_KEYS, Trust, TrustSources,
@@ -26,6 +27,9 @@ pub struct Wanted<'a> {
     pub who: &'a str,
     /// Why.
     pub why: &'a str,
+    /// The parameter in clouds that is to name the channel's newest release; otherwise the
+    /// one that the channel has had so far.
+    pub parameter: Option<&'a str>,
 }
 
 /// What publishing would move.
@@ -107,25 +111,64 @@ impl Settings {
         trust: &Trust,
         signer: &dyn Signer,
     ) -> Result<Published, PipelineError> {
+        self.publish_with(remote, ready, wanted, None, trust, signer)
+    }
+
+    /// As [`Settings::publish`], with images in a cloud, which the record then names. They
+    /// are made first; the parameter is switched last.
+    ///
+    /// # Errors
+    /// [`PipelineError::Publish`]; doing it again goes on.
+    pub fn publish_with(
+        &self,
+        remote: &dyn Remote,
+        ready: &ReadyToPublish,
+        wanted: &Wanted<'_>,
+        wish: Option<&CloudWish<'_>>,
+        trust: &Trust,
+        signer: &dyn Signer,
+    ) -> Result<Published, PipelineError> {
         signs_for(trust, signer)?;
         let _guard = self.store.shared(&*self.progress)?;
         let names = ready.attested.images().iter().map(|image| *image.image());
         Revocations::read(remote, trusted(trust, "revocations")?)
             .and_then(|revoked| revoked.check(names.chain([ready.release.digest])))
             .map_err(PublishError::from)?;
+        let so_far = of_channel(remote, wanted.channel, trust)?;
+        let history = known(remote, wanted.channel, trust);
+        let clouds = match wish {
+            Some(wish) => self.make_clouds(remote, ready, wish, &history)?,
+            None => CloudsMade::default(),
+        };
         let ends = Ends {
             store: &self.store,
             remote,
             signer,
             progress: &*self.progress,
         };
-        Ok(publish::publish(
+        let request = Request {
+            clouds: &clouds.images,
+            parameter: wanted.parameter.or(so_far.as_deref()),
+            ..request(wanted, None)?
+        };
+        let published = publish::publish(
             &ends,
             &ready.attested,
             &ready.release,
             &ready.sources,
-            &request(wanted, None)?,
-        )?)
+            &request,
+        )?;
+        let published = Published {
+            cloud_moved: clouds.moved,
+            cloud_blocks: clouds.blocks.0,
+            cloud_changed: clouds.blocks.1,
+            ..published
+        };
+        self.follow(&published)?;
+        if let Some(after) = wish.and_then(|wish| wish.deprecate) {
+            self.deprecate_older(remote, trust, &published, now()?.saturating_add(after))?;
+        }
+        Ok(published)
     }
 
     /// A channel's history.
@@ -208,8 +251,17 @@ impl Settings {
     ) -> Result<Published, PipelineError> {
         signs_for(trust, signer)?;
         let attested = self.again(remote, entry, trust)?;
-        let request = request(wanted, after)?;
-        Ok(publish::repeat(remote, &attested, entry, &request, signer)?)
+        if wanted.parameter.is_some() && entry.record.clouds.is_empty() {
+            return Err(PublishError::NoCloud(entry.record.release).into());
+        }
+        let so_far = of_channel(remote, wanted.channel, trust)?;
+        let request = Request {
+            parameter: wanted.parameter.or(so_far.as_deref()),
+            ..request(wanted, after)?
+        };
+        let published = publish::repeat(remote, &attested, entry, &request, signer)?;
+        self.follow(&published)?;
+        Ok(published)
     }
 
     /// A release of the remote through the gate once more, as of the day on which it
@@ -300,5 +352,7 @@ fn request<'a>(wanted: &Wanted<'a>, after: Option<Digest>) -> Result<Request<'a>
         why: wanted.why,
         now: now()?,
         after,
+        clouds: &[],
+        parameter: None,
     })
 }

@@ -75,6 +75,89 @@ pub enum PublishError {
         /// Their names.
         boards: String,
     },
+    /// Boards that no cloud has.
+    #[error(
+        "no image of this release is for the board {wanted} (there is {boards}): build and test it for such a board, or name one with --board"
+    )]
+    NoCloudBoard {
+        /// The board asked for.
+        wanted: String,
+        /// Those that there are.
+        boards: String,
+    },
+    /// A release without images in a cloud.
+    #[error(
+        "release {0} has no images in a cloud that a parameter could name; publish it with --to aws://region"
+    )]
+    NoCloud(Digest),
+    /// The channel is right and the parameter is not.
+    #[error(
+        "channel '{channel}' names the release, but {parameter} was not switched everywhere: {error}; do that with `slipform promote {channel} {channel}`"
+    )]
+    NotSwitched {
+        /// The channel.
+        channel: String,
+        /// The parameter.
+        parameter: String,
+        /// What went wrong.
+        error: String,
+    },
+    /// Where images of a cloud go to cannot be used.
+    #[error("'{text}': {why}")]
+    Target {
+        /// As written.
+        text: String,
+        /// The rule.
+        why: &'static str,
+    },
+    /// The disk cannot be read.
+    #[error("cannot read the disk of image {image}: {source}")]
+    Disk {
+        /// The image.
+        image: Digest,
+        /// What the store or the system said.
+        source: std::io::Error,
+    },
+    /// The disk is none for that cloud.
+    #[error("image {image}: {why}")]
+    Unfit {
+        /// The image.
+        image: Digest,
+        /// Value, rule and remedy.
+        why: String,
+    },
+    /// Something in a cloud came to nothing.
+    #[error("{what} failed{}; delete it, and publish again", .said.strip_prefix(' ').map_or_else(String::new, |said| format!(": {said}")))]
+    CloudFailed {
+        /// What, with its id and region.
+        what: String,
+        /// A space and what the service said, or nothing.
+        said: String,
+    },
+    /// Something in a cloud takes too long.
+    #[error(
+        "{what} was not ready after about {after} seconds; publish again: it is looked at anew, and nothing is sent twice"
+    )]
+    CloudSlow {
+        /// What.
+        what: String,
+        /// How long it was waited for.
+        after: u64,
+    },
+    /// A name in a cloud is somebody else's.
+    #[error(
+        "the name {name} is taken in {region} by {id}, which is not made of image {image}; deregister it, or give the release another version"
+    )]
+    CloudName {
+        /// The name.
+        name: String,
+        /// Where.
+        region: String,
+        /// What has it.
+        id: String,
+        /// The image that should have it.
+        image: Digest,
+    },
     /// The earlier release that there is none of.
     #[error("channel '{0}' has had one release only, there is nothing to roll back to")]
     NoEarlier(String),
@@ -90,6 +173,10 @@ impl PublishError {
             | Self::NoKey(_)
             | Self::Signer(_)
             | Self::Board { .. }
+            | Self::Target { .. }
+            | Self::NoCloudBoard { .. }
+            | Self::NoCloud(_)
+            | Self::Unfit { .. }
             | Self::NoEarlier(_) => true,
             Self::Channel(error) => error.is_bad_input(),
             Self::Remote(error) => matches!(error, RemoteError::Uri { .. } | RemoteError::Tag(_)),

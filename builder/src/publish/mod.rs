@@ -4,6 +4,7 @@
 //! ```text
 //! Attested + Sources --shipment.rs--> blobs, documents, tags, in the order of arrival
 //!                    --push.rs------> the remote; last of all, channel::append
+//! Attested + disk map--cloud/----> images of clouds, which the record names
 //! channel | digest   --resolve.rs---> Entry --pull.rs--> gate again --> the local store
 //! ```
 //!
@@ -11,6 +12,7 @@
 //! off in between, a reader sees the old release or the new one, and the next run
 //! sends what is missing.
 
+pub mod cloud;
 mod error;
 mod pull;
 mod push;

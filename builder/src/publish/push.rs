@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{PublishError, Release, Sources, shipment};
 use crate::attest::{ATT_SUFFIX, Attested, AttestedImage, Signer, beside_others};
 use crate::base::{Digest, Progress};
-use crate::channel::{self, ChannelError, Entry, Kind, RECORD_SCHEMA, REVOKED, Record};
+use crate::channel::{self, ChannelError, CloudImage, Entry, Kind, RECORD_SCHEMA, REVOKED, Record};
 use crate::remote::{Document, Expect, Remote, put_bytes, upload_all};
 use crate::store::{Descriptor, MANIFEST, Manifest, Store};
 
@@ -39,6 +39,10 @@ pub struct Request<'a> {
     pub now: i64,
     /// The channel's newest record must still be this one.
     pub after: Option<Digest>,
+    /// What the images became in clouds; for a release that is repeated, what its record says.
+    pub clouds: &'a [CloudImage],
+    /// The parameter in clouds that names the channel's newest release.
+    pub parameter: Option<&'a str>,
 }
 
 /// What was done.
@@ -64,6 +68,18 @@ pub struct Published {
     pub atomic: bool,
     /// The channel said all of this already; nothing was added to it.
     pub unchanged: bool,
+    /// What the images became in clouds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clouds: Vec<CloudImage>,
+    /// The parameter there that names the channel's newest release.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parameter: Option<String>,
+    /// Bytes of blocks that were sent to clouds.
+    pub cloud_moved: u64,
+    /// Blocks of the disks that a cloud did not have as an image yet.
+    pub cloud_blocks: usize,
+    /// Those of them that differ from the parent's.
+    pub cloud_changed: usize,
 }
 
 /// Publishes what came through the gate: sends what is missing, then appends the record.
@@ -113,6 +129,8 @@ pub fn publish(
         lock: Some(release.lock),
         forced: attested.forced().map(str::to_owned),
         origin: None,
+        clouds: request.clouds.to_vec(),
+        parameter: request.parameter.map(str::to_owned),
         published: request.now,
         when: request.now,
         who: request.who.to_owned(),
@@ -191,6 +209,7 @@ fn again(origin: &Entry, request: &Request<'_>) -> Record {
         channel: request.channel.to_owned(),
         kind: request.kind,
         origin: Some(origin.digest),
+        parameter: request.parameter.map(str::to_owned),
         when: request.now,
         who: request.who.to_owned(),
         why: request.why.to_owned(),
@@ -233,5 +252,10 @@ fn published(remote: &dyn Remote, appended: channel::Appended) -> Published {
         taken_up,
         atomic: remote.atomic(),
         unchanged,
+        clouds: entry.record.clouds,
+        parameter: entry.record.parameter,
+        cloud_moved: 0,
+        cloud_blocks: 0,
+        cloud_changed: 0,
     }
 }

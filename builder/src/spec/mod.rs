@@ -25,6 +25,7 @@ pub use error::SpecError;
 pub use image::*;
 pub use load::{LAYER_FILE, SHIPPED_LAYERS, SPEC_FILE, load};
 pub use service::{CAPABILITIES, CREDENTIALS_DIRECTORY, LIMITS};
+pub(crate) use values::age;
 pub use values::name as check_name;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod bases;
 mod cache;
 mod cli;
 mod clients;
+mod clouds;
 mod common;
 mod determinism;
 mod diff;

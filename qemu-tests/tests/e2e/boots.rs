@@ -108,6 +108,7 @@ fn hello_boots_on_a_base_that_was_published() {
         kind: Kind::Publish,
         who: "ann",
         why: "it boots",
+        parameter: None,
     };
     settings
         .publish(&*remote, &ready, &wanted, &trust, &key)

@@ -25,6 +25,7 @@ fn promote(scene: &Scene, uri: &str, who: &str, rounds: usize) -> (BTreeSet<Stri
             kind: Kind::Promote,
             who,
             why: &why,
+            parameter: None,
         };
         let reference = "candidate".parse().unwrap();
         let end = Instant::now() + Duration::from_secs(60);

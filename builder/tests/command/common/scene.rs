@@ -140,6 +140,7 @@ pub(crate) fn publish_to(scene: &Scene, uri: &str, why: &str) -> Result<(), Stri
         kind: Kind::Publish,
         who: "ann",
         why,
+        parameter: None,
     };
     settings
         .publish(&*remote, &ready, &wanted, &trust, &key)

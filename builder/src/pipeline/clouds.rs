@@ -1,0 +1,282 @@
+//! Releases become images of clouds, and their parameter follows the channel.
+
+use crate::attest::{Attested, AttestedImage, Trust};
+use crate::base::Digest;
+use crate::board::Board;
+use crate::channel::{self, CloudImage, Entry, History};
+use crate::disk::DiskMap;
+use crate::publish::cloud::{self, AWS, Ami, AwsTarget, Casting, DryRun, Made, Parent};
+use crate::publish::{self, PublishError, Published, Release};
+use crate::remote::aws::Aws;
+use crate::remote::aws::ec2::BootMode;
+use crate::remote::{Remote, RemoteOptions};
+use crate::sources::Host;
+use crate::spec::Image;
+use crate::store::Manifest;
+
+use super::image::MAP_TYPE;
+use super::{PipelineError, ReadyToPublish, Settings};
+
+/// What the names of boards for AWS begin with.
+const AWS_BOARDS: &str = "aws-";
+/// Records of a channel in which a parent is looked for, and older images to deprecate.
+const LOOKED_AT: usize = 50;
+
+/// What a release is to become in AWS.
+#[derive(Debug, Clone, Copy)]
+pub struct CloudWish<'a> {
+    /// The specification.
+    pub image: &'a Image,
+    /// Where to, and for whom.
+    pub target: &'a AwsTarget,
+    /// The boards; those for AWS when none is named.
+    pub boards: &'a [String],
+    /// Seconds after which images that no channel names any more are deprecated.
+    pub deprecate: Option<i64>,
+}
+
+/// What became of it.
+#[derive(Debug, Default)]
+pub(super) struct CloudsMade {
+    pub(super) images: Vec<CloudImage>,
+    pub(super) moved: u64,
+    pub(super) blocks: (usize, usize),
+}
+
+impl CloudWish<'_> {
+    /// The images that go to the cloud, with their boards.
+    fn choose<'r>(
+        &self,
+        attested: &'r Attested,
+    ) -> Result<Vec<(&'r AttestedImage, Board)>, PipelineError> {
+        let named = |board: &str| match self.boards {
+            [] => board.starts_with(AWS_BOARDS),
+            boards => boards.iter().any(|named| named == board),
+        };
+        let all = || attested.images().iter().map(AttestedImage::board);
+        let missing = self.boards.iter().find(|named| all().all(|b| b != *named));
+        let chosen: Vec<_> = attested
+            .images()
+            .iter()
+            .filter(|image| named(image.board()))
+            .collect();
+        if missing.is_some() || chosen.is_empty() {
+            return Err(PublishError::NoCloudBoard {
+                wanted: missing.map_or_else(|| format!("{AWS_BOARDS}…"), Clone::clone),
+                boards: all().collect::<Vec<_>>().join(", "),
+            }
+            .into());
+        }
+        chosen
+            .into_iter()
+            .map(|image| Ok((image, Board::find(image.board(), &self.image.dir)?)))
+            .collect()
+    }
+}
+
+/// The service, by what the host says of it.
+pub(super) fn aws() -> Result<Aws, PublishError> {
+    Ok(Aws::open(&Host::real(), RemoteOptions::default())?)
+}
+
+impl Settings {
+    /// Makes the images, or finds them.
+    pub(super) fn make_clouds(
+        &self,
+        remote: &dyn Remote,
+        ready: &ReadyToPublish,
+        wish: &CloudWish<'_>,
+        history: &[Entry],
+    ) -> Result<CloudsMade, PipelineError> {
+        let aws = aws()?;
+        let ami = self.ami(&aws, wish);
+        let mut all = CloudsMade::default();
+        for (image, board) in wish.choose(&ready.attested)? {
+            let disk = self.disk_map(image.image())?;
+            let parent = self.parent(remote, wish.target.home(), image.board(), history);
+            let casting = casting(image, &board, &ready.release, &disk, parent.as_ref());
+            let Made {
+                images,
+                moved,
+                blocks,
+            } = ami.make(&casting)?;
+            all.images.extend(images);
+            all.moved += moved;
+            all.blocks = (all.blocks.0 + blocks.0, all.blocks.1 + blocks.1);
+        }
+        all.images
+            .sort_by(|a, b| (&a.board, &a.region).cmp(&(&b.board, &b.region)));
+        Ok(all)
+    }
+
+    fn ami<'a>(&'a self, aws: &'a Aws, wish: &CloudWish<'a>) -> Ami<'a> {
+        Ami {
+            store: &self.store,
+            aws,
+            target: wish.target,
+            progress: &*self.progress,
+        }
+    }
+
+    /// Every call that publishing to the cloud would make, sent to nobody there. The
+    /// channel's history is read from the remote, for the parent.
+    ///
+    /// # Errors
+    /// [`PipelineError::Publish`].
+    pub fn would_make(
+        &self,
+        remote: &dyn Remote,
+        ready: &ReadyToPublish,
+        wish: &CloudWish<'_>,
+        (channel, parameter): (&str, Option<&str>),
+        trust: &Trust,
+    ) -> Result<Vec<DryRun>, PipelineError> {
+        let _guard = self.store.shared(&*self.progress)?;
+        let history = known(remote, channel, trust);
+        let so_far = of_channel(remote, channel, trust)?;
+        let parameter = parameter.or(so_far.as_deref());
+        // Keys are looked for when something is signed.
+        let nobody = Host::fake(
+            "/nonexistent",
+            &[("AWS_ACCESS_KEY_ID", "-"), ("AWS_SECRET_ACCESS_KEY", "-")],
+        );
+        let aws = Aws::open(&nobody, RemoteOptions::default()).map_err(PublishError::from)?;
+        let ami = self.ami(&aws, wish);
+        let mut all = Vec::new();
+        for (image, board) in wish.choose(&ready.attested)? {
+            let disk = self.disk_map(image.image())?;
+            let parent = self.parent(remote, wish.target.home(), image.board(), &history);
+            let casting = casting(image, &board, &ready.release, &disk, parent.as_ref());
+            all.push(cloud::dry_run(&ami, &casting, parameter)?);
+        }
+        Ok(all)
+    }
+
+    /// The newest snapshot of the board in the region whose disk is known, if there is one:
+    /// without it all of the disk is sent, so that nothing here is a failure.
+    fn parent(
+        &self,
+        remote: &dyn Remote,
+        region: &str,
+        board: &str,
+        history: &[Entry],
+    ) -> Option<Parent> {
+        history.iter().take(LOOKED_AT).find_map(|entry| {
+            let record = &entry.record;
+            let made = record.clouds.iter().find(|made| {
+                made.provider == AWS && made.region == region && made.board == board
+            })?;
+            let image = record.images.iter().find(|image| image.board == board)?;
+            Some(Parent {
+                snapshot: made.snapshot.clone()?,
+                disk: self.known_disk(remote, &image.image)?,
+            })
+        })
+    }
+
+    /// An image's disk map, from the store or the remote.
+    fn known_disk(&self, remote: &dyn Remote, image: &Digest) -> Option<DiskMap> {
+        if let Ok(disk) = self.disk_map(image) {
+            return Some(disk);
+        }
+        let document = publish::document(remote, image, "an image").ok()?;
+        let manifest = Manifest::parse(&document.bytes).ok()?;
+        let map = manifest.layers.iter().find(|part| {
+            part.media_type == MAP_TYPE && part.size <= crate::store::DOCUMENT_LIMIT
+        })?;
+        publish::fetch_blob(&self.store, remote, &map.digest, map.size).ok()?;
+        DiskMap::from_json(&self.store.read(&map.digest).ok()?).ok()
+    }
+
+    /// The channel has its record; now the parameter names what it names.
+    ///
+    /// Only what a channel's record says counts: a parameter that could not be switched is
+    /// switched by doing it again, and nobody has to know what was cut off.
+    pub(super) fn follow(&self, published: &Published) -> Result<(), PublishError> {
+        let Some(parameter) = published.parameter.as_deref() else {
+            return Ok(());
+        };
+        if published.clouds.is_empty() {
+            self.progress.note(&format!(
+                "{parameter} names no image of this release, for it has none: it is as it was; publish with --to aws://…"
+            ));
+            return Ok(());
+        }
+        let failed = |error: PublishError| PublishError::NotSwitched {
+            channel: published.channel.clone(),
+            parameter: parameter.to_owned(),
+            error: error.to_string(),
+        };
+        let switched = aws().and_then(|aws| {
+            // What was deprecated is in use again.
+            cloud::deprecate(&aws, &[], &published.clouds, 0)?;
+            cloud::switch(&aws, parameter, &published.clouds)
+        });
+        let count = switched.map_err(failed)?;
+        self.progress
+            .note(&format!("{parameter}: switched in {count} regions"));
+        Ok(())
+    }
+
+    /// Deprecates images of the channel's older releases that no channel names any more.
+    pub(super) fn deprecate_older(
+        &self,
+        remote: &dyn Remote,
+        trust: &Trust,
+        published: &Published,
+        at: i64,
+    ) -> Result<(), PipelineError> {
+        let heads = self.channels(remote, trust)?;
+        let used = |image: &CloudImage| {
+            let named = heads.iter().flat_map(|head| &head.record.clouds);
+            named
+                .chain(&published.clouds)
+                .any(|used| used.id == image.id)
+        };
+        let history = known(remote, &published.channel, trust);
+        let mut old: Vec<CloudImage> = history
+            .iter()
+            .take(LOOKED_AT)
+            .flat_map(|entry| entry.record.clouds.iter().cloned())
+            .filter(|image| !used(image))
+            .collect();
+        old.sort_by(|a, b| a.id.cmp(&b.id));
+        old.dedup_by(|a, b| a.id == b.id);
+        let count = cloud::deprecate(&aws()?, &old, &[], at)?;
+        self.progress
+            .note(&format!("{count} older images deprecated"));
+        Ok(())
+    }
+}
+
+fn casting<'a>(
+    image: &'a AttestedImage,
+    board: &'a Board,
+    release: &'a Release,
+    disk: &'a DiskMap,
+    parent: Option<&'a Parent>,
+) -> Casting<'a> {
+    Casting {
+        image,
+        release,
+        arch: &board.arch,
+        boot: BootMode::Uefi,
+        disk,
+        parent,
+    }
+}
+
+/// A channel's records, newest first; none for a channel that is not there yet.
+pub(super) fn known(remote: &dyn Remote, channel: &str, trust: &Trust) -> Vec<Entry> {
+    History::read(remote, channel, trust.keys()).map_or_else(|_| Vec::new(), |h| h.entries)
+}
+
+/// The parameter that a channel has had so far.
+pub(super) fn of_channel(
+    remote: &dyn Remote,
+    channel: &str,
+    trust: &Trust,
+) -> Result<Option<String>, PublishError> {
+    let head = channel::head(remote, channel, trust.keys())?;
+    Ok(head.and_then(|head| head.record.parameter))
+}

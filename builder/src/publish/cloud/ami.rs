@@ -1,0 +1,558 @@
+//! An image of a machine for AWS (AMI): snapshot, registration, copies, launch permissions.
+//!
+//! Every step looks first for what an earlier run left, by a name or token that stands for
+//! exactly this image: whatever was cut off, running it again ends with one image.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::blocks::{BlockPlan, Blocks, LARGEST};
+use super::journal::Journal;
+use super::{AWS, AwsTarget, wait};
+use crate::attest::AttestedImage;
+use crate::base::bytes::human;
+use crate::base::progress::Task;
+use crate::base::{Digest, Progress};
+use crate::channel::CloudImage;
+use crate::disk::DiskMap;
+use crate::publish::{PublishError, Release};
+use crate::remote::aws::ec2::{self, BootMode, Image, Registration, Snapshot, State, tag};
+use crate::remote::aws::{Aws, AwsCall, Pace, ebs};
+use crate::store::Store;
+
+const GIB: u64 = 1 << 30;
+/// Blocks under way at once, however well it goes.
+const PARALLEL: usize = 16;
+/// How often a snapshot is begun that the service has given up, or somebody deleted.
+const BEGINNINGS: u32 = 8;
+/// How often something is looked for that the service says is there.
+const GLANCES: u32 = 12;
+/// Longest part of a release's name in an image's.
+const LONGEST: usize = 40;
+
+/// Tags that tell what is what. Their values are digests or plain names.
+const IMAGE: &str = "slipform:image";
+const DISK: &str = "slipform:disk";
+
+/// The snapshot that most of the disk may be in already.
+#[derive(Debug, Clone)]
+pub struct Parent {
+    /// Its id, in the same region.
+    pub snapshot: String,
+    /// The disk that it was made of.
+    pub disk: DiskMap,
+}
+
+/// An image on its way.
+#[derive(Debug, Clone)]
+pub struct Casting<'a> {
+    /// What came through the gate.
+    pub image: &'a AttestedImage,
+    /// The release that it belongs to.
+    pub release: &'a Release,
+    /// Its board's architecture: `x86_64`, `aarch64`.
+    pub arch: &'a str,
+    /// How its board starts.
+    pub boot: BootMode,
+    /// Its disk.
+    pub disk: &'a DiskMap,
+    /// An earlier image of the same board.
+    pub parent: Option<&'a Parent>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// One for each region.
+    pub images: Vec<CloudImage>,
+    /// Bytes of blocks that were sent.
+    pub moved: u64,
+    /// Blocks that the disk has, and those of them that the parent had not.
+    pub blocks: (usize, usize),
+}
+
+/// Makes images in AWS.
+#[derive(Debug)]
+pub struct Ami<'a> {
+    /// Where the disk is.
+    pub store: &'a Store,
+    /// The service.
+    pub aws: &'a Aws,
+    /// Where to, and for whom.
+    pub target: &'a AwsTarget,
+    /// Who is told how far it is.
+    pub progress: &'a dyn Progress,
+}
+
+/// The names and sizes of an image: all that its calls have in common.
+#[derive(Debug)]
+pub(super) struct Names {
+    pub(super) name: String,
+    pub(super) description: String,
+    pub(super) tags: ec2::Tags,
+    pub(super) gib: u64,
+    pub(super) arch: &'static str,
+}
+
+impl Names {
+    pub(super) fn of(casting: &Casting<'_>) -> Result<Self, PublishError> {
+        let image = *casting.image.image();
+        let unfit = |why: String| PublishError::Unfit { image, why };
+        let arch = match casting.arch {
+            "x86_64" => "x86_64",
+            "aarch64" => "arm64",
+            other => {
+                return Err(unfit(format!(
+                    "AWS has no machines of architecture {other}; choose a board of x86_64 or aarch64"
+                )));
+            }
+        };
+        let disk = casting.disk;
+        if disk.sector_size != 512 {
+            return Err(unfit(format!(
+                "its disk has sectors of {} bytes, EBS has 512; choose a board with sector-size = 512",
+                disk.sector_size
+            )));
+        }
+        if disk.size == 0 || disk.size > LARGEST {
+            return Err(unfit(format!(
+                "its disk has {} bytes, EBS takes 1 byte to 64 TiB",
+                disk.size
+            )));
+        }
+        let release = casting.release;
+        let board = casting.image.board();
+        let name = [&release.name, &release.version, board]
+            .map(plain)
+            .join("-");
+        let full = [
+            ("Name", format!("{} {}", release.name, release.version)),
+            (IMAGE, image.to_string()),
+            ("slipform:release", release.digest.to_string()),
+            (DISK, disk.digest().to_string()),
+            ("slipform:name", release.name.clone()),
+            ("slipform:version", release.version.clone()),
+            ("slipform:board", board.to_owned()),
+        ];
+        Ok(Self {
+            name: format!("{name}-{}", image.short()),
+            description: format!("{name}, image {image}"),
+            tags: full.map(|(key, value)| (key.to_owned(), value)).to_vec(),
+            gib: disk.size.div_ceil(GIB),
+            arch,
+        })
+    }
+
+    /// `StartSnapshot`, with a token that stands for all of it and for the `attempt`.
+    pub(super) fn start(
+        &self,
+        region: &str,
+        parent: Option<&str>,
+        attempt: u32,
+    ) -> (AwsCall, String) {
+        let call = |token: &str| {
+            let new = ebs::NewSnapshot {
+                gib: self.gib,
+                parent,
+                description: &self.description,
+                tags: &self.tags,
+                token,
+            };
+            ebs::start_snapshot(region, &new)
+        };
+        let token = token(&call(""), attempt);
+        (call(&token), token)
+    }
+
+    pub(super) fn register(&self, region: &str, snapshot: &str, boot: BootMode) -> AwsCall {
+        let new = Registration {
+            name: &self.name,
+            description: &self.description,
+            architecture: self.arch,
+            boot,
+            snapshot,
+            tags: &self.tags,
+        };
+        ec2::register_image(region, &new)
+    }
+
+    /// `CopyImage`, with a token that stands for all of it.
+    pub(super) fn copy(&self, region: &str, from: (&str, &str)) -> AwsCall {
+        let new = (self.name.as_str(), self.description.as_str());
+        let call = |token: &str| ec2::copy_image(region, from, new, &self.tags, token);
+        call(&token(&call(""), 0))
+    }
+}
+
+fn token(call: &AwsCall, attempt: u32) -> String {
+    Digest::of(format!("{} {attempt}", call.digest())).hex()
+}
+
+/// A part of an image's name: EC2 takes letters, digits and a few signs.
+fn plain(text: &(impl AsRef<str> + ?Sized)) -> String {
+    let fits = |c: char| {
+        if c.is_ascii_alphanumeric() || ".-_".contains(c) {
+            c
+        } else {
+            '-'
+        }
+    };
+    text.as_ref().chars().take(LONGEST).map(fits).collect()
+}
+
+impl Ami<'_> {
+    /// Makes the image in every region, or finds it.
+    ///
+    /// # Errors
+    /// [`PublishError`]; doing it again goes on.
+    pub fn make(&self, casting: &Casting<'_>) -> Result<Made, PublishError> {
+        let names = Names::of(casting)?;
+        let image = casting.image.image();
+        let home = self.target.home();
+        let mut made = Made {
+            images: Vec::new(),
+            moved: 0,
+            blocks: (0, 0),
+        };
+        let first = match self.find(home, &names, image)? {
+            Some(found) => found.id,
+            None => {
+                let snapshot = self.snapshot(casting, &names, &mut made)?;
+                self.register(home, &snapshot, casting, &names)?
+            }
+        };
+        let first = self.available(home, &first)?;
+        self.progress.note(&format!("{} in {home}", first.id));
+        // All copies are begun before any is waited for.
+        let mut copies = Vec::new();
+        for region in &self.target.regions[1..] {
+            copies.push(match self.find(region, &names, image)? {
+                Some(found) => found.id,
+                None => self.aws.new_image(&names.copy(region, (home, &first.id)))?,
+            });
+        }
+        let mut all = vec![first];
+        for (region, copy) in self.target.regions[1..].iter().zip(copies) {
+            all.push(self.available(region, &copy)?);
+            self.progress.note(&format!("{copy} in {region}"));
+        }
+        for (region, found) in self.target.regions.iter().zip(all) {
+            if !self.target.share.is_empty() {
+                let share = ec2::share_image(region, &found.id, &self.target.share);
+                self.aws.change(&share)?;
+            }
+            made.images.push(CloudImage {
+                provider: AWS.to_owned(),
+                region: region.clone(),
+                board: casting.image.board().to_owned(),
+                arch: names.arch.to_owned(),
+                id: found.id,
+                snapshot: found.snapshot,
+            });
+        }
+        Ok(made)
+    }
+
+    /// The image of that name, if it is made of this very image.
+    fn find(
+        &self,
+        region: &str,
+        names: &Names,
+        image: &Digest,
+    ) -> Result<Option<Image>, PublishError> {
+        let look = ec2::describe_images(region, "name", &names.name);
+        let Some(found) = self.aws.images(&look)?.into_iter().next() else {
+            return Ok(None);
+        };
+        if tag(&found.tags, IMAGE) != Some(&image.to_string()) {
+            return Err(PublishError::CloudName {
+                name: names.name.clone(),
+                region: region.to_owned(),
+                id: found.id,
+                image: *image,
+            });
+        }
+        Ok(Some(found))
+    }
+
+    /// Waits until an image can be used.
+    fn available(&self, region: &str, id: &str) -> Result<Image, PublishError> {
+        let what = format!("image {id} in {region}");
+        let look = ec2::describe_images(region, "image-id", id);
+        wait(self.aws, &what, super::LOOKS, || {
+            let found = self.aws.images(&look)?.into_iter().next();
+            match found {
+                // Not every server knows at once what another has made.
+                None => Ok(None),
+                Some(found) => match found.state {
+                    State::Ready => Ok(Some(found)),
+                    State::Pending => Ok(None),
+                    State::Failed => Err(failed(&what, &found.message)),
+                },
+            }
+        })
+    }
+
+    fn register(
+        &self,
+        region: &str,
+        snapshot: &str,
+        casting: &Casting<'_>,
+        names: &Names,
+    ) -> Result<String, PublishError> {
+        let call = names.register(region, snapshot, casting.boot);
+        match self.aws.new_image(&call) {
+            Ok(id) => Ok(id),
+            // An attempt whose answer was lost, or another publisher of the same image.
+            Err(error) if error.code() == "InvalidAMIName.Duplicate" => {
+                let image = casting.image.image();
+                let what = format!("image {} in {region}", names.name);
+                wait(self.aws, &what, GLANCES, || self.find(region, names, image))
+                    .map(|found| found.id)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The finished snapshot of the disk.
+    fn snapshot(
+        &self,
+        casting: &Casting<'_>,
+        names: &Names,
+        made: &mut Made,
+    ) -> Result<String, PublishError> {
+        let region = self.target.home();
+        let disk = casting.disk.digest().to_string();
+        let known = self.aws.snapshots(&ec2::describe_snapshots(
+            region,
+            &format!("tag:{DISK}"),
+            &disk,
+        ))?;
+        if let Some(ready) = known.iter().find(|known| known.state == State::Ready) {
+            return Ok(ready.id.clone());
+        }
+        let given_up = known.iter().filter(|s| s.state == State::Failed).count();
+        let given_up = u32::try_from(given_up).unwrap_or(u32::MAX - BEGINNINGS);
+        let parent = match casting.parent {
+            Some(parent) => self.usable(parent, names)?.then_some(parent),
+            None => None,
+        };
+        let plan = self.plan(casting, parent)?;
+        made.blocks = (plan.data.len(), plan.changed.len());
+        self.progress.note(&format!(
+            "{}: {} of {} to send to {region}{}",
+            names.name,
+            human(plan.bytes()),
+            human(plan.data.len() as u64 * ebs::BLOCK as u64),
+            parent.map_or_else(String::new, |p| format!(", the rest is in {}", p.snapshot)),
+        ));
+        let parent = parent.map(|parent| parent.snapshot.as_str());
+        let mut attempt = given_up;
+        for _ in 0..BEGINNINGS {
+            let (call, token) = names.start(region, parent, attempt);
+            let id = self.aws.start_snapshot(&call)?;
+            let journal = Journal::open(self.store, &token, &id)?;
+            match self.fill(casting, &plan, &id, &journal, &mut made.moved) {
+                Ok(()) => {
+                    journal.forget();
+                    self.check(&plan, &id)?;
+                    return Ok(id);
+                }
+                // Given up by the service after a long cut, or deleted: the next token begins another.
+                Err(PublishError::CloudFailed { .. }) => {
+                    journal.forget();
+                    attempt += 1;
+                }
+                Err(PublishError::Remote(e)) if e.code() == "ResourceNotFoundException" => {
+                    journal.forget();
+                    attempt += 1;
+                }
+                // The service has not what the journal says: all of it once more.
+                Err(PublishError::Remote(e))
+                    if e.code() == "ValidationException" && !journal.done().is_empty() =>
+                {
+                    journal.forget();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(failed(
+            &format!("the snapshot of {} in {region}", names.name),
+            "",
+        ))
+    }
+
+    /// Whether a parent is there, finished, of the disk that is said, and not larger.
+    fn usable(&self, parent: &Parent, names: &Names) -> Result<bool, PublishError> {
+        let look = ec2::describe_snapshots(self.target.home(), "snapshot-id", &parent.snapshot);
+        let disk = parent.disk.digest().to_string();
+        let fits = |found: &Snapshot| {
+            found.id == parent.snapshot
+                && found.state == State::Ready
+                && found.gib <= names.gib
+                && tag(&found.tags, DISK) == Some(&disk)
+        };
+        Ok(self.aws.snapshots(&look)?.iter().any(fits))
+    }
+
+    fn plan(
+        &self,
+        casting: &Casting<'_>,
+        parent: Option<&Parent>,
+    ) -> Result<BlockPlan, PublishError> {
+        let parent = parent.map(|parent| &parent.disk);
+        BlockPlan::new(self.store, casting.disk, parent, self.progress)
+            .map_err(|source| unreadable(casting, source))
+    }
+
+    /// Sends what the service does not have yet, and finishes the snapshot.
+    fn fill(
+        &self,
+        casting: &Casting<'_>,
+        plan: &BlockPlan,
+        id: &str,
+        journal: &Journal,
+        moved: &mut u64,
+    ) -> Result<(), PublishError> {
+        let region = self.target.home();
+        let done: &BTreeSet<u32> = journal.done();
+        let todo: Vec<(u32, Digest)> = plan
+            .changed
+            .iter()
+            .filter(|(index, _)| !done.contains(index))
+            .copied()
+            .collect();
+        let sum = ebs::linear(plan.changed.iter().map(|(_, sum)| sum));
+        let complete = ebs::complete_snapshot(region, id, plan.changed.len(), &sum);
+        let sent = self.send(casting, &todo, id, journal).and_then(|()| {
+            *moved += todo.len() as u64 * ebs::BLOCK as u64;
+            Ok(self.aws.complete_snapshot(&complete)?)
+        });
+        match sent {
+            Ok(()) => self.finished(id, super::LOOKS),
+            // What a lost answer or another publisher finished takes no more blocks.
+            Err(PublishError::Remote(error)) if error.code() == "ValidationException" => {
+                match self.finished(id, GLANCES) {
+                    Err(PublishError::CloudSlow { .. }) => Err(error.into()),
+                    other => other,
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until a snapshot is finished.
+    fn finished(&self, id: &str, looks: u32) -> Result<(), PublishError> {
+        let region = self.target.home();
+        let what = format!("snapshot {id} in {region}");
+        let look = ec2::describe_snapshots(region, "snapshot-id", id);
+        wait(self.aws, &what, looks, || {
+            let found = self.aws.snapshots(&look)?.into_iter().next();
+            match found.map(|found| (found.state, found.message)) {
+                Some((State::Ready, _)) => Ok(Some(())),
+                Some((State::Failed, message)) => Err(failed(&what, &message)),
+                Some((State::Pending, _)) | None => Ok(None),
+            }
+        })
+    }
+
+    /// Reads back which blocks the finished snapshot has: none of the disk's may be missing,
+    /// also of those that are the parent's.
+    fn check(&self, plan: &BlockPlan, id: &str) -> Result<(), PublishError> {
+        let region = self.target.home();
+        let there = self.aws.blocks(region, id, None)?;
+        let missing = plan
+            .data
+            .iter()
+            .filter(|index| there.binary_search(index).is_err())
+            .count();
+        if missing == 0 {
+            return Ok(());
+        }
+        let what = format!("snapshot {id} in {region}");
+        Err(failed(
+            &what,
+            &format!("it lacks {missing} of the disk's blocks"),
+        ))
+    }
+
+    /// Sends blocks, several at a time. The first failure ends all.
+    fn send(
+        &self,
+        casting: &Casting<'_>,
+        todo: &[(u32, Digest)],
+        id: &str,
+        journal: &Journal,
+    ) -> Result<(), PublishError> {
+        let what = format!("send to {id}");
+        let bytes = todo.len() as u64 * ebs::BLOCK as u64;
+        let task = self.progress.begin(&what, Some(bytes));
+        let pace = Pace::new(PARALLEL);
+        let next = AtomicUsize::new(0);
+        let stop = AtomicBool::new(false);
+        let error = Mutex::new(None);
+        let work = || {
+            let mut blocks = Blocks::new(self.store, casting.disk);
+            while !stop.load(Ordering::Relaxed) {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some((index, sum)) = todo.get(at) else {
+                    return;
+                };
+                let sent = blocks
+                    .read(*index)
+                    .map_err(|source| unreadable(casting, source))
+                    .and_then(|bytes| self.send_one(id, (*index, sum), bytes, &pace, journal));
+                match sent {
+                    Ok(()) => Task::advance(&*task, ebs::BLOCK as u64),
+                    Err(failure) => {
+                        stop.store(true, Ordering::Relaxed);
+                        let mut error = error.lock().unwrap_or_else(PoisonError::into_inner);
+                        error.get_or_insert(failure);
+                    }
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..PARALLEL.min(todo.len()) {
+                scope.spawn(work);
+            }
+        });
+        let error = error.into_inner().unwrap_or_else(PoisonError::into_inner);
+        error.map_or(Ok(()), Err)
+    }
+
+    fn send_one(
+        &self,
+        id: &str,
+        (index, sum): (u32, &Digest),
+        bytes: &[u8],
+        pace: &Pace,
+        journal: &Journal,
+    ) -> Result<(), PublishError> {
+        let call = ebs::put_snapshot_block(self.target.home(), id, index, sum);
+        self.aws.put_block(&call, bytes, sum, pace)?;
+        Ok(journal.add(index)?)
+    }
+}
+
+fn unreadable(casting: &Casting<'_>, source: std::io::Error) -> PublishError {
+    match crate::store::StoreError::from_writer(source) {
+        Ok(store) => PublishError::Store(store),
+        Err(source) => PublishError::Disk {
+            image: *casting.image.image(),
+            source,
+        },
+    }
+}
+
+fn failed(what: &str, said: &str) -> PublishError {
+    PublishError::CloudFailed {
+        what: what.to_owned(),
+        said: if said.is_empty() {
+            String::new()
+        } else {
+            format!(" {said}")
+        },
+    }
+}

@@ -1,0 +1,65 @@
+//! Images for clouds: what came through the gate becomes an image that machines start from.
+//!
+//! ```text
+//! aws://region,…  target.rs  where to, who may use it, which parameter names it
+//! disk map        blocks.rs  which blocks differ from the parent's, their sums; before anything moves
+//!                 ami.rs     find, snapshot, register, copy, share: each step is found again after a cut
+//!                 journal.rs which blocks the service has taken
+//!                 dry.rs     every call, sent to nobody
+//!                 switch.rs  the parameter that names the release; deprecation of older images
+//! ```
+//!
+//! A cloud keeps no history: the release's record, with the ids of its images, lies in the
+//! remote. Nothing is staged: blocks are read from the store as the disk map says.
+
+mod ami;
+mod blocks;
+mod dry;
+mod journal;
+mod switch;
+mod target;
+
+pub use ami::{Ami, Casting, Made, Parent};
+pub use blocks::BlockPlan;
+pub use dry::{DryRun, dry_run};
+pub use switch::{deprecate, parameter_of, switch};
+pub use target::{AwsTarget, is_account};
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::PublishError;
+use crate::remote::aws::Aws;
+
+/// The only provider so far, as records name it.
+pub const AWS: &str = "aws";
+
+/// How often something that takes its time is looked at before it is given up: hours.
+const LOOKS: u32 = 1_000;
+/// Longest time between two looks, in units of the first.
+const LONGEST: u32 = 30;
+
+/// Looks at something that takes its time until it is there.
+fn wait<T>(
+    aws: &Aws,
+    what: &str,
+    looks: u32,
+    mut look: impl FnMut() -> Result<Option<T>, PublishError>,
+) -> Result<T, PublishError> {
+    let mut pause = aws.pause();
+    for _ in 0..looks {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        sleep(pause);
+        pause = (pause + pause / 2).min(aws.pause() * LONGEST);
+    }
+    Err(PublishError::CloudSlow {
+        what: what.to_owned(),
+        after: waited(aws.pause(), looks),
+    })
+}
+
+fn waited(first: Duration, looks: u32) -> u64 {
+    (first * LONGEST * looks).as_secs()
+}

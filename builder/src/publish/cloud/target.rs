@@ -1,0 +1,116 @@
+//! `aws://eu-central-1,us-east-1`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::publish::PublishError;
+use crate::remote::aws::is_region;
+
+/// Most regions and accounts that one release goes to.
+const MOST: usize = 64;
+
+/// Regions of AWS, and who may use the image there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AwsTarget {
+    /// The first takes the blocks, the others copy from it.
+    pub regions: Vec<String>,
+    /// Accounts that may start it.
+    pub share: Vec<String>,
+}
+
+impl AwsTarget {
+    /// The region that takes the blocks.
+    #[must_use]
+    pub fn home(&self) -> &str {
+        self.regions.first().map_or("", String::as_str)
+    }
+
+    /// With accounts that may start it.
+    ///
+    /// # Errors
+    /// [`PublishError::Target`].
+    pub fn shared(mut self, accounts: &[String]) -> Result<Self, PublishError> {
+        if let Some(wrong) = accounts.iter().find(|account| !is_account(account)) {
+            return Err(target(wrong, "an account of AWS is 12 digits"));
+        }
+        self.share = accounts.to_vec();
+        self.share.sort();
+        self.share.dedup();
+        Ok(self)
+    }
+}
+
+/// Whether a text is the number of an account.
+#[must_use]
+pub fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+pub(super) fn target(text: &str, why: &'static str) -> PublishError {
+    PublishError::Target {
+        text: text.chars().take(100).collect(),
+        why,
+    }
+}
+
+impl FromStr for AwsTarget {
+    type Err = PublishError;
+
+    fn from_str(text: &str) -> Result<Self, PublishError> {
+        let wrong = |why| target(text, why);
+        let list = text
+            .strip_prefix("aws://")
+            .ok_or_else(|| wrong("write aws://region[,region…]"))?;
+        let mut regions: Vec<String> = Vec::new();
+        for region in list.split(',') {
+            if !is_region(region) {
+                return Err(wrong(
+                    "each region is one of AWS's names, such as eu-central-1, with nothing after it",
+                ));
+            }
+            if !regions.iter().any(|known| known == region) {
+                regions.push(region.to_owned());
+            }
+        }
+        if regions.len() > MOST {
+            return Err(wrong("at most 64 regions"));
+        }
+        Ok(Self {
+            regions,
+            share: Vec::new(),
+        })
+    }
+}
+
+impl fmt::Display for AwsTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "aws://{}", self.regions.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regions_are_read_in_order_each_once() {
+        let read = |text: &str| text.parse::<AwsTarget>();
+        let target = read("aws://eu-central-1,us-east-1,eu-central-1").unwrap();
+        assert_eq!(target.regions, ["eu-central-1", "us-east-1"]);
+        assert_eq!(target.to_string(), "aws://eu-central-1,us-east-1");
+        for bad in [
+            "aws://",
+            "aws://eu-central-1/",
+            "aws://eu-central-1,",
+            "aws://eu-central-1, us-east-1",
+            "aws://user@eu-central-1",
+            "aws://x",
+            "s3://bucket",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        let shared = target.shared(&["123456789012".to_owned()]).unwrap();
+        let error = shared.shared(&["all".to_owned()]).unwrap_err();
+        assert!(error.to_string().contains("12 digits"), "{error}");
+    }
+}
