@@ -2,6 +2,7 @@
 //! store hold it, skopeo, oras and cosign read it. All from locked packages, on
 //! loopback, each ended by the test that started it.
 
+mod aws;
 mod cosign;
 mod oras;
 mod parts;

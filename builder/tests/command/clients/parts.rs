@@ -142,7 +142,7 @@ impl Registry {
     }
 }
 
-/// moto's object store with a user, who may do everything, and a bucket; signatures are checked.
+/// moto's object store, EC2 and what belongs to it, with a user, who may do everything, and a bucket; signatures are checked.
 #[derive(Debug)]
 pub(crate) struct Moto {
     part: Part,
@@ -209,7 +209,7 @@ impl Moto {
     /// The environment of a client that comes by way of `at`.
     pub(crate) fn variables(&self, at: SocketAddr) -> Vec<(String, String)> {
         [
-            ("AWS_ENDPOINT_URL_S3", format!("http://{at}")),
+            ("AWS_ENDPOINT_URL", format!("http://{at}")),
             ("AWS_ACCESS_KEY_ID", self.keys.0.clone()),
             ("AWS_SECRET_ACCESS_KEY", self.keys.1.clone()),
             ("AWS_REGION", "us-east-1".to_owned()),
