@@ -146,8 +146,10 @@ pub enum Verb {
         after_help = "Example: slipform pull stable --remote file:///srv/images --format qcow2"
     )]
     Pull(Pull),
-    /// Check a release; with --rebuild, build it again and compare.
-    #[command(after_help = "Example: slipform verify stable --rebuild --key release.pub")]
+    /// Check a release; with --rebuild, build it again and compare; with --clouds, read its images there back.
+    #[command(
+        after_help = "Examples:\n  slipform verify stable --rebuild --key release.pub\n  slipform verify stable --clouds"
+    )]
     Verify(Verify),
     /// Lay out what a release was built from, to branch from it.
     #[command(after_help = "Example: slipform checkout stable@3 hotfix")]

@@ -70,6 +70,16 @@ fn line(entry: &Entry) -> String {
     if !record.why.is_empty() {
         let _ = write!(text, ": {}", record.why);
     }
+    if !record.clouds.is_empty() {
+        let first = &record.clouds[0];
+        let more = record.clouds.len() - 1;
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        let _ = write!(text, " {{{} in {}{more}}}", first.id, first.region);
+    }
     if let Some(reason) = &record.forced {
         let _ = write!(text, " (FORCED: {reason})");
     }

@@ -68,7 +68,8 @@ pub(crate) fn verify(cli: &Cli, verb: &Verify) -> anyhow::Result<Done> {
     let settings = settings(cli)?;
     let remote = settings.remote(&verb.remoting.remote)?;
     let trust = settings.trust(&verb.trusting.key, None, None)?;
-    let checked = settings.verify(&*remote, &verb.image.parse()?, &trust, verb.rebuild)?;
+    let how = (verb.rebuild, verb.clouds);
+    let checked = settings.verify(&*remote, &verb.image.parse()?, &trust, how)?;
     if cli.json {
         print_json(&checked)?;
     } else {

@@ -258,6 +258,9 @@ pub struct Verify {
     /// Build it again from its sources and lock, and compare.
     #[arg(long)]
     pub rebuild: bool,
+    /// Read its images in clouds back, every block, and compare.
+    #[arg(long)]
+    pub clouds: bool,
     /// Trusted keys.
     #[command(flatten)]
     pub trusting: Trusting,

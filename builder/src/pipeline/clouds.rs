@@ -3,7 +3,7 @@
 use crate::attest::{Attested, AttestedImage, Trust};
 use crate::base::Digest;
 use crate::board::Board;
-use crate::channel::{self, CloudImage, Entry, History};
+use crate::channel::{self, CloudImage, Entry, History, Record, RecordImage};
 use crate::disk::DiskMap;
 use crate::publish::cloud::{self, AWS, Ami, AwsTarget, Casting, DryRun, Made, Parent};
 use crate::publish::{self, PublishError, Published, Release};
@@ -15,7 +15,7 @@ use crate::spec::Image;
 use crate::store::Manifest;
 
 use super::image::MAP_TYPE;
-use super::{PipelineError, ReadyToPublish, Settings};
+use super::{Finding, PipelineError, ReadyToPublish, Settings};
 
 /// What the names of boards for AWS begin with.
 const AWS_BOARDS: &str = "aws-";
@@ -186,6 +186,35 @@ impl Settings {
         })?;
         publish::fetch_blob(&self.store, remote, &map.digest, map.size).ok()?;
         DiskMap::from_json(&self.store.read(&map.digest).ok()?).ok()
+    }
+
+    /// Reads a release's images in clouds back; its disks are in the store.
+    pub(super) fn verify_clouds(&self, record: &Record) -> Result<Vec<Finding>, PipelineError> {
+        let _guard = self.store.shared(&*self.progress)?;
+        if record.clouds.is_empty() {
+            return Err(PublishError::NoCloud(record.release).into());
+        }
+        let aws = aws()?;
+        let mut findings = Vec::new();
+        for made in record.clouds.iter().filter(|made| made.provider == AWS) {
+            let image = record.images.iter().find(|image| image.board == made.board);
+            let subject = format!("{} in {} for {}", made.id, made.region, made.board);
+            let wrong = match image {
+                Some(RecordImage { image, .. }) => {
+                    let disk = self.disk_map(image)?;
+                    cloud::verify(&self.store, &aws, made, (image, &disk), &*self.progress)?
+                }
+                None => Some("the release has no image for that board".to_owned()),
+            };
+            findings.push(Finding {
+                good: wrong.is_none(),
+                text: match wrong {
+                    None => format!("every block of {subject} is the disk's"),
+                    Some(wrong) => format!("{subject}: {wrong}"),
+                },
+            });
+        }
+        Ok(findings)
     }
 
     /// The channel has its record; now the parameter names what it names.

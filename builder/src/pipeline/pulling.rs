@@ -155,7 +155,8 @@ impl Settings {
         self.lay_out(&sources, dir)
     }
 
-    /// Checks a release, and says of each check what came of it.
+    /// Checks a release, and says of each check what came of it. With `rebuild` it is built
+    /// again, with `clouds` its images there are read back.
     ///
     /// # Errors
     /// [`PipelineError`] for what keeps it from being checked at all.
@@ -164,7 +165,7 @@ impl Settings {
         remote: &dyn Remote,
         reference: &Reference,
         trust: &Trust,
-        rebuild: bool,
+        (rebuild, clouds): (bool, bool),
     ) -> Result<Checked, PipelineError> {
         let entry = publish::resolve(remote, reference, trusted(trust, "the release")?)?;
         let mut findings = vec![Finding {
@@ -197,6 +198,9 @@ impl Settings {
         });
         for image in &entry.record.images {
             findings.push(self.verify_bytes(remote, image)?);
+        }
+        if clouds {
+            findings.extend(self.verify_clouds(&entry.record)?);
         }
         if rebuild {
             findings.extend(self.rebuild(remote, &entry)?);

@@ -121,6 +121,20 @@ fn the_parameter_follows_the_channel_and_a_new_page_moves_its_blocks_only() {
     assert_eq!(says["clouds"][0]["id"], id(&first));
     assert_eq!(says["parameter"], SSM);
 
+    // Read back, block by block; and what somebody changed there is found.
+    let verify = ["verify", "candidate", "--clouds"];
+    let good = scene.run(&verify).good().stdout;
+    let line = format!("every block of {} in eu-central-1 for small", id(&second));
+    assert!(good.contains(&line), "{good}");
+    service.corrupt(&id(&second), after[1].0);
+    let bad = scene.run(&verify);
+    assert_eq!(bad.code, Some(1), "{bad:?}");
+    let line = format!("block {} of snap-", after[1].0);
+    assert!(bad.stdout.contains(&line), "{bad:?}");
+    let log = scene.run(&["log", "candidate"]).good().stdout;
+    let line = format!("{{{} in eu-central-1 and 1 more}}", id(&second));
+    assert!(log.lines().next().unwrap().contains(&line), "{log}");
+
     // The second is named by candidate, until a third one is: then it ends.
     scene.change("<h1>third</h1>\n");
     scene.tested();
@@ -135,6 +149,32 @@ fn the_parameter_follows_the_channel_and_a_new_page_moves_its_blocks_only() {
         "it is in use again"
     );
     assert_eq!(service.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn a_parameter_that_could_not_be_switched_is_said_with_what_to_do() {
+    let denied = TestAws::new(AwsRules {
+        pending: 0,
+        deny: Some("PutParameter"),
+        ..AwsRules::default()
+    });
+    let scene = scene(&denied);
+    scene.tested();
+    let publish = ["publish", "--to", TO, "--board", "small", "--ssm", SSM];
+    scene.run(&publish).refused(
+        1,
+        &[
+            "channel 'candidate' names the release",
+            SSM,
+            "the keys lack the right ssm:PutParameter",
+            "`slipform promote candidate candidate`",
+        ],
+    );
+    // The record stands, and names what to switch.
+    let log = scene.run(&["log", "candidate", "--json"]).good().json();
+    assert_eq!(log["entries"][0]["says"]["parameter"], SSM);
+    let promote = ["promote", "candidate", "candidate"];
+    scene.run(&promote).refused(1, &["ssm:PutParameter"]);
 }
 
 #[test]

@@ -330,6 +330,23 @@ fn a_snapshot_that_was_given_up_or_deleted_is_begun_anew() {
     }
 }
 
+/// Encrypted since then, for one: the service does not build on the parent that it has.
+#[test]
+fn a_parent_that_the_service_refuses_costs_the_whole_disk() {
+    let service = TestAws::new(AwsRules::default());
+    let aws = direct(&service);
+    let scene = Scene::new();
+    let first = scene.make(&aws, "aws://eu-central-1", None).unwrap();
+    let (scene, mut parent) = scene.next();
+    parent.snapshot = first.images[0].snapshot.clone().unwrap();
+    service.refuse_parent(&parent.snapshot);
+    let second = scene
+        .make(&aws, "aws://eu-central-1", Some(&parent))
+        .unwrap();
+    assert_eq!(second.moved, scene.blocks().len() as u64 * BLOCK);
+    assert_eq!(service.disk(&second.images[0].id), scene.blocks());
+}
+
 #[test]
 fn a_journal_that_is_wrong_costs_the_blocks_and_not_the_image() {
     let scene = Scene::new();

@@ -209,3 +209,37 @@ fn hostile_answers_are_bounded_errors() {
         }
     }
 }
+
+/// A container's keys open an object store as those of the environment do.
+#[test]
+fn a_containers_keys_open_an_object_store() {
+    let store = TestS3::new(S3Rules::default());
+    let lender = Server::start(Arc::new(|request: &Request| {
+        if request.header("authorization") != "container" {
+            return Reply::status(403);
+        }
+        Reply::status(200)
+            .body(r#"{"AccessKeyId":"key","SecretAccessKey":"secret","Token":"session"}"#)
+    }));
+    let variables = |token: &str| {
+        let mut all = store.variables(store.address());
+        all.retain(|(name, _)| !name.contains("KEY"));
+        let lender = format!("http://{}/role", lender.address());
+        for (name, value) in [
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", lender.as_str()),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN", token),
+        ] {
+            all.push((name.to_owned(), value.to_owned()));
+        }
+        all
+    };
+    let remote = open("s3://bucket/x", &variables("container"));
+    let digest = put(&*remote, b"lent").unwrap();
+    assert!(remote.has_blob(&digest).unwrap());
+    let stranger = open("s3://bucket/x", &variables("stranger"));
+    let error = stranger.has_blob(&digest).unwrap_err().to_string();
+    assert!(
+        error.contains("answers 403") && error.contains("AWS_PROFILE"),
+        "{error}"
+    );
+}

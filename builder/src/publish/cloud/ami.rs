@@ -1,39 +1,28 @@
-//! An image of a machine for AWS (AMI): snapshot, registration, copies, launch permissions.
+//! An image of a machine for AWS (AMI): registration of a snapshot, copies, launch permissions.
 //!
 //! Every step looks first for what an earlier run left, by a name or token that stands for
 //! exactly this image: whatever was cut off, running it again ends with one image.
 
-use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-
-use super::blocks::{BlockPlan, Blocks, LARGEST};
-use super::journal::Journal;
+use super::blocks::LARGEST;
 use super::{AWS, AwsTarget, wait};
 use crate::attest::AttestedImage;
-use crate::base::bytes::human;
-use crate::base::progress::Task;
 use crate::base::{Digest, Progress};
 use crate::channel::CloudImage;
 use crate::disk::DiskMap;
 use crate::publish::{PublishError, Release};
-use crate::remote::aws::ec2::{self, BootMode, Image, Registration, Snapshot, State, tag};
-use crate::remote::aws::{Aws, AwsCall, Pace, ebs};
+use crate::remote::aws::ec2::{self, BootMode, Image, Registration, State, tag};
+use crate::remote::aws::{Aws, AwsCall, ebs};
 use crate::store::Store;
 
 const GIB: u64 = 1 << 30;
-/// Blocks under way at once, however well it goes.
-const PARALLEL: usize = 16;
-/// How often a snapshot is begun that the service has given up, or somebody deleted.
-const BEGINNINGS: u32 = 8;
 /// How often something is looked for that the service says is there.
-const GLANCES: u32 = 12;
+pub(super) const GLANCES: u32 = 12;
 /// Longest part of a release's name in an image's.
 const LONGEST: usize = 40;
 
 /// Tags that tell what is what. Their values are digests or plain names.
-const IMAGE: &str = "slipform:image";
-const DISK: &str = "slipform:disk";
+pub(super) const IMAGE: &str = "slipform:image";
+pub(super) const DISK: &str = "slipform:disk";
 
 /// The snapshot that most of the disk may be in already.
 #[derive(Debug, Clone)]
@@ -314,239 +303,9 @@ impl Ami<'_> {
             Err(error) => Err(error.into()),
         }
     }
-
-    /// The finished snapshot of the disk.
-    fn snapshot(
-        &self,
-        casting: &Casting<'_>,
-        names: &Names,
-        made: &mut Made,
-    ) -> Result<String, PublishError> {
-        let region = self.target.home();
-        let disk = casting.disk.digest().to_string();
-        let known = self.aws.snapshots(&ec2::describe_snapshots(
-            region,
-            &format!("tag:{DISK}"),
-            &disk,
-        ))?;
-        if let Some(ready) = known.iter().find(|known| known.state == State::Ready) {
-            return Ok(ready.id.clone());
-        }
-        let given_up = known.iter().filter(|s| s.state == State::Failed).count();
-        let given_up = u32::try_from(given_up).unwrap_or(u32::MAX - BEGINNINGS);
-        let parent = match casting.parent {
-            Some(parent) => self.usable(parent, names)?.then_some(parent),
-            None => None,
-        };
-        let plan = self.plan(casting, parent)?;
-        made.blocks = (plan.data.len(), plan.changed.len());
-        self.progress.note(&format!(
-            "{}: {} of {} to send to {region}{}",
-            names.name,
-            human(plan.bytes()),
-            human(plan.data.len() as u64 * ebs::BLOCK as u64),
-            parent.map_or_else(String::new, |p| format!(", the rest is in {}", p.snapshot)),
-        ));
-        let parent = parent.map(|parent| parent.snapshot.as_str());
-        let mut attempt = given_up;
-        for _ in 0..BEGINNINGS {
-            let (call, token) = names.start(region, parent, attempt);
-            let id = self.aws.start_snapshot(&call)?;
-            let journal = Journal::open(self.store, &token, &id)?;
-            match self.fill(casting, &plan, &id, &journal, &mut made.moved) {
-                Ok(()) => {
-                    journal.forget();
-                    self.check(&plan, &id)?;
-                    return Ok(id);
-                }
-                // Given up by the service after a long cut, or deleted: the next token begins another.
-                Err(PublishError::CloudFailed { .. }) => {
-                    journal.forget();
-                    attempt += 1;
-                }
-                Err(PublishError::Remote(e)) if e.code() == "ResourceNotFoundException" => {
-                    journal.forget();
-                    attempt += 1;
-                }
-                // The service has not what the journal says: all of it once more.
-                Err(PublishError::Remote(e))
-                    if e.code() == "ValidationException" && !journal.done().is_empty() =>
-                {
-                    journal.forget();
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(failed(
-            &format!("the snapshot of {} in {region}", names.name),
-            "",
-        ))
-    }
-
-    /// Whether a parent is there, finished, of the disk that is said, and not larger.
-    fn usable(&self, parent: &Parent, names: &Names) -> Result<bool, PublishError> {
-        let look = ec2::describe_snapshots(self.target.home(), "snapshot-id", &parent.snapshot);
-        let disk = parent.disk.digest().to_string();
-        let fits = |found: &Snapshot| {
-            found.id == parent.snapshot
-                && found.state == State::Ready
-                && found.gib <= names.gib
-                && tag(&found.tags, DISK) == Some(&disk)
-        };
-        Ok(self.aws.snapshots(&look)?.iter().any(fits))
-    }
-
-    fn plan(
-        &self,
-        casting: &Casting<'_>,
-        parent: Option<&Parent>,
-    ) -> Result<BlockPlan, PublishError> {
-        let parent = parent.map(|parent| &parent.disk);
-        BlockPlan::new(self.store, casting.disk, parent, self.progress)
-            .map_err(|source| unreadable(casting, source))
-    }
-
-    /// Sends what the service does not have yet, and finishes the snapshot.
-    fn fill(
-        &self,
-        casting: &Casting<'_>,
-        plan: &BlockPlan,
-        id: &str,
-        journal: &Journal,
-        moved: &mut u64,
-    ) -> Result<(), PublishError> {
-        let region = self.target.home();
-        let done: &BTreeSet<u32> = journal.done();
-        let todo: Vec<(u32, Digest)> = plan
-            .changed
-            .iter()
-            .filter(|(index, _)| !done.contains(index))
-            .copied()
-            .collect();
-        let sum = ebs::linear(plan.changed.iter().map(|(_, sum)| sum));
-        let complete = ebs::complete_snapshot(region, id, plan.changed.len(), &sum);
-        let sent = self.send(casting, &todo, id, journal).and_then(|()| {
-            *moved += todo.len() as u64 * ebs::BLOCK as u64;
-            Ok(self.aws.complete_snapshot(&complete)?)
-        });
-        match sent {
-            Ok(()) => self.finished(id, super::LOOKS),
-            // What a lost answer or another publisher finished takes no more blocks.
-            Err(PublishError::Remote(error)) if error.code() == "ValidationException" => {
-                match self.finished(id, GLANCES) {
-                    Err(PublishError::CloudSlow { .. }) => Err(error.into()),
-                    other => other,
-                }
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Waits until a snapshot is finished.
-    fn finished(&self, id: &str, looks: u32) -> Result<(), PublishError> {
-        let region = self.target.home();
-        let what = format!("snapshot {id} in {region}");
-        let look = ec2::describe_snapshots(region, "snapshot-id", id);
-        wait(self.aws, &what, looks, || {
-            let found = self.aws.snapshots(&look)?.into_iter().next();
-            match found.map(|found| (found.state, found.message)) {
-                Some((State::Ready, _)) => Ok(Some(())),
-                Some((State::Failed, message)) => Err(failed(&what, &message)),
-                Some((State::Pending, _)) | None => Ok(None),
-            }
-        })
-    }
-
-    /// Reads back which blocks the finished snapshot has: none of the disk's may be missing,
-    /// also of those that are the parent's.
-    fn check(&self, plan: &BlockPlan, id: &str) -> Result<(), PublishError> {
-        let region = self.target.home();
-        let there = self.aws.blocks(region, id, None)?;
-        let missing = plan
-            .data
-            .iter()
-            .filter(|index| there.binary_search(index).is_err())
-            .count();
-        if missing == 0 {
-            return Ok(());
-        }
-        let what = format!("snapshot {id} in {region}");
-        Err(failed(
-            &what,
-            &format!("it lacks {missing} of the disk's blocks"),
-        ))
-    }
-
-    /// Sends blocks, several at a time. The first failure ends all.
-    fn send(
-        &self,
-        casting: &Casting<'_>,
-        todo: &[(u32, Digest)],
-        id: &str,
-        journal: &Journal,
-    ) -> Result<(), PublishError> {
-        let what = format!("send to {id}");
-        let bytes = todo.len() as u64 * ebs::BLOCK as u64;
-        let task = self.progress.begin(&what, Some(bytes));
-        let pace = Pace::new(PARALLEL);
-        let next = AtomicUsize::new(0);
-        let stop = AtomicBool::new(false);
-        let error = Mutex::new(None);
-        let work = || {
-            let mut blocks = Blocks::new(self.store, casting.disk);
-            while !stop.load(Ordering::Relaxed) {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some((index, sum)) = todo.get(at) else {
-                    return;
-                };
-                let sent = blocks
-                    .read(*index)
-                    .map_err(|source| unreadable(casting, source))
-                    .and_then(|bytes| self.send_one(id, (*index, sum), bytes, &pace, journal));
-                match sent {
-                    Ok(()) => Task::advance(&*task, ebs::BLOCK as u64),
-                    Err(failure) => {
-                        stop.store(true, Ordering::Relaxed);
-                        let mut error = error.lock().unwrap_or_else(PoisonError::into_inner);
-                        error.get_or_insert(failure);
-                    }
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 0..PARALLEL.min(todo.len()) {
-                scope.spawn(work);
-            }
-        });
-        let error = error.into_inner().unwrap_or_else(PoisonError::into_inner);
-        error.map_or(Ok(()), Err)
-    }
-
-    fn send_one(
-        &self,
-        id: &str,
-        (index, sum): (u32, &Digest),
-        bytes: &[u8],
-        pace: &Pace,
-        journal: &Journal,
-    ) -> Result<(), PublishError> {
-        let call = ebs::put_snapshot_block(self.target.home(), id, index, sum);
-        self.aws.put_block(&call, bytes, sum, pace)?;
-        Ok(journal.add(index)?)
-    }
 }
 
-fn unreadable(casting: &Casting<'_>, source: std::io::Error) -> PublishError {
-    match crate::store::StoreError::from_writer(source) {
-        Ok(store) => PublishError::Store(store),
-        Err(source) => PublishError::Disk {
-            image: *casting.image.image(),
-            source,
-        },
-    }
-}
-
-fn failed(what: &str, said: &str) -> PublishError {
+pub(super) fn failed(what: &str, said: &str) -> PublishError {
     PublishError::CloudFailed {
         what: what.to_owned(),
         said: if said.is_empty() {

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::ami::{Casting, Names};
 use super::blocks::BlockPlan;
+use super::snapshot::unreadable;
 use super::switch::parameter_of;
 use super::{Ami, AwsTarget};
 use crate::base::Digest;
@@ -38,12 +39,8 @@ pub fn dry_run(
 ) -> Result<DryRun, PublishError> {
     let names = Names::of(casting)?;
     let parent = casting.parent.map(|parent| &parent.disk);
-    let plan = BlockPlan::new(ami.store, casting.disk, parent, ami.progress).map_err(|source| {
-        PublishError::Disk {
-            image: *casting.image.image(),
-            source,
-        }
-    })?;
+    let plan = BlockPlan::new(ami.store, casting.disk, parent, ami.progress)
+        .map_err(|source| unreadable(casting.image.image(), source))?;
     let mut calls = snapshot(ami.target.home(), casting, &names, &plan);
     calls.extend(images(ami.target, casting, &names));
     if let Some(path) = parameter {
@@ -81,7 +78,7 @@ fn snapshot(home: &str, casting: &Casting<'_>, names: &Names, plan: &BlockPlan) 
         &sum,
     ));
     calls.push(ec2::describe_snapshots(home, "snapshot-id", SNAPSHOT));
-    calls.push(ebs::list_blocks(home, SNAPSHOT, None, None));
+    calls.push(ebs::list_blocks(home, SNAPSHOT, None));
     calls
 }
 

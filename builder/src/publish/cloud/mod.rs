@@ -3,9 +3,10 @@
 //! ```text
 //! aws://region,…  target.rs  where to, who may use it, which parameter names it
 //! disk map        blocks.rs  which blocks differ from the parent's, their sums; before anything moves
-//!                 ami.rs     find, snapshot, register, copy, share: each step is found again after a cut
-//!                 journal.rs which blocks the service has taken
+//!                 snapshot.rs sends them; journal.rs knows which the service has taken
+//!                 ami.rs     find, register, copy, share: each step is found again after a cut
 //!                 dry.rs     every call, sent to nobody
+//!                 verify.rs  reads an image back, block by block
 //!                 switch.rs  the parameter that names the release; deprecation of older images
 //! ```
 //!
@@ -16,14 +17,17 @@ mod ami;
 mod blocks;
 mod dry;
 mod journal;
+mod snapshot;
 mod switch;
 mod target;
+mod verify;
 
 pub use ami::{Ami, Casting, Made, Parent};
 pub use blocks::BlockPlan;
 pub use dry::{DryRun, dry_run};
 pub use switch::{deprecate, parameter_of, switch};
 pub use target::{AwsTarget, is_account};
+pub use verify::verify;
 
 use std::thread::sleep;
 use std::time::Duration;

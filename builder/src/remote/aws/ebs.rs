@@ -120,47 +120,34 @@ pub fn complete_snapshot(region: &str, snapshot: &str, count: usize, sum: &Diges
     )
 }
 
-/// `ListSnapshotBlocks`, or with `first` `ListChangedBlocks`: the blocks that differ from it.
+/// `ListSnapshotBlocks`.
 #[must_use]
-pub fn list_blocks(
-    region: &str,
-    snapshot: &str,
-    first: Option<&str>,
-    page: Option<&str>,
-) -> AwsCall {
-    let mut parameters = json!({"MaxResults": PAGE});
-    let (action, id, mut path) = match first {
-        None => (
-            "ListSnapshotBlocks",
-            "SnapshotId",
-            format!("/snapshots/{}/blocks?maxResults={PAGE}", strict(snapshot)),
-        ),
-        Some(first) => {
-            parameters["FirstSnapshotId"] = first.into();
-            let (first, second) = (strict(first), strict(snapshot));
-            let query = format!("firstSnapshotId={first}&maxResults={PAGE}");
-            (
-                "ListChangedBlocks",
-                "SecondSnapshotId",
-                format!("/snapshots/{second}/changedblocks?{query}"),
-            )
-        }
-    };
-    parameters[id] = snapshot.into();
+pub fn list_blocks(region: &str, snapshot: &str, page: Option<&str>) -> AwsCall {
+    let mut parameters = json!({"SnapshotId": snapshot, "MaxResults": PAGE});
+    let mut path = format!("/snapshots/{}/blocks?maxResults={PAGE}", strict(snapshot));
     if let Some(page) = page {
         parameters["NextToken"] = page.into();
         path.push_str(&format!("&pageToken={}", strict(page)));
     }
-    call(
-        region,
-        action,
-        parameters,
-        Shape {
-            method: Method::GET,
-            path,
-            ..Shape::default()
-        },
-    )
+    read(region, "ListSnapshotBlocks", parameters, path)
+}
+
+/// `GetSnapshotBlock`, by the token that the list names.
+#[must_use]
+pub fn get_snapshot_block(region: &str, snapshot: &str, index: u32, token: &str) -> AwsCall {
+    let parameters = json!({"SnapshotId": snapshot, "BlockIndex": index, "BlockToken": token});
+    let (snapshot, token) = (strict(snapshot), strict(token));
+    let path = format!("/snapshots/{snapshot}/blocks/{index}?blockToken={token}");
+    read(region, "GetSnapshotBlock", parameters, path)
+}
+
+fn read(region: &str, action: &'static str, parameters: Value, path: String) -> AwsCall {
+    let shape = Shape {
+        method: Method::GET,
+        path,
+        ..Shape::default()
+    };
+    call(region, action, parameters, shape)
 }
 
 fn call(region: &str, action: &'static str, parameters: Value, shape: Shape) -> AwsCall {
@@ -197,16 +184,15 @@ struct Started {
 #[serde(rename_all = "PascalCase")]
 struct Listed {
     #[serde(default)]
-    blocks: Vec<Index>,
-    #[serde(default)]
-    changed_blocks: Vec<Index>,
+    blocks: Vec<Listing>,
     next_token: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Index {
+struct Listing {
     block_index: u32,
+    block_token: String,
 }
 
 impl Aws {
@@ -258,33 +244,41 @@ impl Aws {
         self.ask(call).map(drop)
     }
 
-    /// The indexes of a finished snapshot's blocks, sorted; with `first` those that differ from it.
+    /// The indexes of a finished snapshot's blocks with their tokens, sorted.
     ///
     /// # Errors
     /// [`RemoteError`].
-    pub fn blocks(
-        &self,
-        region: &str,
-        snapshot: &str,
-        first: Option<&str>,
-    ) -> Result<Vec<u32>, RemoteError> {
-        let mut found: Vec<u32> = Vec::new();
+    pub fn blocks(&self, region: &str, snapshot: &str) -> Result<Vec<(u32, String)>, RemoteError> {
+        let mut found: Vec<(u32, String)> = Vec::new();
         let mut page: Option<String> = None;
         for _ in 0..PAGES {
-            let call = list_blocks(region, snapshot, first, page.as_deref());
+            let call = list_blocks(region, snapshot, page.as_deref());
             let listed: Listed = self.read(&call)?;
-            let all = listed.blocks.into_iter().chain(listed.changed_blocks);
-            found.extend(all.map(|index| index.block_index));
+            let listings = listed.blocks.into_iter();
+            found.extend(listings.map(|at| (at.block_index, at.block_token)));
             match listed.next_token {
                 Some(next) if !next.is_empty() => page = Some(next),
                 _ => {
                     found.sort_unstable();
-                    found.dedup();
+                    found.dedup_by_key(|(index, _)| *index);
                     return Ok(found);
                 }
             }
         }
-        let call = list_blocks(region, snapshot, first, None);
+        let call = list_blocks(region, snapshot, None);
         Err(self.malformed(&call, format!("it has more than {PAGES} pages")))
+    }
+
+    /// The sum of a block, over the bytes that come.
+    ///
+    /// # Errors
+    /// [`RemoteError::Malformed`] for one that is not whole.
+    pub fn block_sum(&self, call: &AwsCall, pace: &Pace) -> Result<Digest, RemoteError> {
+        let reply = self.ask_with(call, &[], Some(pace))?;
+        if reply.body.len() != BLOCK {
+            let why = format!("it has {} bytes, not {BLOCK}", reply.body.len());
+            return Err(self.malformed(call, why));
+        }
+        Ok(Digest::of(&reply.body))
     }
 }

@@ -28,6 +28,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub use call::{AwsCall, Service};
 pub use pace::Pace;
 pub(super) use profile::Profile;
+pub(super) use roles::Credentials;
 pub use session::Aws;
 #[cfg(any(test, feature = "testing"))]
 pub(super) use sign::hmac;

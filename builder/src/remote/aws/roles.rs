@@ -50,7 +50,7 @@ enum Source {
 
 /// Keys, asked for again before they end.
 #[derive(Debug)]
-pub(super) struct Credentials {
+pub(in crate::remote) struct Credentials {
     source: Source,
     wire: Wire,
     /// Those at hand, and until when they are used.
@@ -68,7 +68,7 @@ struct Lent {
 
 impl Credentials {
     /// `fixed` if there are such; else what the machine lends.
-    pub(super) fn find(host: &Host, fixed: Option<Keys>) -> Result<Self, RemoteError> {
+    pub(in crate::remote) fn find(host: &Host, fixed: Option<Keys>) -> Result<Self, RemoteError> {
         let source = match fixed {
             Some(keys) => Source::Fixed(keys),
             None => lender(host)?,
@@ -82,8 +82,20 @@ impl Credentials {
         })
     }
 
+    /// `fixed`, or what a machine lends that is said to lend some; nothing elsewhere, without
+    /// asking anybody.
+    pub(in crate::remote) fn find_known(
+        host: &Host,
+        fixed: Option<Keys>,
+    ) -> Result<Option<Self>, RemoteError> {
+        if fixed.is_none() && !is_lender(host) {
+            return Ok(None);
+        }
+        Self::find(host, fixed).map(Some)
+    }
+
     /// The keys to sign with now.
-    pub(super) fn keys(&self) -> Result<Keys, RemoteError> {
+    pub(in crate::remote) fn keys(&self) -> Result<Keys, RemoteError> {
         if let Source::Fixed(keys) = &self.source {
             return Ok(keys.clone());
         }
@@ -168,6 +180,20 @@ impl Credentials {
             _ => Err(nobody(&format!("{} answers {status}", uri.public()))),
         }
     }
+}
+
+/// Whether this is known to be a machine that lends keys: a container's variables, or the
+/// firmware's word that it runs on EC2.
+fn is_lender(host: &Host) -> bool {
+    let told = [
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+    ];
+    let off = host.var("AWS_EC2_METADATA_DISABLED");
+    let vendor = || Host::read(&host.at("/sys/class/dmi/id/sys_vendor"));
+    host.first_var(&told).is_some()
+        || (off.is_none() && vendor().is_some_and(|vendor| vendor.trim() == "Amazon EC2"))
 }
 
 /// Who lends keys here.

@@ -23,7 +23,7 @@ use std::sync::OnceLock;
 use ureq::http::Method;
 use ureq::http::header::RANGE;
 
-use super::aws::Profile;
+use super::aws::{Credentials, Profile};
 use super::http::{Call, Download, Http, Payload, Trouble, again};
 use super::{Document, Expect, Remote, RemoteError, RemoteOptions, Upload, check_tag};
 use crate::base::Digest;
@@ -44,7 +44,9 @@ const MARKER_TEXT: &[u8] = b"{\"layout\":\"slipform\",\"version\":1}\n";
 pub struct S3 {
     uri: String,
     http: Http,
-    profile: Profile,
+    /// Nothing: asked without a signature, which does for public buckets.
+    credentials: Option<Credentials>,
+    region: String,
     /// The address of the bucket, without a slash at the end.
     bucket: Uri,
     /// `prefix/`, or nothing.
@@ -106,7 +108,8 @@ impl S3 {
         Ok(Self {
             uri: format!("s3://{name}{slash}{prefix}"),
             http: Http::new(host, options),
-            profile,
+            credentials: Credentials::find_known(host, profile.keys)?,
+            region: profile.region,
             bucket,
             prefix: format!("{prefix}{slash}"),
             heeds: OnceLock::new(),

@@ -65,14 +65,14 @@ impl S3 {
 
     /// Asks once, signed; `content` is the digest of the body.
     pub(super) fn ask(&self, call: &Call<'_>, content: &Digest) -> Result<Answer, Trouble> {
-        let login = match &self.profile.keys {
-            Some(keys) => {
+        let login = match &self.credentials {
+            Some(credentials) => {
                 let scope = Scope {
                     service: "s3",
-                    region: &self.profile.region,
+                    region: &self.region,
                     now: now(),
                 };
-                sign(call, keys, &scope, &content.hex())
+                sign(call, &credentials.keys()?, &scope, &content.hex())
             }
             None => Vec::new(),
         };

@@ -25,6 +25,8 @@ pub struct AwsRules {
     pub burst: usize,
     /// Things on a page of a list.
     pub page: usize,
+    /// An action that the keys have no right to.
+    pub deny: Option<&'static str>,
 }
 
 impl Default for AwsRules {
@@ -34,6 +36,7 @@ impl Default for AwsRules {
             trouble: 0,
             burst: 0,
             page: 50,
+            deny: None,
         }
     }
 }
@@ -106,6 +109,9 @@ pub(super) struct State {
     pub(super) images: BTreeMap<String, Image>,
     /// Region and name to the value.
     pub(super) parameters: BTreeMap<(String, String), String>,
+    pub(super) no_parents: BTreeSet<String>,
+    /// What was put, by its sum.
+    pub(super) bytes: BTreeMap<Digest, Vec<u8>>,
     pub(super) next: u64,
     requests: usize,
     seen: Vec<Seen>,
@@ -281,6 +287,24 @@ impl TestAws {
         }
     }
 
+    /// Takes a snapshot as nobody's parent any more.
+    pub fn refuse_parent(&self, id: &str) {
+        lock(&self.state).no_parents.insert(id.to_owned());
+    }
+
+    /// Changes a block of an image's disk behind everybody's back.
+    pub fn corrupt(&self, id: &str, index: u32) {
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        let other = vec![1; crate::remote::aws::ebs::BLOCK];
+        let sum = Digest::of(&other);
+        state.bytes.insert(sum, other);
+        let snapshot = state.images.get(id).map(|image| image.snapshot.clone());
+        if let Some(snapshot) = snapshot.and_then(|id| state.snapshots.get_mut(&id)) {
+            snapshot.blocks.insert(index, sum);
+        }
+    }
+
     /// Deletes every snapshot behind everybody's back.
     pub fn delete_snapshots(&self) {
         lock(&self.state).snapshots.clear();
@@ -333,6 +357,9 @@ fn answer(state: &mut State, rules: &AwsRules, request: &Request) -> Reply {
         state.complain(format!("{service}: {} {}", request.method, request.target));
         return refuse(&service, 400, "InvalidAction");
     };
+    if rules.deny == Some(&*action) {
+        return refuse(&service, 403, "AccessDeniedException");
+    }
     let seen = Seen {
         service,
         region,

@@ -61,13 +61,13 @@ pub(super) fn read(request: &Request) -> Option<(String, BTreeMap<String, String
             let said = BTreeMap::from([("SnapshotId".to_owned(), (*id).to_owned())]);
             ("ListSnapshotBlocks", said)
         }
-        ("GET", ["snapshots", id, "changedblocks"]) => {
-            let first = request.query("firstSnapshotId")?;
+        ("GET", ["snapshots", id, "blocks", index]) => {
             let said = BTreeMap::from([
-                ("SecondSnapshotId".to_owned(), (*id).to_owned()),
-                ("FirstSnapshotId".to_owned(), first),
+                ("SnapshotId".to_owned(), (*id).to_owned()),
+                ("BlockIndex".to_owned(), (*index).to_owned()),
+                ("BlockToken".to_owned(), request.query("blockToken")?),
             ]);
-            ("ListChangedBlocks", said)
+            ("GetSnapshotBlock", said)
         }
         _ => return None,
     };
@@ -84,6 +84,7 @@ pub(super) fn answer(state: &mut State, rules: &AwsRules, seen: &Seen, request: 
         "StartSnapshot" => start(state, seen),
         "PutSnapshotBlock" => put(state, seen, request),
         "CompleteSnapshot" => complete(state, rules, seen),
+        "GetSnapshotBlock" => get(state, seen),
         _ => list(state, rules, seen),
     };
     done.unwrap_or_else(|(status, code, why)| {
@@ -126,6 +127,12 @@ fn start(state: &mut State, seen: &Seen) -> Result<Reply, Refusal> {
         return Ok(started(id, known.gib));
     }
     let parent = seen.parameters.get("ParentSnapshotId").cloned();
+    if parent
+        .as_ref()
+        .is_some_and(|parent| state.no_parents.contains(parent))
+    {
+        return Err(invalid(""));
+    }
     if let Some(parent) = &parent {
         let usable = state.snapshots.get(parent).is_some_and(|parent| {
             parent.region == seen.region && parent.status == Status::Ready && parent.gib <= gib
@@ -196,6 +203,10 @@ fn put(state: &mut State, seen: &Seen, request: &Request) -> Result<Reply, Refus
         return Err(invalid("a block with the sum of another"));
     }
     snapshot.blocks.insert(index, sum);
+    state
+        .bytes
+        .entry(sum)
+        .or_insert_with(|| request.body.clone());
     Ok(Reply::status(201)
         .with("x-amz-Checksum", checksum)
         .with("x-amz-Checksum-Algorithm", "SHA256")
@@ -226,44 +237,48 @@ fn complete(state: &mut State, rules: &AwsRules, seen: &Seen) -> Result<Reply, R
     Ok(Reply::status(202).body("{\"Status\":\"pending\"}"))
 }
 
+fn token(index: u32, sum: &Digest) -> String {
+    format!("{index}+/={}", sum.short())
+}
+
+fn get(state: &State, seen: &Seen) -> Result<Reply, Refusal> {
+    let get = |name: &str| seen.parameters.get(name).map_or("", String::as_str);
+    let blocks = finished(state, seen)?;
+    let index = get("BlockIndex").parse().unwrap_or(u32::MAX);
+    let sum = blocks
+        .get(&index)
+        .filter(|sum| get("BlockToken") == token(index, sum));
+    let sum = sum.ok_or_else(|| invalid("a block by another's token"))?;
+    let bytes = state.bytes.get(sum).cloned().unwrap_or_default();
+    Ok(Reply::status(200)
+        .with("x-amz-Data-Length", BLOCK.to_string())
+        .with("x-amz-Checksum", base64::encode(sum.as_bytes()))
+        .with("x-amz-Checksum-Algorithm", "SHA256")
+        .body(bytes))
+}
+
+/// The blocks of a snapshot that can be read.
+fn finished(state: &State, seen: &Seen) -> Result<BTreeMap<u32, Digest>, Refusal> {
+    let id = seen.parameters.get("SnapshotId").map_or("", String::as_str);
+    match state.snapshots.get(id) {
+        Some(found) if found.region == seen.region && found.status == Status::Ready => {
+            Ok(state.blocks(id))
+        }
+        _ => Err(invalid("blocks of a snapshot that is not finished")),
+    }
+}
+
 fn list(state: &State, rules: &AwsRules, seen: &Seen) -> Result<Reply, Refusal> {
     let get = |name: &str| seen.parameters.get(name).map_or("", String::as_str);
-    let ready = |id: &str| {
-        state
-            .snapshots
-            .get(id)
-            .is_some_and(|s| s.status == Status::Ready)
-    };
-    let changed = seen.action == "ListChangedBlocks";
-    let id = get(if changed {
-        "SecondSnapshotId"
-    } else {
-        "SnapshotId"
-    });
-    if !ready(id) || changed && !ready(get("FirstSnapshotId")) {
-        return Err(invalid("blocks of a snapshot that is not finished"));
-    }
-    let first = if changed {
-        state.blocks(get("FirstSnapshotId"))
-    } else {
-        BTreeMap::new()
-    };
-    let all: Vec<u32> = state
-        .blocks(id)
-        .into_iter()
-        .filter(|(index, sum)| first.get(index) != Some(sum))
-        .map(|(index, _)| index)
-        .collect();
-    let from: usize = get("NextToken")
-        .strip_prefix("from ")
-        .map_or(0, |n| n.parse().unwrap_or(0));
+    let all: Vec<(u32, Digest)> = finished(state, seen)?.into_iter().collect();
+    let from = get("NextToken").strip_prefix("from ");
+    let from: usize = from.map_or(0, |n| n.parse().unwrap_or(0));
     let end = (from + rules.page).min(all.len());
     let blocks: Vec<Value> = all[from.min(end)..end]
         .iter()
-        .map(|index| json!({"BlockIndex": index, "BlockToken": "t"}))
+        .map(|(index, sum)| json!({"BlockIndex": index, "BlockToken": token(*index, sum)}))
         .collect();
-    let name = if changed { "ChangedBlocks" } else { "Blocks" };
-    let mut body = json!({ name: blocks, "BlockSize": BLOCK });
+    let mut body = json!({ "Blocks": blocks, "BlockSize": BLOCK });
     if end < all.len() {
         body["NextToken"] = format!("from {end}").into();
     }

@@ -1,0 +1,289 @@
+//! The snapshot of a disk: the blocks that the parent has not, sent several at a time,
+//! each once, and read back before anything is made of it.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use super::ami::{Ami, Casting, DISK, GLANCES, Made, Names, Parent, failed};
+use super::blocks::{BlockPlan, Blocks};
+use super::journal::Journal;
+use super::wait;
+use crate::base::Digest;
+use crate::base::bytes::human;
+use crate::base::progress::Task;
+use crate::publish::PublishError;
+use crate::remote::RemoteError;
+use crate::remote::aws::ec2::{self, Snapshot, State, tag};
+use crate::remote::aws::{Pace, ebs};
+
+/// Blocks under way at once, however well it goes.
+pub(super) const PARALLEL: usize = 16;
+/// How often a snapshot is begun that the service has given up, or somebody deleted.
+const BEGINNINGS: u32 = 8;
+
+/// What the EBS direct APIs call a snapshot that is not there, and what breaks a rule.
+const GONE: &str = "ResourceNotFoundException";
+const INVALID: &str = "ValidationException";
+
+impl Ami<'_> {
+    /// The finished snapshot of the disk, checked.
+    pub(super) fn snapshot(
+        &self,
+        casting: &Casting<'_>,
+        names: &Names,
+        made: &mut Made,
+    ) -> Result<String, PublishError> {
+        let region = self.target.home();
+        let (filter, disk) = (format!("tag:{DISK}"), casting.disk.digest().to_string());
+        let look = ec2::describe_snapshots(region, &filter, &disk);
+        let known = self.aws.snapshots(&look)?;
+        if let Some(ready) = known.iter().find(|known| known.state == State::Ready) {
+            // Whoever finished it may have been cut off before it was read back.
+            let plan = self.plan(casting, None)?;
+            self.check(&plan, &ready.id)?;
+            return Ok(ready.id.clone());
+        }
+        let given_up = known.iter().filter(|s| s.state == State::Failed).count();
+        let given_up = u32::try_from(given_up).unwrap_or(u32::MAX - BEGINNINGS);
+        let parent = match casting.parent {
+            Some(parent) => self.usable(parent, names)?.then_some(parent),
+            None => None,
+        };
+        match self.upload(casting, names, parent, given_up, made) {
+            // Encrypted by the account's rule since then, or another reason of the service's
+            // not to build on it: the whole disk instead.
+            Err(PublishError::Remote(error)) if parent.is_some() && is_about_parent(&error) => {
+                self.progress
+                    .note(&format!("the service refuses the parent: {error}"));
+                self.upload(casting, names, None, given_up, made)
+            }
+            done => done,
+        }
+    }
+
+    /// Sends what the parent has not, and finishes the snapshot.
+    fn upload(
+        &self,
+        casting: &Casting<'_>,
+        names: &Names,
+        parent: Option<&Parent>,
+        mut attempt: u32,
+        made: &mut Made,
+    ) -> Result<String, PublishError> {
+        let region = self.target.home();
+        let plan = self.plan(casting, parent)?;
+        made.blocks = (plan.data.len(), plan.changed.len());
+        self.progress.note(&format!(
+            "{}: {} of {} to send to {region}{}",
+            names.name,
+            human(plan.bytes()),
+            human(plan.data.len() as u64 * ebs::BLOCK as u64),
+            parent.map_or_else(String::new, |p| format!(", the rest is in {}", p.snapshot)),
+        ));
+        let parent = parent.map(|parent| parent.snapshot.as_str());
+        for _ in 0..BEGINNINGS {
+            let (call, token) = names.start(region, parent, attempt);
+            let id = self.aws.start_snapshot(&call)?;
+            let journal = Journal::open(self.store, &token, &id)?;
+            let gone = match self.fill(casting, &plan, &id, &journal, &mut made.moved) {
+                Ok(()) => {
+                    journal.forget();
+                    self.check(&plan, &id)?;
+                    return Ok(id);
+                }
+                Err(PublishError::CloudFailed { .. }) => true,
+                Err(PublishError::Remote(error)) if error.code() == GONE => true,
+                // The service has not what the journal says: all of it once more.
+                Err(PublishError::Remote(error))
+                    if error.code() == INVALID && !journal.done().is_empty() =>
+                {
+                    false
+                }
+                Err(error) => return Err(error),
+            };
+            // Given up by the service after a long cut, or deleted: the next token begins another.
+            attempt += u32::from(gone);
+            journal.forget();
+        }
+        let what = format!("the snapshot of {} in {region}", names.name);
+        Err(failed(&what, ""))
+    }
+
+    /// Whether a parent is there, finished, of the disk that is said, and not larger.
+    fn usable(&self, parent: &Parent, names: &Names) -> Result<bool, PublishError> {
+        let look = ec2::describe_snapshots(self.target.home(), "snapshot-id", &parent.snapshot);
+        let disk = parent.disk.digest().to_string();
+        let fits = |found: &Snapshot| {
+            found.id == parent.snapshot
+                && found.state == State::Ready
+                && found.gib <= names.gib
+                && tag(&found.tags, DISK) == Some(&disk)
+        };
+        Ok(self.aws.snapshots(&look)?.iter().any(fits))
+    }
+
+    fn plan(
+        &self,
+        casting: &Casting<'_>,
+        parent: Option<&Parent>,
+    ) -> Result<BlockPlan, PublishError> {
+        let parent = parent.map(|parent| &parent.disk);
+        BlockPlan::new(self.store, casting.disk, parent, self.progress)
+            .map_err(|source| unreadable(casting.image.image(), source))
+    }
+
+    /// Sends what the service does not have yet, and finishes the snapshot.
+    fn fill(
+        &self,
+        casting: &Casting<'_>,
+        plan: &BlockPlan,
+        id: &str,
+        journal: &Journal,
+        moved: &mut u64,
+    ) -> Result<(), PublishError> {
+        let region = self.target.home();
+        let todo: Vec<(u32, Digest)> = plan
+            .changed
+            .iter()
+            .filter(|(index, _)| !journal.done().contains(index))
+            .copied()
+            .collect();
+        let sum = ebs::linear(plan.changed.iter().map(|(_, sum)| sum));
+        let complete = ebs::complete_snapshot(region, id, plan.changed.len(), &sum);
+        let sent = self.send(casting, &todo, id, journal).and_then(|()| {
+            *moved += todo.len() as u64 * ebs::BLOCK as u64;
+            Ok(self.aws.complete_snapshot(&complete)?)
+        });
+        match sent {
+            Ok(()) => self.finished(id, super::LOOKS),
+            // What a lost answer or another publisher finished takes no more blocks.
+            Err(PublishError::Remote(error)) if error.code() == INVALID => {
+                match self.finished(id, GLANCES) {
+                    Err(PublishError::CloudSlow { .. }) => Err(error.into()),
+                    other => other,
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits until a snapshot is finished.
+    fn finished(&self, id: &str, looks: u32) -> Result<(), PublishError> {
+        let region = self.target.home();
+        let what = format!("snapshot {id} in {region}");
+        let look = ec2::describe_snapshots(region, "snapshot-id", id);
+        wait(self.aws, &what, looks, || {
+            let found = self.aws.snapshots(&look)?.into_iter().next();
+            match found.map(|found| (found.state, found.message)) {
+                Some((State::Ready, _)) => Ok(Some(())),
+                Some((State::Failed, message)) => Err(failed(&what, &message)),
+                Some((State::Pending, _)) | None => Ok(None),
+            }
+        })
+    }
+
+    /// Reads back which blocks the finished snapshot has: none of the disk's may be missing,
+    /// also of those that are the parent's.
+    fn check(&self, plan: &BlockPlan, id: &str) -> Result<(), PublishError> {
+        let region = self.target.home();
+        let there = self.aws.blocks(region, id)?;
+        let missing = plan
+            .data
+            .iter()
+            .filter(|index| there.binary_search_by_key(index, |(at, _)| at).is_err())
+            .count();
+        if missing == 0 {
+            return Ok(());
+        }
+        let what = format!("snapshot {id} in {region}");
+        Err(failed(
+            &what,
+            &format!("it lacks {missing} of the disk's blocks"),
+        ))
+    }
+
+    /// Sends blocks, several at a time. The first failure ends all.
+    fn send(
+        &self,
+        casting: &Casting<'_>,
+        todo: &[(u32, Digest)],
+        id: &str,
+        journal: &Journal,
+    ) -> Result<(), PublishError> {
+        let what = format!("send to {id}");
+        let bytes = todo.len() as u64 * ebs::BLOCK as u64;
+        let task = self.progress.begin(&what, Some(bytes));
+        let pace = Pace::new(PARALLEL);
+        let begin = || Blocks::new(self.store, casting.disk);
+        each(todo, begin, |blocks, (index, sum)| {
+            let bytes = blocks
+                .read(*index)
+                .map_err(|source| unreadable(casting.image.image(), source))?;
+            self.send_one(id, (*index, sum), bytes, &pace, journal)?;
+            Task::advance(&*task, ebs::BLOCK as u64);
+            Ok(())
+        })
+    }
+
+    fn send_one(
+        &self,
+        id: &str,
+        (index, sum): (u32, &Digest),
+        bytes: &[u8],
+        pace: &Pace,
+        journal: &Journal,
+    ) -> Result<(), PublishError> {
+        let call = ebs::put_snapshot_block(self.target.home(), id, index, sum);
+        self.aws.put_block(&call, bytes, sum, pace)?;
+        Ok(journal.add(index)?)
+    }
+}
+
+/// Whether a snapshot could not be begun, and its parent may be why.
+fn is_about_parent(error: &RemoteError) -> bool {
+    let begun =
+        matches!(error, RemoteError::Service { operation, .. } if *operation == "StartSnapshot");
+    begun && [INVALID, GONE, "AccessDeniedException"].contains(&error.code())
+}
+
+/// Does `work` on everything, several at a time, each thread with what `begin` makes for
+/// it. The first failure ends all.
+pub(super) fn each<T: Sync, S>(
+    all: &[T],
+    begin: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, &T) -> Result<(), PublishError> + Sync,
+) -> Result<(), PublishError> {
+    let next = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let error = Mutex::new(None);
+    let thread = || {
+        let mut own = begin();
+        while !stop.load(Ordering::Relaxed) {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(one) = all.get(at) else { return };
+            if let Err(failure) = work(&mut own, one) {
+                stop.store(true, Ordering::Relaxed);
+                let mut error = error.lock().unwrap_or_else(PoisonError::into_inner);
+                error.get_or_insert(failure);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..PARALLEL.min(all.len()) {
+            scope.spawn(thread);
+        }
+    });
+    let error = error.into_inner().unwrap_or_else(PoisonError::into_inner);
+    error.map_or(Ok(()), Err)
+}
+
+/// A disk that cannot be read; what the store says of it in full.
+pub(super) fn unreadable(image: &Digest, source: std::io::Error) -> PublishError {
+    match crate::store::StoreError::from_writer(source) {
+        Ok(store) => PublishError::Store(store),
+        Err(source) => PublishError::Disk {
+            image: *image,
+            source,
+        },
+    }
+}
