@@ -314,6 +314,12 @@ impl Settings {
     ) -> Result<Published, PipelineError> {
         signs_for(trust, signer)?;
         let entry = publish::resolve(remote, reference, trusted(trust, "the release")?)?;
+        for made in &entry.record.clouds {
+            self.progress.note(&format!(
+                "{} in {} stays where it is: deregister it when no machine needs it",
+                made.id, made.region
+            ));
+        }
         Ok(publish::revoke(
             remote,
             &entry,

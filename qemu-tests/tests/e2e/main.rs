@@ -3,6 +3,7 @@
 
 mod boots;
 mod broken;
+mod clouds;
 mod hostile;
 mod identity;
 mod lan;

@@ -17,7 +17,7 @@ use crate::remote::aws::ec2::{self, Snapshot, State, tag};
 use crate::remote::aws::{Pace, ebs};
 
 /// Blocks under way at once, however well it goes.
-pub(super) const PARALLEL: usize = 16;
+pub(super) const PARALLEL: usize = 32;
 /// How often a snapshot is begun that the service has given up, or somebody deleted.
 const BEGINNINGS: u32 = 8;
 

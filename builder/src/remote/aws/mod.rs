@@ -4,7 +4,7 @@
 //! ebs.rs  ec2.rs  ssm.rs   one function an action: an AwsCall, and its answer, read with bounds
 //!         call.rs          what is sent, as people and as the wire see it
 //!         session.rs       signs, sends, tries again; pace.rs slows down when asked to
-//! profile.rs roles.rs      keys: environment, files, container, instance
+//! profile.rs roles.rs      keys: environment, files, web identity, container, instance
 //! sign.rs xml.rs tree.rs   Signature Version 4; answers
 //! ```
 //!

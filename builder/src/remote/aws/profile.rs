@@ -42,7 +42,17 @@ pub(in crate::remote) struct Profile {
     pub(in crate::remote) region: String,
     /// Nothing: AWS's own.
     pub(in crate::remote) endpoint: Option<Uri>,
+    /// The setting by which the profile has its keys from somebody that is not asked here.
+    pub(in crate::remote) by_others: Option<&'static str>,
 }
+
+/// Settings of profiles that say how to get keys, rather than which.
+const BY_OTHERS: &[&str] = &[
+    "credential_process",
+    "role_arn",
+    "sso_session",
+    "sso_start_url",
+];
 
 impl Profile {
     /// What the host says about `service`, as the variables of endpoints name it: `S3`.
@@ -116,10 +126,12 @@ impl Profile {
             .map(str::to_owned)
             .or_else(|| get("endpoint_url"));
         let endpoint = endpoint.map(|text| Uri::parse(&text)).transpose()?;
+        let by_others = BY_OTHERS.iter().find(|key| get(key).is_some());
         Ok(Self {
             keys,
             region,
             endpoint,
+            by_others: by_others.copied(),
         })
     }
 }
@@ -160,7 +172,8 @@ mod tests {
         .unwrap();
         std::fs::write(
             folder.path().join(".aws/config"),
-            "[default]\nregion = eu-1\n[profile ci]\nregion = eu-2\nendpoint_url = http://localhost:9\n",
+            "[default]\nregion = eu-1\n[profile ci]\nregion = eu-2\nendpoint_url = http://localhost:9\n\
+             [profile sso]\nsso_session = team\n",
         )
         .unwrap();
         let load = |env: &[(&str, &str)]| {
@@ -178,6 +191,10 @@ mod tests {
         assert_eq!(found.keys.unwrap().token.as_deref(), Some("T"));
         assert_eq!(found.region, "eu-2");
         assert_eq!(found.endpoint.unwrap().public(), "http://localhost:9/");
+
+        assert_eq!(found.by_others, None);
+        let found = load(&[("AWS_PROFILE", "sso")]);
+        assert_eq!(found.by_others, Some("sso_session"));
 
         let found = load(&[
             ("AWS_ACCESS_KEY_ID", "E"),

@@ -85,9 +85,17 @@ impl Aws {
     pub fn open(host: &Host, options: RemoteOptions) -> Result<Self, RemoteError> {
         let [ebs, ec2, ssm] = ["EBS", "EC2", "SSM"].map(|service| Profile::load(host, service));
         let (ebs, ec2, ssm) = (ebs?, ec2?, ssm?);
+        if let (None, Some(how)) = (&ec2.keys, ec2.by_others) {
+            return Err(RemoteError::Login {
+                path: "the profile of AWS".into(),
+                why: format!(
+                    "its {how} names somebody who is not asked here; set the variables that `aws configure export-credentials --format env` prints"
+                ),
+            });
+        }
         Ok(Self {
             http: Http::new(host, options),
-            credentials: Credentials::find(host, ec2.keys)?,
+            credentials: Credentials::find(host, &ec2.region, ec2.keys)?,
             endpoints: [ebs.endpoint, ec2.endpoint, ssm.endpoint],
         })
     }

@@ -108,7 +108,7 @@ impl S3 {
         Ok(Self {
             uri: format!("s3://{name}{slash}{prefix}"),
             http: Http::new(host, options),
-            credentials: Credentials::find_known(host, profile.keys)?,
+            credentials: Credentials::find_known(host, &profile.region, profile.keys)?,
             region: profile.region,
             bucket,
             prefix: format!("{prefix}{slash}"),
