@@ -330,6 +330,39 @@ fn a_snapshot_that_was_given_up_or_deleted_is_begun_anew() {
     }
 }
 
+/// What one of the service's servers begins, another does not know at once.
+#[test]
+fn a_snapshot_that_is_not_known_at_once_is_waited_for_and_not_begun_again() {
+    let scene = Scene::new();
+    let service = TestAws::new(AwsRules {
+        settle: 4,
+        ..AwsRules::default()
+    });
+    let made = scene
+        .make(&direct(&service), "aws://eu-central-1", None)
+        .unwrap();
+    assert_eq!(service.disk(&made.images[0].id), scene.blocks());
+    assert_eq!(service.count("StartSnapshot"), 1);
+    assert_eq!(service.snapshots().len(), 1);
+}
+
+#[test]
+fn the_longest_names_fit_the_service() {
+    let mut scene = Scene::new();
+    scene.release.name = "n".repeat(80);
+    scene.release.version = "1~ä".repeat(20);
+    let service = TestAws::new(AwsRules::default());
+    let made = scene
+        .make(&direct(&service), "aws://eu-central-1", None)
+        .unwrap();
+    let (said, _) = service.image(&made.images[0].id);
+    assert!(
+        said["Name"].len() <= 128 && said["Name"].is_ascii(),
+        "{said:?}"
+    );
+    assert_eq!(service.complaints(), Vec::<String>::new());
+}
+
 /// Encrypted since then, for one: the service does not build on the parent that it has.
 #[test]
 fn a_parent_that_the_service_refuses_costs_the_whole_disk() {

@@ -17,8 +17,8 @@ use crate::store::Store;
 const GIB: u64 = 1 << 30;
 /// How often something is looked for that the service says is there.
 pub(super) const GLANCES: u32 = 12;
-/// Longest part of a release's name in an image's.
-const LONGEST: usize = 40;
+/// Longest of the three parts of an image's name, which has 128 characters at most.
+const LONGEST: usize = 36;
 
 /// Tags that tell what is what. Their values are digests or plain names.
 pub(super) const IMAGE: &str = "slipform:image";
@@ -116,12 +116,15 @@ impl Names {
             .map(plain)
             .join("-");
         let full = [
-            ("Name", format!("{} {}", release.name, release.version)),
+            (
+                "Name",
+                tidy(&format!("{} {}", release.name, release.version)),
+            ),
             (IMAGE, image.to_string()),
             ("slipform:release", release.digest.to_string()),
             (DISK, disk.digest().to_string()),
-            ("slipform:name", release.name.clone()),
-            ("slipform:version", release.version.clone()),
+            ("slipform:name", tidy(&release.name)),
+            ("slipform:version", tidy(&release.version)),
             ("slipform:board", board.to_owned()),
         ];
         Ok(Self {
@@ -176,6 +179,18 @@ impl Names {
 
 fn token(call: &AwsCall, attempt: u32) -> String {
     Digest::of(format!("{} {attempt}", call.digest())).hex()
+}
+
+/// A tag's value: what all of AWS's services take.
+fn tidy(text: &str) -> String {
+    let fits = |c: char| {
+        if c.is_ascii_alphanumeric() || " +-=._:/@".contains(c) {
+            c
+        } else {
+            '-'
+        }
+    };
+    text.chars().map(fits).collect()
 }
 
 /// A part of an image's name: EC2 takes letters, digits and a few signs.

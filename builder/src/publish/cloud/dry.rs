@@ -48,6 +48,7 @@ pub fn dry_run(
         for region in &ami.target.regions {
             calls.push(ssm::get_parameter(region, &name));
             calls.push(ssm::put_image(region, &name, IMAGE));
+            calls.push(ssm::get_parameter(region, &name));
         }
     }
     Ok(DryRun {

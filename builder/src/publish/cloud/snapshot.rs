@@ -92,7 +92,14 @@ impl Ami<'_> {
                     return Ok(id);
                 }
                 Err(PublishError::CloudFailed { .. }) => true,
-                Err(PublishError::Remote(error)) if error.code() == GONE => true,
+                Err(PublishError::Remote(error)) if error.code() == GONE => {
+                    let there = self.look(&id)?;
+                    if there.is_some_and(|found| found.state == State::Pending) {
+                        // Some server did not know it yet; the next round goes on.
+                        continue;
+                    }
+                    true
+                }
                 // The service has not what the journal says: all of it once more.
                 Err(PublishError::Remote(error))
                     if error.code() == INVALID && !journal.done().is_empty() =>
@@ -167,14 +174,18 @@ impl Ami<'_> {
         }
     }
 
+    /// A snapshot as it is now.
+    fn look(&self, id: &str) -> Result<Option<Snapshot>, PublishError> {
+        let look = ec2::describe_snapshots(self.target.home(), "snapshot-id", id);
+        Ok(self.aws.snapshots(&look)?.into_iter().next())
+    }
+
     /// Waits until a snapshot is finished.
     fn finished(&self, id: &str, looks: u32) -> Result<(), PublishError> {
         let region = self.target.home();
         let what = format!("snapshot {id} in {region}");
-        let look = ec2::describe_snapshots(region, "snapshot-id", id);
         wait(self.aws, &what, looks, || {
-            let found = self.aws.snapshots(&look)?.into_iter().next();
-            match found.map(|found| (found.state, found.message)) {
+            match self.look(id)?.map(|found| (found.state, found.message)) {
                 Some((State::Ready, _)) => Ok(Some(())),
                 Some((State::Failed, message)) => Err(failed(&what, &message)),
                 Some((State::Pending, _)) | None => Ok(None),
@@ -215,14 +226,37 @@ impl Ami<'_> {
         let task = self.progress.begin(&what, Some(bytes));
         let pace = Pace::new(PARALLEL);
         let begin = || Blocks::new(self.store, casting.disk);
-        each(todo, begin, |blocks, (index, sum)| {
+        let one = |blocks: &mut Blocks<'_>, (index, sum): &(u32, Digest)| {
             let bytes = blocks
                 .read(*index)
                 .map_err(|source| unreadable(casting.image.image(), source))?;
             self.send_one(id, (*index, sum), bytes, &pace, journal)?;
             Task::advance(&*task, ebs::BLOCK as u64);
             Ok(())
-        })
+        };
+        let Some((first, rest)) = todo.split_first() else {
+            return Ok(());
+        };
+        // Not every server of the service knows at once of a snapshot that was begun.
+        let mut blocks = begin();
+        let mut last = None;
+        let known = wait(self.aws, id, GLANCES, || match one(&mut blocks, first) {
+            Ok(()) => Ok(Some(())),
+            Err(PublishError::Remote(error)) if error.code() == GONE => {
+                last = Some(error);
+                let failed = self.look(id)?.is_some_and(|s| s.state == State::Failed);
+                if failed {
+                    return Err(failed_as(last.take()));
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        });
+        match known {
+            Ok(()) => each(rest, begin, one),
+            Err(PublishError::CloudSlow { .. }) => Err(failed_as(last)),
+            Err(error) => Err(error),
+        }
     }
 
     fn send_one(
@@ -237,6 +271,11 @@ impl Ami<'_> {
         self.aws.put_block(&call, bytes, sum, pace)?;
         Ok(journal.add(index)?)
     }
+}
+
+/// What the service said, or that the snapshot came to nothing.
+fn failed_as(error: Option<RemoteError>) -> PublishError {
+    error.map_or_else(|| failed("the snapshot", ""), PublishError::Remote)
 }
 
 /// Whether a snapshot could not be begun, and its parent may be why.

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::ami::GLANCES;
 use super::target::target;
+use super::wait;
 use crate::channel::CloudImage;
 use crate::lock::date;
 use crate::publish::PublishError;
@@ -50,7 +52,17 @@ pub fn switch(aws: &Aws, path: &str, images: &[CloudImage]) -> Result<usize, Pub
     let plan = plan(path, images)?;
     let mut changed = 0;
     for ((region, name), id) in plan {
-        changed += usize::from(aws.switch(region, &name, id)?);
+        if aws.parameter(region, &name)?.as_deref() == Some(id) {
+            continue;
+        }
+        aws.name_image(region, &name, id)?;
+        // The service looks at the image after it has answered, and may still refuse it.
+        let what = format!("{name} in {region}");
+        wait(aws, &what, GLANCES, || {
+            let named = aws.parameter(region, &name)?;
+            Ok((named.as_deref() == Some(id)).then_some(()))
+        })?;
+        changed += 1;
     }
     Ok(changed)
 }

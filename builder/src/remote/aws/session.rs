@@ -4,6 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use serde::Deserialize;
+use ureq::http::Method;
 use ureq::http::header::HeaderName;
 
 use super::profile::Profile;
@@ -198,7 +199,8 @@ impl Aws {
         let uri = self.endpoint(call).map_err(Attempt::Final)?;
         let mut request = Call::new(call.shape.method.clone(), uri);
         request.headers.clone_from(&call.shape.headers);
-        if !body.is_empty() {
+        // Also an empty one: some of the services want to be told its length.
+        if call.shape.method != Method::GET {
             request = request.body(Payload::Bytes(body));
         }
         let content = if call.shape.unsigned {

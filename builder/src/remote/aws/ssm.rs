@@ -89,16 +89,12 @@ impl Aws {
         }
     }
 
-    /// Lets a parameter name an image; whether that was new.
+    /// Lets a parameter name an image. The service checks that it is one after it has answered.
     ///
     /// # Errors
     /// [`RemoteError`].
-    pub fn switch(&self, region: &str, name: &str, image: &str) -> Result<bool, RemoteError> {
-        if self.parameter(region, name)?.as_deref() == Some(image) {
-            return Ok(false);
-        }
-        self.ask(&put_image(region, name, image))?;
-        Ok(true)
+    pub fn name_image(&self, region: &str, name: &str, image: &str) -> Result<(), RemoteError> {
+        self.ask(&put_image(region, name, image)).map(drop)
     }
 }
 

@@ -25,6 +25,8 @@ pub struct AwsRules {
     pub burst: usize,
     /// Things on a page of a list.
     pub page: usize,
+    /// How often a snapshot that was begun is not known yet when a block comes.
+    pub settle: usize,
     /// An action that the keys have no right to.
     pub deny: Option<&'static str>,
 }
@@ -36,6 +38,7 @@ impl Default for AwsRules {
             trouble: 0,
             burst: 0,
             page: 50,
+            settle: 0,
             deny: None,
         }
     }
@@ -89,6 +92,8 @@ pub(super) struct Snapshot {
     pub(super) begun: (String, String),
     pub(super) tags: BTreeMap<String, String>,
     pub(super) blocks: BTreeMap<u32, Digest>,
+    /// Blocks that come too early.
+    pub(super) settle: usize,
     pub(super) status: Status,
 }
 
@@ -107,8 +112,8 @@ pub(super) struct Image {
 pub(super) struct State {
     pub(super) snapshots: BTreeMap<String, Snapshot>,
     pub(super) images: BTreeMap<String, Image>,
-    /// Region and name to the value.
-    pub(super) parameters: BTreeMap<(String, String), String>,
+    /// Region and name to the value, and looks until it is seen, with the value before.
+    pub(super) parameters: BTreeMap<(String, String), (String, usize, Option<String>)>,
     pub(super) no_parents: BTreeSet<String>,
     /// What was put, by its sum.
     pub(super) bytes: BTreeMap<Digest, Vec<u8>>,
@@ -268,7 +273,7 @@ impl TestAws {
     #[must_use]
     pub fn parameter(&self, region: &str, name: &str) -> Option<String> {
         let key = (region.to_owned(), name.to_owned());
-        lock(&self.state).parameters.get(&key).cloned()
+        Some(lock(&self.state).parameters.get(&key)?.0.clone())
     }
 
     /// Changes an image's tag behind everybody's back.
@@ -333,6 +338,9 @@ fn answer(state: &mut State, rules: &AwsRules, request: &Request) -> Reply {
         Ok(found) => found,
         Err(code) => return refuse("ec2", 403, code),
     };
+    if request.method != "GET" && request.header("content-length").is_empty() {
+        return refuse(&service, 411, "MissingContentLength");
+    }
     if !request.whole {
         return refuse(&service, 400, "IncompleteBody");
     }
@@ -370,7 +378,7 @@ fn answer(state: &mut State, rules: &AwsRules, request: &Request) -> Reply {
     match seen.service.as_str() {
         "ebs" => aws_ebs::answer(state, rules, &seen, request),
         "ec2" => aws_ec2::answer(state, rules, &seen),
-        _ => parameter(state, &seen),
+        _ => parameter(state, rules, &seen),
     }
 }
 
@@ -413,11 +421,21 @@ fn read_parameter(request: &Request) -> Option<(String, BTreeMap<String, String>
     Some((action.to_owned(), texts(&said)?))
 }
 
-fn parameter(state: &mut State, seen: &Seen) -> Reply {
+/// What somebody who looks sees: not at once what was written last.
+fn seen_now(state: &mut State, key: &(String, String)) -> Option<String> {
+    let (value, looks, before) = state.parameters.get_mut(key)?;
+    if *looks == 0 {
+        return Some(value.clone());
+    }
+    *looks -= 1;
+    before.clone()
+}
+
+fn parameter(state: &mut State, rules: &AwsRules, seen: &Seen) -> Reply {
     let get = |name: &str| seen.parameters.get(name).cloned().unwrap_or_default();
     let key = (seen.region.clone(), get("Name"));
     match seen.action.as_str() {
-        "GetParameter" => match state.parameters.get(&key) {
+        "GetParameter" => match seen_now(state, &key) {
             Some(value) => {
                 let body = serde_json::json!({"Parameter": {"Name": key.1, "Value": value}});
                 Reply::status(200).body(body.to_string())
@@ -439,7 +457,8 @@ fn parameter(state: &mut State, seen: &Seen) -> Reply {
                 ));
                 return aws_ebs::error(400, "ValidationException");
             }
-            state.parameters.insert(key, id);
+            let before = state.parameters.get(&key).map(|(value, ..)| value.clone());
+            state.parameters.insert(key, (id, rules.pending, before));
             Reply::status(200).body("{\"Version\":1,\"Tier\":\"Standard\"}")
         }
         _ => aws_ebs::error(400, "InvalidAction"),

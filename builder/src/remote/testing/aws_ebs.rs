@@ -81,7 +81,7 @@ pub(super) fn read(request: &Request) -> Option<(String, BTreeMap<String, String
 
 pub(super) fn answer(state: &mut State, rules: &AwsRules, seen: &Seen, request: &Request) -> Reply {
     let done = match seen.action.as_str() {
-        "StartSnapshot" => start(state, seen),
+        "StartSnapshot" => start(state, rules, seen),
         "PutSnapshotBlock" => put(state, seen, request),
         "CompleteSnapshot" => complete(state, rules, seen),
         "GetSnapshotBlock" => get(state, seen),
@@ -102,7 +102,7 @@ fn invalid(why: &'static str) -> Refusal {
     (400, "ValidationException", why)
 }
 
-fn start(state: &mut State, seen: &Seen) -> Result<Reply, Refusal> {
+fn start(state: &mut State, rules: &AwsRules, seen: &Seen) -> Result<Reply, Refusal> {
     let get = |name: &str| seen.parameters.get(name).map_or("", String::as_str);
     let token = get("ClientToken").to_owned();
     let gib: u64 = get("VolumeSize").parse().unwrap_or(0);
@@ -159,6 +159,7 @@ fn start(state: &mut State, seen: &Seen) -> Result<Reply, Refusal> {
         begun: (token, said),
         tags,
         blocks: BTreeMap::new(),
+        settle: rules.settle,
         status: Status::Open,
     };
     state.snapshots.insert(id.clone(), snapshot);
@@ -188,6 +189,10 @@ fn open<'a>(state: &'a mut State, seen: &Seen) -> Result<&'a mut Snapshot, Refus
 fn put(state: &mut State, seen: &Seen, request: &Request) -> Result<Reply, Refusal> {
     let get = |name: &str| seen.parameters.get(name).map_or("", String::as_str);
     let snapshot = open(state, seen)?;
+    if snapshot.settle > 0 {
+        snapshot.settle -= 1;
+        return Err((404, "ResourceNotFoundException", ""));
+    }
     let index: u32 = get("BlockIndex")
         .parse()
         .map_err(|_| invalid("an index that is none"))?;

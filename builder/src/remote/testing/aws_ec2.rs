@@ -297,6 +297,7 @@ fn copy(state: &mut State, rules: &AwsRules, seen: &Seen) -> Result<String, Refu
         begun: (snapshot.clone(), String::new()),
         tags: of_snapshot,
         blocks,
+        settle: 0,
         status: Status::Ready,
     };
     state.snapshots.insert(snapshot.clone(), copied);
