@@ -14,7 +14,7 @@ use super::Mode;
 use super::hardware::Trace;
 use super::sockets::Channel;
 use crate::accel::{Accel, AccelKind};
-use crate::metadata::{Metadata, forward_command};
+use crate::metadata::forward_command;
 use crate::plan::{BootPath, DiskFormat, Emulator, Plan};
 
 /// QEMU's trace events of a read, by disk interface.
@@ -288,12 +288,15 @@ impl Words {
             netdev.push_str(",restrict=on");
         }
         let metadata = setup.mode.metadata.as_ref();
-        if metadata.is_some_and(Metadata::has_server)
+        if let Some(metadata) = metadata.filter(|metadata| metadata.has_server())
             && let Some(command) = forward_command(&setup.emulator.relay, setup.run)
         {
-            // QEMU forwards only addresses of the guest's own network.
-            netdev.push_str(",net=169.254.0.0/16,guestfwd=tcp:169.254.169.254:80-cmd:");
-            netdev.push_str(&command.replace(',', ",,"));
+            let (network, addresses) = metadata.network();
+            netdev.push_str(&format!(",net={network}"));
+            let command = command.replace(',', ",,");
+            for address in addresses {
+                netdev.push_str(&format!(",guestfwd=tcp:{address}:80-cmd:{command}"));
+            }
         }
         for Forward { host, guest } in &setup.mode.forwards {
             netdev.push_str(&format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}"));
@@ -323,7 +326,7 @@ mod tests {
 
     use super::*;
     use crate::machine::hardware::Hardware;
-    use crate::metadata::MetadataSource;
+    use crate::metadata::{Metadata, MetadataSource};
     use crate::plan::{Emulation, RunOptions};
 
     fn plan() -> Plan {
@@ -488,6 +491,13 @@ mod tests {
         let want = GOLDEN.replace("restrict=on", forward)
             + "\n-smbios type=1,manufacturer=Amazon EC2,product=m7i.large";
         assert_eq!(line(&plan(), AccelKind::Tcg, &mode), want);
+        mode.metadata = Some(Metadata::of(MetadataSource::Azure));
+        let azure = line(&plan(), AccelKind::Tcg, &mode);
+        let command = "80-cmd:'/r,,elay' '/tmp/slipform-x/metadata'";
+        let forwards = format!(
+            ",net=168.0.0.0/7,guestfwd=tcp:169.254.169.254:{command},guestfwd=tcp:168.63.129.16:{command},hostfwd"
+        );
+        assert!(azure.contains(&forwards), "{azure}");
         let mut fw_cfg = Metadata::of(MetadataSource::FwCfg);
         fw_cfg.credentials.insert("a".into(), "secret".into());
         mode.metadata = Some(fw_cfg);

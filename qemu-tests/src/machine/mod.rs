@@ -89,7 +89,7 @@ pub(crate) struct Machine {
     pub(crate) ports: BTreeMap<u16, u16>,
     open_channels: usize,
     exit_told: bool,
-    _metadata: Option<Server>,
+    metadata: Option<Server>,
     // Removed last, when QEMU is gone.
     _overlay: TempDir,
     _run: TempDir,
@@ -181,12 +181,17 @@ impl Machine {
             ports: BTreeMap::new(),
             open_channels: 3,
             exit_told: false,
-            _metadata: server,
+            metadata: server,
             _overlay: overlay,
             _run: sockets.dir,
         };
         machine.learn_ports(mode)?;
         Ok(machine)
+    }
+
+    /// The cloud has heard that the machine is ready.
+    pub(crate) fn is_reported(&self) -> bool {
+        self.metadata.as_ref().is_some_and(Server::is_reported)
     }
 
     /// Lets the machine run.

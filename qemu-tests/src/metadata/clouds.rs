@@ -8,6 +8,15 @@ use super::{Metadata, MetadataSource};
 /// The token of every EC2 session.
 const TOKEN: &str = "AQAEAEmulatedTokenEmulatedTokenEmulatedToken==";
 
+/// Where Azure's wire server answers.
+const WIRE_SERVER: &str = "168.63.129.16";
+/// Incarnation, container and instance of every goal state.
+const GOAL: [&str; 3] = [
+    "1",
+    "a5f2e5d3-6f0c-4f0e-9f5a-0d6a1f2b3c4d",
+    "b7c9d1e3.emulated_IN_0",
+];
+
 /// A request, taken apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Request {
@@ -59,6 +68,8 @@ pub(super) struct Answer {
     status: u16,
     headers: Vec<(&'static str, &'static str)>,
     body: String,
+    /// The cloud knows now that the machine is ready.
+    pub(super) is_reported: bool,
 }
 
 impl Answer {
@@ -67,6 +78,7 @@ impl Answer {
             status,
             headers: Vec::new(),
             body: body.to_owned(),
+            is_reported: false,
         }
     }
 
@@ -177,8 +189,11 @@ fn gce(metadata: &Metadata, request: &Request) -> Answer {
     answer
 }
 
-/// Instance metadata alone: the wire server's address lies outside the emulated network.
+/// Instance metadata, and beside it the wire server, which lives at an address of its own.
 fn azure(metadata: &Metadata, request: &Request) -> Answer {
+    if request.header("host") == Some(WIRE_SERVER) {
+        return wire_server(request);
+    }
     if request.header("metadata") != Some("true") || request.header("x-forwarded-for").is_some() {
         return Answer::of(
             400,
@@ -204,6 +219,55 @@ fn azure(metadata: &Metadata, request: &Request) -> Answer {
         }
         _ => Answer::of(404, r#"{"error":"Not found"}"#),
     }
+}
+
+/// The goal state, and the health report that must be of that very goal state (as the
+/// Azure Linux agent speaks them). Without `Ready` Azure holds the machine for broken.
+fn wire_server(request: &Request) -> Answer {
+    if request.header("x-ms-version") != Some("2012-11-30") {
+        return Answer::of(400, "x-ms-version is missing or not known");
+    }
+    let query: Vec<&str> = request.query.split('&').collect();
+    match (request.method.as_str(), request.path.as_str()) {
+        ("GET", "/machine/" | "/machine") if query.contains(&"comp=goalstate") => {
+            Answer::of(200, &goal_state())
+        }
+        ("POST", "/machine/" | "/machine") if query.contains(&"comp=health") => {
+            let kind = request.header("content-type").unwrap_or_default();
+            let [incarnation, container, instance] = GOAL;
+            let wanted = [
+                format!("<GoalStateIncarnation>{incarnation}</GoalStateIncarnation>"),
+                format!("<ContainerId>{container}</ContainerId>"),
+                format!("<InstanceId>{instance}</InstanceId>"),
+                "<State>Ready</State>".to_owned(),
+            ];
+            let fits = wanted.iter().all(|part| request.body.contains(part));
+            match kind.starts_with("text/xml") && fits {
+                true => Answer {
+                    is_reported: true,
+                    ..Answer::of(200, "")
+                },
+                false => Answer::of(400, "no health report of this goal state"),
+            }
+        }
+        _ => Answer::of(404, "Not Found"),
+    }
+}
+
+fn goal_state() -> String {
+    let [incarnation, container, instance] = GOAL;
+    format!(
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n\
+         <GoalState xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:noNamespaceSchemaLocation=\"goalstate10.xsd\">\n\
+         \x20 <Version>2012-11-30</Version>\n\
+         \x20 <Incarnation>{incarnation}</Incarnation>\n\
+         \x20 <Machine>\n    <ExpectedState>Started</ExpectedState>\n\
+         \x20   <StopRolesDeadlineHint>300000</StopRolesDeadlineHint>\n  </Machine>\n\
+         \x20 <Container>\n    <ContainerId>{container}</ContainerId>\n\
+         \x20   <RoleInstanceList>\n      <RoleInstance>\n\
+         \x20       <InstanceId>{instance}</InstanceId>\n        <State>Started</State>\n\
+         \x20     </RoleInstance>\n    </RoleInstanceList>\n  </Container>\n</GoalState>\n"
+    )
 }
 
 fn openstack(metadata: &Metadata, request: &Request) -> Answer {
@@ -284,6 +348,37 @@ mod tests {
             get(&open, "GET /openstack/latest/meta_data.json HTTP/1.1").0,
             200
         );
+    }
+
+    #[test]
+    fn azure_is_told_only_by_a_report_of_its_own_goal_state() {
+        let azure = Metadata::of(MetadataSource::Azure);
+        let ask = |text: &str| answer(&azure, &Request::parse(text.as_bytes()).unwrap());
+        let head = "Host: 168.63.129.16\r\nx-ms-version: 2012-11-30\r\n";
+        let goal = ask(&format!(
+            "GET /machine/?comp=goalstate HTTP/1.1\r\n{head}\r\n"
+        ));
+        assert!((goal.status, goal.is_reported) == (200, false) && goal.body.contains(GOAL[1]));
+        let report = |incarnation: &str, state: &str, head: &str| {
+            let body = format!(
+                "<GoalStateIncarnation>{incarnation}</GoalStateIncarnation><ContainerId>{}</ContainerId><InstanceId>{}</InstanceId><State>{state}</State>",
+                GOAL[1], GOAL[2]
+            );
+            let length = body.len();
+            let answer = ask(&format!(
+                "POST /machine?comp=health HTTP/1.1\r\n{head}Content-Type: text/xml; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{body}"
+            ));
+            (answer.status, answer.is_reported)
+        };
+        assert_eq!(report("1", "Ready", head), (200, true));
+        assert_eq!(report("2", "Ready", head), (400, false));
+        assert_eq!(report("1", "NotReady", head), (400, false));
+        assert_eq!(
+            report("1", "Ready", "Host: 168.63.129.16\r\n"),
+            (400, false)
+        );
+        // The metadata service knows nothing of it.
+        assert_eq!(report("1", "Ready", "Metadata: true\r\n").0, 400);
     }
 
     #[test]

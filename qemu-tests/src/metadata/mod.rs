@@ -2,9 +2,12 @@
 //! answers at 169.254.169.254, a seed disk, credentials of the hypervisor.
 //!
 //! ```text
-//! guest -> QEMU's user network 169.254.0.0/16 -> guestfwd -> a relay process for each
-//!          connection -> Unix socket -> server.rs -> clouds.rs (pure: request -> answer)
+//! guest -> QEMU's user network -> guestfwd -> a relay process for each connection
+//!       -> Unix socket -> server.rs -> clouds.rs (pure: request -> answer)
 //! ```
+//! QEMU forwards only addresses of the guest's own network: it is 169.254.0.0/16, and for
+//! Azure 168.0.0.0/7, in which its wire server lies too.
+//!
 //! QEMU forwards a guest's connection to a program of its own; a chardev would serve one
 //! connection in all. The relay is whatever [`crate::Emulator::relay`] names: the
 //! `slipform` command itself, or this package's `metadata-relay`.
@@ -58,7 +61,8 @@ pub enum Day {
     Slow,
     /// For the first three seconds connections are closed.
     Late,
-    /// The first token is refused once it is used (401).
+    /// EC2 refuses its first token once it is used (401); the others, which have none,
+    /// refuse everything.
     Unauthorized,
     /// Every second request is one too many (429).
     Busy,
@@ -90,6 +94,20 @@ impl Metadata {
     pub(crate) fn has_server(&self) -> bool {
         use MetadataSource::{Azure, Ec2, Gce, Openstack};
         matches!(self.source, Ec2 | Gce | Azure | Openstack)
+    }
+
+    /// The guest's network, and those addresses of it at which the server answers.
+    pub(crate) fn network(&self) -> (&'static str, &'static [&'static str]) {
+        match self.source {
+            MetadataSource::Azure => ("168.0.0.0/7", &["169.254.169.254", "168.63.129.16"]),
+            _ => ("169.254.0.0/16", &["169.254.169.254"]),
+        }
+    }
+
+    /// Whether this cloud waits for the machine to say that it is ready, and hears it.
+    pub(crate) fn awaits_report(&self) -> bool {
+        let hears = matches!(self.day, Day::Good | Day::Slow | Day::Late | Day::Busy);
+        self.source == MetadataSource::Azure && hears
     }
 
     /// User-data as the guest gets it.

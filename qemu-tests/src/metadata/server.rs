@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::clouds::{self, Request};
-use super::{Day, Metadata};
+use super::{Day, Metadata, MetadataSource};
 use crate::error::HarnessError;
 
 /// Longest request.
@@ -29,6 +29,7 @@ pub(super) fn socket(run: &Path) -> PathBuf {
 #[derive(Debug)]
 pub(crate) struct Server {
     stop: Arc<AtomicBool>,
+    state: Arc<State>,
 }
 
 impl Server {
@@ -46,7 +47,9 @@ impl Server {
             // Nobody asks before the machine runs: then the first request begins the day.
             count: AtomicU32::new(0),
             first: std::sync::OnceLock::new(),
+            reported: AtomicBool::new(false),
         });
+        let state = day.clone();
         std::thread::spawn(move || {
             while !told.load(Ordering::Relaxed) {
                 match listener.accept() {
@@ -61,7 +64,12 @@ impl Server {
                 }
             }
         });
-        Ok(Self { stop })
+        Ok(Self { stop, state })
+    }
+
+    /// The machine has said that it is ready, in a cloud that wants to hear it.
+    pub(crate) fn is_reported(&self) -> bool {
+        self.state.reported.load(Ordering::Relaxed)
     }
 }
 
@@ -71,10 +79,12 @@ impl Drop for Server {
     }
 }
 
+#[derive(Debug)]
 struct State {
     metadata: Metadata,
     count: AtomicU32,
     first: std::sync::OnceLock<Instant>,
+    reported: AtomicBool,
 }
 
 impl State {
@@ -88,16 +98,20 @@ impl State {
         };
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         let answer = |status: u16, body: &str| clouds::Answer::of(status, body).bytes();
+        let refuses = self.metadata.source != MetadataSource::Ec2 || count == 1;
         let bytes = match self.metadata.day {
             Day::Late if first.elapsed() < LATE => return Ok(()),
-            Day::Good | Day::Late => clouds::answer(&self.metadata, &request).bytes(),
-            Day::Slow => {
-                std::thread::sleep(SLOW);
-                clouds::answer(&self.metadata, &request).bytes()
-            }
-            Day::Unauthorized if count == 1 => answer(401, "Unauthorized"),
+            Day::Unauthorized if refuses => answer(401, "Unauthorized"),
             Day::Busy if count.is_multiple_of(2) => answer(429, "Too Many Requests"),
-            Day::Unauthorized | Day::Busy => clouds::answer(&self.metadata, &request).bytes(),
+            Day::Good | Day::Late | Day::Slow | Day::Unauthorized | Day::Busy => {
+                if self.metadata.day == Day::Slow {
+                    std::thread::sleep(SLOW);
+                }
+                let answer = clouds::answer(&self.metadata, &request);
+                self.reported
+                    .fetch_or(answer.is_reported, Ordering::Relaxed);
+                answer.bytes()
+            }
             Day::Failing => answer(500, "Internal Server Error"),
             Day::Malformed => vec![0xfe; 2000],
             Day::Huge => answer(200, &"x".repeat(HUGE)),
@@ -133,7 +147,6 @@ fn read(stream: &mut UnixStream) -> std::io::Result<Option<Request>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metadata::MetadataSource;
 
     fn ask(run: &Path, request: &str) -> String {
         let mut stream = UnixStream::connect(socket(run)).unwrap();
@@ -166,6 +179,18 @@ mod tests {
                     "{day:?}: {got}"
                 );
             }
+        }
+        // Who has no tokens refuses everything.
+        let run = tempfile::tempdir().unwrap();
+        let mut metadata = Metadata::of(MetadataSource::Openstack);
+        metadata.day = Day::Unauthorized;
+        let _server = Server::start(&metadata, run.path()).unwrap();
+        for _ in 0..3 {
+            let got = ask(
+                run.path(),
+                "GET /openstack/latest/meta_data.json HTTP/1.1\r\n\r\n",
+            );
+            assert!(got.starts_with("HTTP/1.1 401"), "{got}");
         }
     }
 }

@@ -84,6 +84,30 @@ impl Run<'_> {
             };
             self.told(number, outcome);
         }
+        self.report_to_the_cloud()
+    }
+
+    /// A cloud that never hears of a ready machine takes it for broken and stops it: then
+    /// no check in it has passed.
+    fn report_to_the_cloud(&mut self) -> Result<(), HarnessError> {
+        if !self.awaits_report() {
+            return Ok(());
+        }
+        let (since, patience) = (Instant::now(), self.limits.scaled(CHECK_LIMIT));
+        while !self.machine.is_reported() && self.is_up() && since.elapsed() < patience {
+            self.pump(TICK)?;
+        }
+        if self.machine.is_reported() || !self.is_up() {
+            return Ok(());
+        }
+        let plan = self.plan;
+        for (number, check) in plan.checks.iter().enumerate() {
+            let passed = matches!(self.outcomes.get(number), Some(Some(Outcome::Passed(_))));
+            if passed && self.is_here(check) {
+                let told = "the machine never reported to its cloud that it is ready; let [metadata] sources name it";
+                self.told(number, Outcome::Failed(told.to_owned()));
+            }
+        }
         Ok(())
     }
 

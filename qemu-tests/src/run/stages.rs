@@ -326,6 +326,12 @@ impl<'a> Run<'a> {
         check.metadata == self.mode.metadata
     }
 
+    /// Whether the cloud that the machine is in wants to hear that it is ready.
+    pub(super) fn awaits_report(&self) -> bool {
+        let world = self.mode.metadata.as_ref();
+        world.is_some_and(Metadata::awaits_report) && !self.mode.hardware.no_network
+    }
+
     fn next_boot(&mut self, nonce: &str, cut: bool) {
         self.watch.settle();
         let mut patterns = std::mem::take(&mut self.watch.patterns);

@@ -61,7 +61,7 @@ pub struct RawCloud {
     /// Secrets by name; without `user-data`, which a cloud would carry them in.
     #[serde(default)]
     pub credentials: BTreeMap<String, String>,
-    /// How its server does: `good` (default), `slow`, `late`, `unauthorized`, `busy`, `failing`, `malformed`, `huge`, `silent`.
+    /// How its server does: `good` (default), `slow`, `late`, `unauthorized` (401: EC2's first token, or everything), `busy` (every second 429), `failing` (500), `malformed`, `huge` (10 MB), `silent`.
     pub day: Option<String>,
 }
 

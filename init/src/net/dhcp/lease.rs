@@ -11,8 +11,9 @@ use crate::net::resolv;
 pub(crate) const LEASE_MIN: u32 = 10;
 /// "For ever" (RFC 2131 section 3.3).
 const INFINITE: u32 = u32::MAX;
-/// Widest network that is believed.
-const PREFIX_MIN: u8 = 8;
+/// Widest network that is believed: the widest that QEMU's user network can be, in which
+/// the boot harness puts the far ends of a cloud.
+const PREFIX_MIN: u8 = 4;
 /// Smallest MTU that every IPv4 host must take (RFC 791), and the largest in use.
 const MTU: std::ops::RangeInclusive<u16> = 576..=9216;
 /// Most routes, name servers and search domains that are taken.
@@ -373,7 +374,7 @@ mod tests {
         for mask in [
             [0, 0, 0, 0],
             [255, 0, 255, 0],
-            [254, 0, 0, 0],
+            [224, 0, 0, 0],
             [0, 255, 255, 255],
         ] {
             let got = lease([10, 0, 2, 15], &[SERVER, HOUR, (option::MASK, &mask)]);
