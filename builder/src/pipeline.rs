@@ -24,6 +24,7 @@ mod clouds;
 pub mod diff;
 mod elsewhere;
 mod error;
+mod exporting;
 mod gate;
 mod harness;
 mod image;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::export::Export;
 use super::inside::{Logs, Ps};
 use super::release_args::{
     Channels, Checkout, Log, Promote, Publish, Pull, Revoke, Rollback, Verify,
@@ -104,7 +105,7 @@ pub enum Verb {
     /// Work with reports of boot tests.
     #[command(after_help = "Example: slipform report merge part-1 part-2 part-3 --out whole")]
     Report(Report),
-    /// Say what is in an image: a raw or qcow2 file, or a digest of the store.
+    /// Say what is in an image: a file of any format, or a digest of the store.
     #[command(after_help = "Example: slipform inspect out/myapp-0.1.0-qemu-x86_64.raw")]
     Inspect(Inspect),
     /// Say what differs between two images: packages, services, files, sizes.
@@ -112,6 +113,11 @@ pub enum Verb {
         after_help = "Examples:\n  slipform diff out/myapp-0.1.0-qemu-x86_64.raw out/myapp-0.2.0-qemu-x86_64.raw\n  slipform diff sha256:… sha256:… --all\n\nExit codes: 0 the same, 1 different, 2 one of them cannot be read."
     )]
     Diff(Diff),
+    /// Write an image in another format: for a cloud, a hypervisor, or to send it.
+    #[command(
+        after_help = "Examples:\n  slipform export out/myapp-0.1.0-azure-x86_64.raw --format vhd\n  slipform export sha256:… --format ova --output myapp.ova\n\nEvery format holds the very same disk, which is read back before the file gets its name."
+    )]
+    Export(Export),
     /// Make or show the key that attestations are signed with.
     #[command(
         after_help = "Examples:\n  slipform key new                     ask for a passphrase, write key.pem and key.pub\n  slipform key new --out release.pem --no-passphrase\n  slipform key show > release.pub"
@@ -146,7 +152,7 @@ pub enum Verb {
         after_help = "Example: slipform pull stable --remote file:///srv/images --format qcow2"
     )]
     Pull(Pull),
-    /// Check a release; with --rebuild, build it again and compare; with --clouds, read its images there back.
+    /// Check a release; with --rebuild, build it again; with --clouds, read its images back.
     #[command(
         after_help = "Examples:\n  slipform verify stable --rebuild --key release.pub\n  slipform verify stable --clouds"
     )]
@@ -337,14 +343,14 @@ pub struct Merge {
 /// `slipform inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// A raw or qcow2 file, or `sha256:…` of the store.
+    /// A file of any format that `export` writes, or `sha256:…` of the store.
     pub image: String,
 }
 
 /// `slipform diff`.
 #[derive(Debug, Args)]
 pub struct Diff {
-    /// The first image: a raw or qcow2 file, `sha256:…` of the store (an image, or a release over several boards), or with --remote a channel, `channel@number` or digest.
+    /// The first image: a file of any format, `sha256:…` of the store (an image, or a release over several boards), or with --remote a channel, `channel@number` or digest.
     pub old: String,
     /// The second image.
     pub new: String,

@@ -139,8 +139,11 @@ pub(super) fn write(
     let out = casting.out.clone().unwrap_or_else(|| image.dir.join("out"));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
     let name = format!(
-        "{}-{}-{}.{format}",
-        image.name, image.version, cast.board.name
+        "{}-{}-{}.{}",
+        image.name,
+        image.version,
+        cast.board.name,
+        format.extension()
     );
     Ok(settings.write(cast, format, &out.join(name))?)
 }

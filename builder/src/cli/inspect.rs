@@ -22,7 +22,7 @@ pub(crate) fn run(cli: &Cli, verb: &Inspect) -> anyhow::Result<Done> {
         )
     } else {
         let digest: Digest = verb.image.parse().map_err(|_| {
-            BadInput(format!("'{}' is neither a file nor a digest; name a raw or qcow2 file, or sha256:… as `build` prints it", verb.image))
+            BadInput(format!("'{}' is neither a file nor a digest; name an image file, or sha256:… as `build` prints it", verb.image))
         })?;
         let settings = settings(cli)?;
         let map = settings.disk_map(&digest)?;

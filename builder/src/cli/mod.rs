@@ -7,6 +7,7 @@ mod args;
 mod build;
 mod channels;
 mod diff;
+mod export;
 mod inside;
 mod inspect;
 mod key;
@@ -81,6 +82,7 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
         Verb::Channels(verb) => channels::list(cli, verb),
         Verb::Checkout(verb) => pull::checkout(cli, verb),
         Verb::Diff(verb) => diff::run(cli, verb),
+        Verb::Export(verb) => export::run(cli, verb),
         Verb::Key(verb) => key::run(cli, verb),
         Verb::Log(verb) => channels::log(cli, verb),
         Verb::Promote(verb) => publish::promote(cli, verb),

@@ -20,8 +20,11 @@ pub(crate) fn run(cli: &Cli, verb: &Pull) -> anyhow::Result<Done> {
     let mut artifacts = Vec::new();
     for format in &verb.format {
         let name = format!(
-            "{}-{}-{}.{format}",
-            record.name, record.version, pulled.image.board
+            "{}-{}-{}.{}",
+            record.name,
+            record.version,
+            pulled.image.board,
+            format.extension()
         );
         artifacts.push(settings.write_disk(&pulled.disk, *format, &verb.out.join(name))?);
     }

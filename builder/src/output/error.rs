@@ -39,6 +39,25 @@ pub enum OutputError {
         /// What is wrong with it.
         source: std::io::Error,
     },
+    /// A disk that the format cannot hold.
+    #[error("cannot write {path}: {source}", path = path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// The rule, and what to do.
+        source: std::io::Error,
+    },
+    /// What was written is not what was read back.
+    #[error(
+        "cannot keep {path}: byte {offset} of its disk reads back as another; the disk that it is written on or this program is broken: try another, and report it",
+        path = path.display()
+    )]
+    Differs {
+        /// The file.
+        path: PathBuf,
+        /// First byte of the disk that differs.
+        offset: u64,
+    },
     /// A path that names no file.
     #[error("cannot write an image to {path}: the path has no file name; name a file", path = path.display())]
     NoName {

@@ -11,25 +11,79 @@ use serde::{Deserialize, Serialize};
 pub enum OutputFormat {
     /// The disk byte for byte, zeros as holes.
     Raw,
+    /// The disk compressed with zstd, in frames that can be read alone.
+    #[serde(rename = "raw.zst")]
+    RawZst,
     /// QEMU's format, version 3, clusters compressed with zstd.
     Qcow2,
+    /// The same, clusters compressed with zlib.
+    Qcow2Zlib,
+    /// A fixed VHD, as Azure takes it.
+    Vhd,
+    /// A dynamic VHD.
+    VhdDynamic,
+    /// Hyper-V's VHDX, dynamic.
+    Vhdx,
+    /// VMware's VMDK in one growing file.
+    Vmdk,
+    /// VMware's VMDK as a compressed stream, for ESXi and vCenter.
+    VmdkStream,
+    /// An appliance: an OVF descriptor, a compressed VMDK and their digests.
+    Ova,
+    /// Google Compute Engine's tar.gz with a sparse `disk.raw`.
+    GcpTar,
 }
 
 /// A name that is no format.
 #[derive(Debug, thiserror::Error)]
-#[error("'{0}' is no image format; use raw or qcow2")]
-pub struct FormatError(String);
+#[error("'{name}' is no image format; use {}", OutputFormat::ALL.map(OutputFormat::name).join(", "))]
+pub struct FormatError {
+    name: String,
+}
 
 impl OutputFormat {
     /// All formats.
-    pub const ALL: [Self; 2] = [Self::Raw, Self::Qcow2];
+    pub const ALL: [Self; 11] = [
+        Self::Raw,
+        Self::RawZst,
+        Self::Qcow2,
+        Self::Qcow2Zlib,
+        Self::Vhd,
+        Self::VhdDynamic,
+        Self::Vhdx,
+        Self::Vmdk,
+        Self::VmdkStream,
+        Self::Ova,
+        Self::GcpTar,
+    ];
 
-    /// The name, which is also the usual file extension.
+    /// The name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
+            Self::RawZst => "raw.zst",
             Self::Qcow2 => "qcow2",
+            Self::Qcow2Zlib => "qcow2-zlib",
+            Self::Vhd => "vhd",
+            Self::VhdDynamic => "vhd-dynamic",
+            Self::Vhdx => "vhdx",
+            Self::Vmdk => "vmdk",
+            Self::VmdkStream => "vmdk-stream",
+            Self::Ova => "ova",
+            Self::GcpTar => "gcp-tar",
+        }
+    }
+
+    /// What a file's name ends with: no two formats of an image share a file.
+    #[must_use]
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::Qcow2Zlib => "zlib.qcow2",
+            Self::VhdDynamic => "dynamic.vhd",
+            Self::VmdkStream => "stream.vmdk",
+            Self::GcpTar => "tar.gz",
+            other => other.name(),
         }
     }
 }
@@ -46,21 +100,28 @@ impl FromStr for OutputFormat {
         Self::ALL
             .into_iter()
             .find(|format| format.name() == name)
-            .ok_or_else(|| FormatError(name.to_owned()))
+            .ok_or_else(|| FormatError {
+                name: name.to_owned(),
+            })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
-    fn names_read_back() {
+    fn names_read_back_and_extensions_differ() {
         for format in OutputFormat::ALL {
             assert_eq!(format.name().parse::<OutputFormat>().unwrap(), format);
             let json = serde_json::to_string(&format).unwrap();
             assert_eq!(json, format!("\"{format}\""));
         }
-        assert!("vmdk".parse::<OutputFormat>().is_err());
+        let extensions: BTreeSet<_> = OutputFormat::ALL.map(OutputFormat::extension).into();
+        assert_eq!(extensions.len(), OutputFormat::ALL.len());
+        let error = "vdi".parse::<OutputFormat>().unwrap_err().to_string();
+        assert!(error.contains("vmdk-stream, ova, gcp-tar"), "{error}");
     }
 }

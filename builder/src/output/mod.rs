@@ -1,31 +1,62 @@
-//! Disk maps become files: raw (sparse) and qcow2 (zstd).
+//! Disk maps become files, in every format that clouds and hypervisors take.
 //!
-//! Every format holds exactly the disk of the map. A file appears under its
-//! final name whole or not at all: it is written beside it under a hidden name
-//! and renamed. Artifacts are not fsynced: they can be written again from the
-//! store at any time, and a record of one (see `record`) is trusted only until
-//! the host reboots.
+//! Every format holds exactly the disk of the map: what was written is read back
+//! and compared before it gets its name. A file appears under its final name whole
+//! or not at all: it is written beside it under a hidden name and renamed.
+//! Artifacts are not fsynced: they can be written again from the store at any time,
+//! and a record of one (see `record`) is trusted only until the host reboots.
+//!
+//! A format is a file with its writer (`write(job, file)`, see `blocks`), and its
+//! reader there or beside it (`Blocks`, see `reading`).
 
+mod blocks;
+mod compare;
 mod copy;
 mod error;
 mod format;
+mod gcp_tar;
+mod opening;
+mod ova;
+mod ovf;
 mod qcow2;
 mod qcow2_reader;
 mod raw;
+mod raw_zst;
+mod reading;
 mod record;
+mod vhd;
+mod vhd_reader;
+mod vhdx;
+mod vmdk;
+mod vmdk_reader;
+mod vmdk_stream;
 
+use std::error::Error;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+pub use compare::first_difference;
 pub use error::OutputError;
 pub use format::OutputFormat;
+pub use gcp_tar::GcpTarReader;
+pub use opening::{DiskSource, open};
+pub use ova::open_ova;
 pub use qcow2_reader::Qcow2Reader;
+pub use raw_zst::RawZstReader;
+pub use reading::BlockReader;
 use serde::{Deserialize, Serialize};
+pub use vhd_reader::VhdReader;
+pub use vhdx::VhdxReader;
+pub use vmdk_reader::VmdkReader;
 
+use self::blocks::{Job, Unfit};
+use self::copy::Partial;
+use self::opening::FileDisk;
 use crate::base::Digest;
 use crate::base::fs::At;
-use crate::disk::DiskMap;
+use crate::base::progress::{Progress, Quiet};
+use crate::disk::{self, DiskMap, DiskReader};
 use crate::store::Store;
 
 /// A finished image file.
@@ -39,16 +70,29 @@ pub struct Artifact {
     pub bytes: u64,
 }
 
+/// As [`write_told`], in silence.
+///
+/// # Errors
+/// As there.
+pub fn write(
+    format: OutputFormat,
+    map: &DiskMap,
+    store: &Store,
+    path: &Path,
+) -> Result<Artifact, OutputError> {
+    write_told(format, map, (store, &Quiet), path)
+}
+
 /// Writes the disk of `map` to `path` in `format`. A file there that is known
 /// to be an untouched earlier output is left alone when it holds this very
 /// disk, and, for raw, changed only where the disks differ.
 ///
 /// # Errors
 /// [`OutputError`]; `path` then holds no half-written file.
-pub fn write(
+pub fn write_told(
     format: OutputFormat,
     map: &DiskMap,
-    store: &Store,
+    (store, progress): (&Store, &dyn Progress),
     path: &Path,
 ) -> Result<Artifact, OutputError> {
     map.check()?;
@@ -56,24 +100,94 @@ pub fn write(
     let map_digest = map.digest();
     let known = record.untouched(format);
     if known != Some(map_digest) {
-        let known = known.and_then(|digest| {
-            let json = store.read(&digest).ok()?;
-            DiskMap::from_json(&json).ok()
-        });
-        match format {
-            OutputFormat::Raw => raw::write(map, known.as_ref(), store, path)?,
-            OutputFormat::Qcow2 => qcow2::write(map, store, path)?,
+        if format == OutputFormat::Raw {
+            let known = known.and_then(|digest| {
+                let json = store.read(&digest).ok()?;
+                DiskMap::from_json(&json).ok()
+            });
+            raw::write(map, known.as_ref(), store, path)?;
+        } else {
+            let source = Box::new(DiskReader::new(store, map));
+            let facts = (map.size, map.sector_size);
+            let job = Job::new(source, facts, path, progress).at("read the disk for", path)?;
+            write_job(format, job, path)?;
         }
         store.put(&map.to_json())?;
         record.keep(format, map_digest)?;
     }
-    let bytes = std::fs::metadata(path)
-        .at("read the length of", path)?
-        .len();
+    artifact(format, path)
+}
+
+/// Writes the disk that an image file holds to `path` in another format.
+///
+/// # Errors
+/// [`OutputError`]; `path` then holds no half-written file.
+pub fn convert(
+    from: &Path,
+    format: OutputFormat,
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<Artifact, OutputError> {
+    let (_, mut source) = open(from)?;
+    let size = source.seek(SeekFrom::End(0)).at("seek in", from)?;
+    let info = disk::inspect(&mut source).at("read", from)?;
+    // A disk without a partition table has sectors as most disks have.
+    let sector_size = info.sector_size.max(512);
+    let source = Box::new(FileDisk(source));
+    let job = Job::new(source, (size, sector_size), path, progress).at("read", from)?;
+    write_job(format, job, path)?;
+    artifact(format, path)
+}
+
+/// Writes a file, reads it back, and gives it its name.
+fn write_job(format: OutputFormat, mut job: Job<'_>, path: &Path) -> Result<(), OutputError> {
+    let writer: fn(&mut Job<'_>, &File) -> io::Result<()> = match format {
+        OutputFormat::Raw => raw::copy,
+        OutputFormat::RawZst => raw_zst::write,
+        OutputFormat::Qcow2 => qcow2::write,
+        OutputFormat::Qcow2Zlib => qcow2::write_zlib,
+        OutputFormat::Vhd => vhd::write_fixed,
+        OutputFormat::VhdDynamic => vhd::write_dynamic,
+        OutputFormat::Vhdx => vhdx::write,
+        OutputFormat::Vmdk => vmdk::write,
+        OutputFormat::VmdkStream => vmdk_stream::write,
+        OutputFormat::Ova => ova::write,
+        OutputFormat::GcpTar => gcp_tar::write,
+    };
+    let partial = Partial::create(path)?;
+    match writer(&mut job, partial.file()) {
+        Err(source)
+            if source
+                .get_ref()
+                .is_some_and(<dyn Error + Send + Sync>::is::<Unfit>) =>
+        {
+            return Err(OutputError::Unfit {
+                path: path.to_owned(),
+                source,
+            });
+        }
+        written => written.at("write", partial.path())?,
+    }
+    let back = opening::reader(format, partial.file());
+    let same = back.and_then(|mut back| {
+        job.disk.seek(SeekFrom::Start(0))?;
+        first_difference(&mut job.disk, &mut back)
+    });
+    if let Some(offset) = same.at("read back", partial.path())? {
+        return Err(OutputError::Differs {
+            path: path.to_owned(),
+            offset,
+        });
+    }
+    partial.finish()
+}
+
+fn artifact(format: OutputFormat, path: &Path) -> Result<Artifact, OutputError> {
+    let found = std::fs::metadata(path).at("read the length of", path)?;
     Ok(Artifact {
         path: path.to_owned(),
         format,
-        bytes,
+        bytes: found.len(),
     })
 }
 
@@ -83,33 +197,7 @@ pub fn write(
 /// [`OutputError::Fs`].
 pub fn sha256(path: &Path) -> Result<Digest, OutputError> {
     let mut file = File::open(path).at("open", path)?;
-    let mut reader = std::io::BufReader::with_capacity(1 << 20, &mut file);
+    let mut reader = io::BufReader::with_capacity(1 << 20, &mut file);
     let (digest, _) = Digest::of_reader(&mut reader).at("read", path)?;
     Ok(digest)
-}
-
-/// A source of a disk's bytes.
-pub trait DiskSource: Read + Seek + std::fmt::Debug {}
-impl<T: Read + Seek + std::fmt::Debug> DiskSource for T {}
-
-/// Opens an image file as the disk that it holds, whatever its format.
-///
-/// # Errors
-/// [`OutputError::Fs`], [`OutputError::Image`] for a qcow2 file that cannot be read.
-pub fn open(path: &Path) -> Result<(OutputFormat, Box<dyn DiskSource>), OutputError> {
-    let mut file = File::open(path).at("open", path)?;
-    let mut magic = Vec::new();
-    file.by_ref()
-        .take(4)
-        .read_to_end(&mut magic)
-        .at("read", path)?;
-    file.seek(SeekFrom::Start(0)).at("seek in", path)?;
-    if magic != qcow2::MAGIC {
-        return Ok((OutputFormat::Raw, Box::new(file)));
-    }
-    let reader = Qcow2Reader::open(file).map_err(|source| OutputError::Image {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok((OutputFormat::Qcow2, Box::new(reader)))
 }

@@ -1,4 +1,5 @@
-//! qcow2 version 3 with zstd-compressed clusters, written in one pass.
+//! qcow2 version 3 with compressed clusters, written in one pass: zstd, or zlib
+//! for what knows no zstd (QEMU before 5.1, many clouds).
 //!
 //! Source: QEMU, docs/interop/qcow2.rst. The bytes are a pure function of the
 //! disk (and of the zstd library): zeros are found by looking, not by asking
@@ -10,18 +11,11 @@
 //! ```
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::num::NonZero;
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
-use zstd::bulk::Compressor;
-
-use super::OutputError;
-use super::copy::Partial;
-use crate::base::fs::At;
-use crate::disk::{DiskMap, DiskReader};
-use crate::store::{Store, fault};
+use super::blocks::{Deflate, Job, Zstd, each_packed};
+use crate::store::fault;
 
 /// The file starts with this.
 pub(super) const MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -42,24 +36,23 @@ const COMPRESSED: u64 = 1 << 62;
 const COPIED: u64 = 1 << 63;
 /// Bits of the offset in the descriptor of a compressed cluster: 62 - (cluster_bits - 8).
 const OFFSET_BITS: u32 = 62 - (CLUSTER_BITS - 8);
-/// Clusters compressed at once: 4 MiB.
-const BATCH: usize = 64;
-/// zstd's default level.
-const LEVEL: i32 = 3;
-
-/// Writes the disk of `map` to `path`.
-pub(super) fn write(map: &DiskMap, store: &Store, path: &Path) -> Result<(), OutputError> {
-    let partial = Partial::create(path)?;
-    Writer::new(partial.file(), map.size)
-        .run(&mut DiskReader::new(store, map))
-        .at("write", partial.path())?;
-    partial.finish()
+/// Writes the disk to `file`, clusters compressed with zstd.
+pub(super) fn write(job: &mut Job<'_>, file: &File) -> io::Result<()> {
+    let mut writer = Writer::new(file, job.size);
+    each_packed(job, CLUSTER, Zstd::new, |index, plain, packed| {
+        writer.place(index, plain, packed)
+    })?;
+    writer.finish(true)
 }
 
-/// A cluster ready to be placed.
-enum Packed {
-    Compressed(Vec<u8>),
-    Plain(Vec<u8>),
+/// Writes the disk to `file`, clusters compressed with zlib.
+pub(super) fn write_zlib(job: &mut Job<'_>, file: &File) -> io::Result<()> {
+    let mut writer = Writer::new(file, job.size);
+    let deflate = || Ok(Deflate::small_window());
+    each_packed(job, CLUSTER, deflate, |index, plain, packed| {
+        writer.place(index, plain, packed)
+    })?;
+    writer.finish(false)
 }
 
 struct Writer<'f> {
@@ -92,84 +85,21 @@ impl<'f> Writer<'f> {
         writer
     }
 
-    fn run(mut self, disk: &mut DiskReader<'_>) -> io::Result<()> {
-        let threads = std::thread::available_parallelism()
-            .map_or(1, NonZero::get)
-            .min(16);
-        let mut compressors = Vec::new();
-        for _ in 0..threads {
-            compressors.push(Compressor::new(LEVEL)?);
-        }
-        let mut at = 0;
-        let mut batch: Vec<(u64, Vec<u8>)> = Vec::with_capacity(BATCH);
-        while let Some(data) = disk.next_data(at..self.size)? {
-            let start = data.start - data.start % CLUSTER;
-            for offset in (start..data.end).step_by(CLUSTER as usize) {
-                batch.push((offset / CLUSTER, read_cluster(disk, offset)?));
-                if batch.len() == BATCH {
-                    self.flush(&mut batch, &mut compressors)?;
-                }
-            }
-            at = data.end.next_multiple_of(CLUSTER).min(self.size);
-        }
-        self.flush(&mut batch, &mut compressors)?;
-        self.finish()
-    }
-
-    /// Compresses the batch on all cores and places its clusters in order.
-    fn flush(
-        &mut self,
-        batch: &mut Vec<(u64, Vec<u8>)>,
-        compressors: &mut [Compressor<'_>],
-    ) -> io::Result<()> {
-        batch.retain(|(_, bytes)| bytes.iter().any(|byte| *byte != 0));
-        let share = batch.len().div_ceil(compressors.len()).max(1);
-        let packed: io::Result<Vec<Vec<Packed>>> = std::thread::scope(|scope| {
-            let workers: Vec<_> = batch
-                .chunks_mut(share)
-                .zip(compressors)
-                .map(|(clusters, compressor)| {
-                    scope.spawn(move || {
-                        clusters
-                            .iter_mut()
-                            .map(|(_, bytes)| pack(bytes, compressor))
-                            .collect()
-                    })
-                })
-                .collect();
-            workers
-                .into_iter()
-                .map(|worker| {
-                    worker
-                        .join()
-                        .unwrap_or_else(|_| Err(io::Error::other("a compressing thread died")))
-                })
-                .collect()
-        });
-        let indexes = batch.drain(..).map(|(index, _)| index);
-        for (index, cluster) in indexes.zip(packed?.into_iter().flatten()) {
-            self.place(index, &cluster)?;
-        }
-        Ok(())
-    }
-
-    fn place(&mut self, index: u64, cluster: &Packed) -> io::Result<()> {
+    /// Places a cluster, plain if compressing saved nothing.
+    fn place(&mut self, index: u64, plain: &[u8], packed: &[u8]) -> io::Result<()> {
         fault::point();
-        let entry = match cluster {
-            Packed::Plain(bytes) => {
-                let at = self.allocate_plain();
-                self.file.write_all_at(bytes, at)?;
-                self.count(at, CLUSTER);
-                at | COPIED
-            }
-            Packed::Compressed(bytes) => {
-                let length = bytes.len() as u64;
-                let at = self.allocate_packed(length);
-                self.file.write_all_at(bytes, at)?;
-                self.count(at, length);
-                let sectors = (at + length - 1) / 512 - at / 512;
-                COMPRESSED | sectors << OFFSET_BITS | at
-            }
+        let length = packed.len() as u64;
+        let entry = if length < CLUSTER {
+            let at = self.allocate_packed(length);
+            self.file.write_all_at(packed, at)?;
+            self.count(at, length);
+            let sectors = (at + length - 1) / 512 - at / 512;
+            COMPRESSED | sectors << OFFSET_BITS | at
+        } else {
+            let at = self.allocate_plain();
+            self.file.write_all_at(plain, at)?;
+            self.count(at, CLUSTER);
+            at | COPIED
         };
         let table = index / L2_ENTRIES;
         if self.l2.last().is_none_or(|(last, _)| *last != table) {
@@ -219,7 +149,7 @@ impl<'f> Writer<'f> {
     }
 
     /// Tables and header, when all clusters are placed.
-    fn finish(mut self) -> io::Result<()> {
+    fn finish(mut self, zstd: bool) -> io::Result<()> {
         for (index, entries) in std::mem::take(&mut self.l2) {
             let at = self.allocate_plain();
             self.write_words(at, &entries)?;
@@ -255,7 +185,11 @@ impl<'f> Writer<'f> {
         self.write_words(table_offset, &pointers)?;
         self.file.set_len(table_offset + table * CLUSTER)?;
         fault::point();
-        let header = header(self.size, l1.len() as u32, table_offset, table as u32);
+        let mut header = header(self.size, l1.len() as u32, table_offset, table as u32);
+        if zstd {
+            header[72..80].copy_from_slice(&COMPRESSION_TYPE_BIT.to_be_bytes());
+            header[104] = ZSTD;
+        }
         self.file.write_all_at(&header, 0)
     }
 
@@ -277,28 +211,7 @@ fn header(size: u64, l1_entries: u32, refcount_table: u64, refcount_clusters: u3
     put(40, &CLUSTER.to_be_bytes());
     put(48, &refcount_table.to_be_bytes());
     put(56, &refcount_clusters.to_be_bytes());
-    put(72, &COMPRESSION_TYPE_BIT.to_be_bytes());
     put(96, &4u32.to_be_bytes());
     put(100, &HEADER_LENGTH.to_be_bytes());
-    put(104, &[ZSTD]);
     bytes
-}
-
-/// The cluster at `offset`, filled with zeros behind the disk's end.
-fn read_cluster(disk: &mut DiskReader<'_>, offset: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(CLUSTER as usize);
-    disk.seek(SeekFrom::Start(offset))?;
-    disk.take(CLUSTER).read_to_end(&mut bytes)?;
-    bytes.resize(CLUSTER as usize, 0);
-    Ok(bytes)
-}
-
-/// Compresses a cluster, or keeps it when that saves nothing.
-fn pack(bytes: &mut Vec<u8>, compressor: &mut Compressor<'_>) -> io::Result<Packed> {
-    let compressed = compressor.compress(bytes)?;
-    if compressed.len() < bytes.len() {
-        Ok(Packed::Compressed(compressed))
-    } else {
-        Ok(Packed::Plain(std::mem::take(bytes)))
-    }
 }

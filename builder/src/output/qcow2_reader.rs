@@ -7,11 +7,10 @@
 use std::io::{self, Read, Seek, SeekFrom};
 
 use super::qcow2::MAGIC;
+use super::reading::{BlockReader, Blocks, MAX_SIZE, fill_at, invalid, read_at, unpack};
 
 /// Largest L1 table that QEMU itself takes, in bytes.
 const MAX_L1: u64 = 32 * 1024 * 1024;
-/// Largest disk, beyond every real one.
-const MAX_SIZE: u64 = 1 << 60;
 /// Offsets in L1 and L2 entries: bits 9 to 55.
 const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
 const COMPRESSED: u64 = 1 << 62;
@@ -28,15 +27,17 @@ enum Compression {
 }
 
 /// The disk in a qcow2 file, as a file of its full size.
+pub type Qcow2Reader<R> = BlockReader<Clusters<R>>;
+
+/// The clusters of a qcow2 file.
 #[derive(Debug)]
-pub struct Qcow2Reader<R> {
+pub struct Clusters<R> {
     file: R,
     size: u64,
     cluster_bits: u32,
     version: u32,
     compression: Compression,
     l1: Vec<u64>,
-    at: u64,
     /// The L2 table that was used last: its offset, its entries.
     table: Option<(u64, Vec<u64>)>,
     /// The compressed cluster that was read last: its entry, its bytes.
@@ -108,10 +109,6 @@ impl Header {
     }
 }
 
-fn invalid(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
 impl<R: Read + Seek> Qcow2Reader<R> {
     /// Opens the disk in `file`.
     ///
@@ -134,25 +131,20 @@ impl<R: Read + Seek> Qcow2Reader<R> {
             )));
         }
         let l1 = read_words(&mut file, header.l1_offset, needed)?;
-        Ok(Self {
+        Ok(Self::new(Clusters {
             file,
             size: header.size,
             cluster_bits: header.cluster_bits,
             version: header.version,
             compression: header.compression,
             l1,
-            at: 0,
             table: None,
             cluster: None,
-        })
+        }))
     }
+}
 
-    /// Bytes of the disk.
-    #[must_use]
-    pub const fn size(&self) -> u64 {
-        self.size
-    }
-
+impl<R: Read + Seek> Clusters<R> {
     /// The L2 entry of the cluster at `at`; 0 when there is none.
     fn entry(&mut self, at: u64) -> io::Result<u64> {
         let index = at >> self.cluster_bits;
@@ -194,19 +186,8 @@ impl<R: Read + Seek> Qcow2Reader<R> {
             buffer.fill(0);
             return Ok(());
         }
-        self.file.seek(SeekFrom::Start(offset + inside))?;
         // A plain cluster at the end of the file may be cut off: zeros.
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.file.read(&mut buffer[filled..]) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        buffer[filled..].fill(0);
-        Ok(())
+        fill_at(&mut self.file, offset + inside, buffer)
     }
 
     /// The bytes of a compressed cluster, exactly one cluster of them.
@@ -215,68 +196,42 @@ impl<R: Read + Seek> Qcow2Reader<R> {
         let offset = entry & ((1 << offset_bits) - 1);
         let sectors = ((entry & (COMPRESSED - 1)) >> offset_bits) + 1;
         let length = sectors * 512 - offset % 512;
-        let cluster = 1usize << self.cluster_bits;
+        let cluster = 1u64 << self.cluster_bits;
         self.file.seek(SeekFrom::Start(offset))?;
         let mut packed = Vec::new();
         self.file.by_ref().take(length).read_to_end(&mut packed)?;
-        let mut bytes = Vec::new();
         match self.compression {
             Compression::Zlib => {
                 let decoder = flate2::bufread::DeflateDecoder::new(&packed[..]);
-                decoder.take(cluster as u64).read_to_end(&mut bytes)?;
+                unpack(decoder, cluster, offset)
             }
             Compression::Zstd => {
                 let decoder = zstd::stream::read::Decoder::with_buffer(&packed[..])?.single_frame();
-                decoder.take(cluster as u64).read_to_end(&mut bytes)?;
+                unpack(decoder, cluster, offset)
             }
         }
-        if bytes.len() != cluster {
-            return Err(invalid(format!(
-                "the compressed cluster at {offset:#x} has {} bytes, but must have {cluster}",
-                bytes.len()
-            )));
-        }
-        Ok(bytes)
     }
 }
 
 /// So many big-endian words at `offset`; memory grows only with what is there.
 fn read_words<R: Read + Seek>(file: &mut R, offset: u64, count: u64) -> io::Result<Vec<u64>> {
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(offset))?;
-    file.take(count * 8).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 != count * 8 {
-        return Err(invalid(format!("the table at {offset:#x} leaves the file")));
-    }
+    let bytes = read_at(file, offset, count * 8)?;
     let words = bytes
         .chunks_exact(8)
         .filter_map(|chunk| chunk.try_into().ok());
     Ok(words.map(u64::from_be_bytes).collect())
 }
 
-impl<R: Read + Seek> Read for Qcow2Reader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let cluster = 1u64 << self.cluster_bits;
-        let room = (cluster - self.at % cluster).min(self.size.saturating_sub(self.at));
-        let length = usize::try_from(room)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
-        if length > 0 {
-            self.read_in_cluster(self.at, &mut buffer[..length])?;
-            self.at += length as u64;
-        }
-        Ok(length)
+impl<R: Read + Seek> Blocks for Clusters<R> {
+    fn size(&self) -> u64 {
+        self.size
     }
-}
 
-impl<R: Read + Seek> Seek for Qcow2Reader<R> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let target = match to {
-            SeekFrom::Start(at) => Some(at),
-            SeekFrom::End(by) => self.size.checked_add_signed(by),
-            SeekFrom::Current(by) => self.at.checked_add_signed(by),
-        };
-        self.at = target.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        Ok(self.at)
+    fn block(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    fn fill(&mut self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_in_cluster(at, buffer)
     }
 }

@@ -1,16 +1,22 @@
 //! The disk byte for byte, zeros as holes.
 
 use std::fs::File;
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::OutputError;
+use super::blocks::{Job, each_block};
 use super::copy::{Partial, copy_range, zero_range};
 use crate::base::Digest;
 use crate::base::fs::At;
 use crate::disk::{DiskError, DiskMap, ExtentContent};
 use crate::store::Store;
 use crate::verity::holes::next_data;
+
+/// Bytes copied at once, and the holes that are found by looking.
+const PIECE: u64 = 64 * 1024;
 
 /// Writes the disk of `map` to `path`. With `known`, the disk that the file at
 /// `path` is certain to hold, only what differs is written.
@@ -55,6 +61,16 @@ pub(super) fn write(
     partial.finish()
 }
 
+/// Writes the disk of a source to `file`, which is empty.
+pub(super) fn copy(job: &mut Job<'_>, file: &File) -> io::Result<()> {
+    let size = job.size;
+    file.set_len(size)?;
+    each_block(job, PIECE, |index, bytes| {
+        let at = index * PIECE;
+        file.write_all_at(&bytes[..PIECE.min(size - at) as usize], at)
+    })
+}
+
 /// Opens a blob that must have `end` bytes at least.
 fn open_blob(store: &Store, digest: &Digest, end: u64) -> Result<File, OutputError> {
     let file = store.open_blob(digest)?;
@@ -75,7 +91,7 @@ fn open_blob(store: &Store, digest: &Digest, end: u64) -> Result<File, OutputErr
 
 /// Copies what `change` wants from `blob` at `offset`; the blob's holes become
 /// the disk's, by punching them only where something was.
-fn copy_blob(blob: &File, offset: u64, disk: &File, change: &Change) -> std::io::Result<()> {
+fn copy_blob(blob: &File, offset: u64, disk: &File, change: &Change) -> io::Result<()> {
     let shift = |at: u64| at - offset + change.range.start;
     let end = offset + change.range.end - change.range.start;
     let mut at = offset;

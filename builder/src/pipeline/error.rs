@@ -154,6 +154,7 @@ impl PipelineError {
             | Self::Kept { .. }
             | Self::NoImage { .. } => true,
             Self::Publish(error) => error.is_bad_input(),
+            Self::Output(error) => matches!(error, OutputError::Unfit { .. }),
             Self::Tree(TreeError::Layers(error)) => layers_are_input(error),
             Self::Tree(_) => true,
             Self::Sweep(error) => matches!(error, SweepError::Region(_)),

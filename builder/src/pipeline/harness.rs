@@ -1,6 +1,5 @@
 //! Casts meet the boot harness.
 
-use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -74,8 +73,9 @@ impl Settings {
             image: cast.manifest.to_string(),
             disk: artifact.path.clone(),
             format: match artifact.format {
-                OutputFormat::Raw => DiskFormat::Raw,
-                OutputFormat::Qcow2 => DiskFormat::Qcow2,
+                OutputFormat::Qcow2 | OutputFormat::Qcow2Zlib => DiskFormat::Qcow2,
+                // `compare` lets no other format come here.
+                _ => DiskFormat::Raw,
             },
             sector_size: cast.board.sector_size,
             emulation: cast.board.emulation.clone(),
@@ -116,8 +116,16 @@ impl Settings {
     ) -> Result<(OutputFormat, Vec<String>), PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
         let (format, mut theirs) = output::open(file)?;
+        if !matches!(format, OutputFormat::Raw | OutputFormat::Qcow2) {
+            return Err(PipelineError::NoImage {
+                what: file.display().to_string(),
+                why: format!(
+                    "it is {format}, and the boot test takes raw or qcow2; slipform export gives either"
+                ),
+            });
+        }
         let mut ours = DiskReader::new(&self.store, &cast.disk);
-        let Some(at) = first_difference(&mut ours, &mut theirs).at("read", file)? else {
+        let Some(at) = output::first_difference(&mut ours, &mut theirs).at("read", file)? else {
             return Ok((format, Vec::new()));
         };
         let ours = disk::inspect(&mut ours).at("read", file)?;
@@ -215,43 +223,5 @@ impl Settings {
         Ok(accel::choose(request, emulator, &move |line| {
             progress.note(line);
         })?)
-    }
-}
-
-/// Where two disks differ first, if they do.
-fn first_difference(ours: &mut dyn Read, theirs: &mut dyn Read) -> io::Result<Option<u64>> {
-    const CHUNK: u64 = 1 << 20;
-    let (mut left, mut right) = (Vec::new(), Vec::new());
-    let mut at = 0;
-    loop {
-        left.clear();
-        right.clear();
-        (&mut *ours).take(CHUNK).read_to_end(&mut left)?;
-        (&mut *theirs).take(CHUNK).read_to_end(&mut right)?;
-        if left != right {
-            let same = left.iter().zip(&right).take_while(|(a, b)| a == b).count();
-            return Ok(Some(at + same as u64));
-        }
-        if left.is_empty() {
-            return Ok(None);
-        }
-        at += left.len() as u64;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_difference_is_found_across_chunks_and_at_ends() {
-        let ours = vec![7; (1 << 20) + 10];
-        let differ = |theirs: &[u8]| first_difference(&mut &ours[..], &mut &theirs[..]).unwrap();
-        assert_eq!(differ(&ours), None);
-        let mut theirs = ours.clone();
-        theirs[(1 << 20) + 3] = 8;
-        assert_eq!(differ(&theirs), Some((1 << 20) + 3));
-        assert_eq!(differ(&ours[..100]), Some(100));
-        assert_eq!(differ(&[&ours[..], &[0]].concat()), Some((1 << 20) + 10));
     }
 }

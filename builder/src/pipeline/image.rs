@@ -418,7 +418,8 @@ impl Settings {
         path: &Path,
     ) -> Result<Artifact, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
-        Ok(output::write(format, &cast.disk, &self.store, path)?)
+        let told = (&self.store, &*self.progress);
+        Ok(output::write_told(format, &cast.disk, told, path)?)
     }
 
     /// The disk map of an image, named by its manifest's or its disk map's digest.

@@ -121,7 +121,8 @@ impl Settings {
         path: &Path,
     ) -> Result<Artifact, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
-        Ok(output::write(format, disk, &self.store, path)?)
+        let told = (&self.store, &*self.progress);
+        Ok(output::write_told(format, disk, told, path)?)
     }
 
     /// Lays out the sources of a release in `dir`; returns the folder of its specification.

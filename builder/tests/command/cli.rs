@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::{World, edit, flip, outcome, write};
+use crate::common::{World, digest, edit, flip, outcome, write};
 use slipform::base::Digest;
 use slipform::lock::testing::TestPackage;
 
@@ -20,6 +20,7 @@ const VERBS: &[&str] = &[
     "test",
     "inspect",
     "diff",
+    "export",
     "key",
     "report",
     "publish",
@@ -69,12 +70,12 @@ fn wrong_arguments_are_exit_code_2() {
     for args in [&["bulid"][..], &["build", "--formt", "raw"], &[]] {
         assert_eq!(plain(args).code, Some(2), "{args:?}");
     }
-    let message = plain(&["build", "--format", "vmdk"]);
+    let message = plain(&["build", "--format", "vdi"]);
     assert_eq!(message.code, Some(2));
     assert!(
         message
             .stderr
-            .contains("'vmdk' is no image format; use raw or qcow2"),
+            .contains("'vdi' is no image format; use raw, raw.zst, qcow2"),
         "{}",
         message.stderr
     );
@@ -206,6 +207,46 @@ fn inspect_says_the_same_of_raw_qcow2_and_store() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+}
+
+#[test]
+fn export_gives_the_same_file_from_the_store_and_from_any_other_format() {
+    let world = World::new();
+    let project = world.project("app");
+    let built = world.build(&project, &["--format", "raw,vmdk-stream"]);
+    let export = |what: &str, args: &[&str]| {
+        let all = [&["export", "--json", what, "--format"], args].concat();
+        world.run(&project, &all)
+    };
+    let path = built.artifact(1, "path");
+    assert!(
+        path.ends_with("fixture-1.0.0-qemu-x86_64.stream.vmdk"),
+        "{path}"
+    );
+    let named = export(built.image(), &["vhd"]).good().json();
+    assert_eq!(named["path"], "fixture-1.0.0-qemu-x86_64.vhd");
+    let sum = named["sha256"].as_str().unwrap();
+    assert_eq!(
+        digest(&project.join("fixture-1.0.0-qemu-x86_64.vhd")).to_string(),
+        sum
+    );
+    for from in [path, built.artifact(0, "path")] {
+        let other = export(from, &["vhd", "--output", "other.vhd"])
+            .good()
+            .json();
+        assert_eq!(
+            (&other["sha256"], &other["format"]),
+            (&named["sha256"], &"vhd".into())
+        );
+    }
+    export("other.vhd", &["raw", "-o", "other.vhd"]).refused(2, &["over itself", "--output"]);
+    export(built.image(), &["gcp-tar", "-o", "x"]).refused(2, &["whole GiB", "disk-multiple"]);
+    assert!(!project.join("x").exists());
+    let info = world
+        .run(&project, &["inspect", "--json", "other.vhd"])
+        .good()
+        .json();
+    assert_eq!(info["problems"].as_array().map(Vec::len), Some(0));
 }
 
 #[test]

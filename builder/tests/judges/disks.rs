@@ -107,10 +107,18 @@ fn a_disk_reads_back_from_every_format() {
     let disk = disk(&scene, &board(512), b"the app");
     let mut first = None;
     for format in OutputFormat::ALL {
-        let path = scene.folder.path().join(format!("disk.{format}"));
+        // Its disks are whole GiB: see `formats`.
+        if format == OutputFormat::GcpTar {
+            continue;
+        }
+        let path = scene
+            .folder
+            .path()
+            .join(format!("disk.{}", format.extension()));
         output::write(format, &disk.map, &scene.store, &path).unwrap();
         let (found, mut source) = output::open(&path).unwrap();
-        assert_eq!(found, format);
+        let same_reader = (found, format) == (OutputFormat::Qcow2, OutputFormat::Qcow2Zlib);
+        assert!(found == format || same_reader, "{found} is no {format}");
         let info = inspect(&mut source).unwrap();
         assert_eq!(info.problems, Vec::<String>::new());
         assert_eq!(info.partitions.len(), 3);
@@ -266,6 +274,10 @@ fn a_blob_that_is_missing_or_short_leaves_no_file() {
     let digest = *disk.map.blobs().iter().next().unwrap();
     std::fs::remove_file(scene.store.path(&digest)).unwrap();
     for format in OutputFormat::ALL {
+        // Refused before anything is read: its disks are whole GiB.
+        if format == OutputFormat::GcpTar {
+            continue;
+        }
         let error = output::write(format, &disk.map, &scene.store, &path).unwrap_err();
         assert!(error.to_string().contains(&digest.to_string()), "{error}");
     }

@@ -2,7 +2,8 @@
 //! loop or eat the memory. `SLIPFORM_FUZZ_SECONDS` sets the time of each target.
 
 use std::collections::BTreeMap;
-use std::io::{self, Cursor, Read, Seek, SeekFrom};
+use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,10 @@ use slipform::disk::map::MAP_SCHEMA;
 use slipform::disk::{DiskFacts, DiskMap, Extent, ExtentContent, gpt, inspect};
 use slipform::filesystem::{Budget, Ext4Reader, Initrd, find_in_initrd};
 use slipform::layers::{Kind, Source};
-use slipform::output::{self, OutputFormat, Qcow2Reader};
+use slipform::output::{
+    self, DiskSource, GcpTarReader, OutputFormat, Qcow2Reader, RawZstReader, VhdReader, VhdxReader,
+    VmdkReader, open_ova,
+};
 use slipform::pipeline::Settings;
 use slipform::pipeline::diff::Side;
 use slipform::uki::{self, pe::Pe};
@@ -181,6 +185,124 @@ fn qcow2_files() {
             let _ = reader.read(&mut buffer);
         }
         let _ = inspect(&mut reader);
+    });
+}
+
+/// What of a format's file is worth lying about, in a file of `length` bytes.
+fn interesting(format: OutputFormat, length: usize) -> Vec<Range<usize>> {
+    const KIB: usize = 1024;
+    const MIB: usize = 1024 * KIB;
+    match format {
+        OutputFormat::RawZst => vec![0..32, length - 200..length],
+        OutputFormat::Vhd => vec![length - 512..length - 448, length - 448..length - 400],
+        OutputFormat::VhdDynamic => vec![512..560, 1536..1544, length - 512..length - 400],
+        OutputFormat::Vhdx => vec![
+            64 * KIB..64 * KIB + 80,
+            192 * KIB..192 * KIB + 80,
+            2 * MIB..2 * MIB + 192,
+            2 * MIB + 64 * KIB..2 * MIB + 64 * KIB + 40,
+            3 * MIB..3 * MIB + 48,
+        ],
+        OutputFormat::Vmdk => vec![0..80, 21 * 512..21 * 512 + 8, 22 * 512..22 * 512 + 128],
+        OutputFormat::VmdkStream => vec![0..80, 64 * KIB..64 * KIB + 32, length - 1024..length],
+        // Headers of the members; the disk's first grain.
+        OutputFormat::Ova => vec![0..512, 4096..8192, 64 * KIB..80 * KIB],
+        _ => vec![100..512, 512..1536],
+    }
+}
+
+/// Makes the checksums right again, so that what is behind them is read.
+fn mend(format: OutputFormat, bytes: &mut [u8]) {
+    let length = bytes.len();
+    let spans = match format {
+        OutputFormat::Vhd => vec![(length.wrapping_sub(512), 512, 64)],
+        OutputFormat::VhdDynamic => vec![(length.wrapping_sub(512), 512, 64), (512, 1024, 36)],
+        OutputFormat::Vhdx => vec![(65_536, 4096, 4), (196_608, 65_536, 4)],
+        _ => Vec::new(),
+    };
+    for (start, size, at) in spans {
+        let Some(span) = bytes.get_mut(start..start.saturating_add(size)) else {
+            continue;
+        };
+        span[at..at + 4].fill(0);
+        let sum = if format == OutputFormat::Vhdx {
+            crc32c::crc32c(span).to_le_bytes()
+        } else {
+            (!span.iter().map(|byte| u32::from(*byte)).sum::<u32>()).to_be_bytes()
+        };
+        span[at..at + 4].copy_from_slice(&sum);
+    }
+}
+
+/// Opens bytes as what they are said to be.
+fn open_as(format: OutputFormat, bytes: Vec<u8>) -> io::Result<Box<dyn DiskSource>> {
+    let file = Cursor::new(bytes);
+    Ok(match format {
+        OutputFormat::RawZst => Box::new(RawZstReader::open(file)?),
+        OutputFormat::Vhd | OutputFormat::VhdDynamic => Box::new(VhdReader::open(file)?),
+        OutputFormat::Vhdx => Box::new(VhdxReader::open(file)?),
+        OutputFormat::Vmdk | OutputFormat::VmdkStream => Box::new(VmdkReader::open(file)?),
+        OutputFormat::Ova => Box::new(open_ova(file)?),
+        _ => {
+            let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+            gzip.write_all(file.get_ref())?;
+            Box::new(GcpTarReader::open(Cursor::new(gzip.finish()?))?)
+        }
+    })
+}
+
+#[test]
+fn image_files() {
+    let scene = scene();
+    let formats = [
+        OutputFormat::RawZst,
+        OutputFormat::Vhd,
+        OutputFormat::VhdDynamic,
+        OutputFormat::Vhdx,
+        OutputFormat::Vmdk,
+        OutputFormat::VmdkStream,
+        OutputFormat::Ova,
+        OutputFormat::GcpTar,
+    ];
+    let good = formats.map(|format| {
+        let size = if format == OutputFormat::GcpTar {
+            1024 * MIB
+        } else {
+            2 * MIB
+        };
+        let map = crate::formats::sparse(&scene, size, 3, 9);
+        let path = scene.folder.path().join(format.extension());
+        output::write(format, &map, &scene.store, &path).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        if format == OutputFormat::GcpTar {
+            let packed = std::mem::take(&mut bytes);
+            let mut gzip = flate2::read::GzDecoder::new(&packed[..]);
+            gzip.read_to_end(&mut bytes).unwrap();
+        }
+        assert!(open_as(format, bytes.clone()).is_ok(), "{format}");
+        bytes
+    });
+    fuzz(11, |random| {
+        let index = random.below(formats.len() as u64) as usize;
+        let (format, mut bytes) = (formats[index], good[index].clone());
+        let ranges = interesting(format, bytes.len());
+        let range = ranges[random.below(ranges.len() as u64) as usize].clone();
+        let mut part = bytes[range.clone()].to_vec();
+        mutate(random, &mut part);
+        bytes.splice(range, part);
+        if random.below(4) > 0 {
+            mend(format, &mut bytes);
+        }
+        let Ok(mut disk) = open_as(format, bytes) else {
+            return;
+        };
+        let size = disk.seek(SeekFrom::End(0)).unwrap();
+        for _ in 0..4 {
+            disk.seek(SeekFrom::Start(random.below(size.max(1))))
+                .unwrap();
+            let _ = disk.read(&mut [0; 70_000]);
+        }
+        let _ = inspect(&mut disk);
     });
 }
 

@@ -3,6 +3,7 @@
 mod boot;
 mod disks;
 mod filesystems;
+mod formats;
 mod fuzz;
 mod pinned;
 mod scene;

@@ -30,3 +30,35 @@ fn digests_of_a_small_image_are_pinned() {
     ];
     assert_eq!(found, pinned);
 }
+
+#[test]
+fn digests_of_a_small_disk_in_every_format_are_pinned() {
+    let scene = scene();
+    let found = OutputFormat::ALL.map(|format| {
+        // Google takes whole GiB only.
+        let size = if format == OutputFormat::GcpTar {
+            1 << 30
+        } else {
+            5 << 20
+        };
+        let map = crate::formats::sparse(&scene, size, 4, 8);
+        let name = format!("disk.{}", format.extension());
+        let path = scene.folder.path().join(name);
+        output::write(format, &map, &scene.store, &path).unwrap();
+        format!("{format} {}", output::sha256(&path).unwrap().hex())
+    });
+    let pinned = [
+        "raw 7c6a881e824a91fff6cedf57b5b5a9d6e2321c39b9481d7f44fa862e6ff2965e",
+        "raw.zst 2f86aea9787eae61eb12722c9ed050fc7b3ec643fb3685a8b7ea601fd699b1e7",
+        "qcow2 2c09cdfa6ea56d93bf24fa28a73410f1cbd7a3003b78a6bc6292e9fa74afae8b",
+        "qcow2-zlib a12db3ab833a6d302cf14cb16348efc7d83f280cc071ff0331cda23c11b56075",
+        "vhd f42865d3de051020520bee9fb0a894334afc49687b98be83812f8a09b568fcc0",
+        "vhd-dynamic 3ba957178e20c352c10ceafa49697068df92fcfcee88a56bd7ababea98f29bc4",
+        "vhdx 6c996ede377a36954375d7a4d131c87f6358ad7ebd1c82a1590ae98081726fa1",
+        "vmdk e3be63136a03e928db6bdb9481c4b5c8bf3ac53e476d4184ab98075c1b5dc4c6",
+        "vmdk-stream ff2486bed12d3b88b75abf0435adabb24aa090bbab49d9e1d8adf431022175ce",
+        "ova 94b3d483d8ee64619eb671fe45fc4dc4638ca330668daf1ae84f4ad6cdb48b49",
+        "gcp-tar cd495428d45f53723efb2affec16ba1473de74fe7bc64bbafb96205f852935d9",
+    ];
+    assert_eq!(found, pinned);
+}

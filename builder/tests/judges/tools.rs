@@ -23,6 +23,18 @@ pub(crate) fn judge(name: &str) -> Option<Command> {
     command
 }
 
+/// As [`judge`], of those that unpack archives.
+pub(crate) fn archiver(name: &str) -> Option<Command> {
+    static ARCHIVERS: OnceLock<Option<Tools>> = OnceLock::new();
+    let tools = ARCHIVERS.get_or_init(|| {
+        testing::tools("archivers", &["libarchive-tools", "zstd"])
+            .unwrap_or_else(|error| panic!("the archivers cannot be had: {error}"))
+    });
+    let command = tools.as_ref()?.command(name);
+    assert!(command.is_some(), "no package of the archivers has {name}");
+    command
+}
+
 /// Runs a judge that must be content; gives what it said.
 pub(crate) fn content(command: &mut Command) -> String {
     let Output {

@@ -14,7 +14,7 @@ use crate::store::Store;
 pub enum Side {
     /// Of the store: an image's manifest, its disk map, or a release over several boards.
     Digest(Digest),
-    /// A raw or qcow2 file.
+    /// A file of any format.
     File(PathBuf),
 }
 
@@ -30,7 +30,7 @@ impl Side {
         }
         text.parse().map(Self::Digest).map_err(|_| {
             format!(
-                "'{text}' is neither a file nor a digest; name a raw or qcow2 file, or sha256:… as `build` prints it"
+                "'{text}' is neither a file nor a digest; name an image file, or sha256:… as `build` prints it"
             )
         })
     }
