@@ -14,6 +14,7 @@ pub(crate) mod host;
 pub(crate) mod module;
 pub(crate) mod mount;
 pub(crate) mod net;
+pub(crate) mod packet;
 pub(crate) mod poll;
 pub(crate) mod power;
 pub(crate) mod process;

@@ -1,4 +1,4 @@
-//! Sockets that std does not make: rtnetlink, packet sockets, non-blocking
+//! Sockets that std does not make: rtnetlink, non-blocking
 //! connects, and datagrams with the sender's credentials. All are close-on-exec
 //! and non-blocking.
 
@@ -7,12 +7,12 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocke
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::{mem, ptr};
 
-/// ETH_P_IP in network byte order.
-const ETHERTYPE_IP: u16 = 0x0800_u16.to_be();
 /// Connections that may wait; the kernel cuts it to net.core.somaxconn.
 const BACKLOG: libc::c_int = 4096;
 /// `RTMGRP_LINK` of linux/rtnetlink.h.
 pub(crate) const GROUP_LINK: u32 = 1;
+/// `RTMGRP_IPV6_IFADDR`.
+pub(crate) const GROUP_ADDRESSES6: u32 = 0x100;
 
 fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
@@ -22,16 +22,20 @@ fn checked(result: libc::c_int) -> io::Result<libc::c_int> {
     }
 }
 
-fn counted(result: isize) -> io::Result<usize> {
+pub(super) fn counted(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
 /// Size of a socket structure as the calls want it.
-fn size_of<T>() -> libc::socklen_t {
+pub(super) fn size_of<T>() -> libc::socklen_t {
     mem::size_of::<T>() as libc::socklen_t
 }
 
-fn socket(domain: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
+pub(super) fn socket(
+    domain: libc::c_int,
+    kind: libc::c_int,
+    protocol: libc::c_int,
+) -> io::Result<OwnedFd> {
     let kind = kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: plain call.
     let fd = checked(unsafe { libc::socket(domain, kind, protocol) })?;
@@ -39,7 +43,7 @@ fn socket(domain: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-fn bind<T>(fd: &OwnedFd, address: &T) -> io::Result<()> {
+pub(super) fn bind<T>(fd: &OwnedFd, address: &T) -> io::Result<()> {
     // SAFETY: `address` is a live sockaddr structure of that size.
     checked(unsafe {
         libc::bind(
@@ -51,7 +55,7 @@ fn bind<T>(fd: &OwnedFd, address: &T) -> io::Result<()> {
     Ok(())
 }
 
-fn set_option<T>(
+pub(super) fn set_option<T>(
     fd: BorrowedFd<'_>,
     level: libc::c_int,
     name: libc::c_int,
@@ -196,76 +200,6 @@ pub(crate) fn receive_advertisement(fd: &OwnedFd, buffer: &mut [u8]) -> io::Resu
         from.sin6_scope_id,
         u8::try_from(hops).unwrap_or(0),
     ))
-}
-
-fn link_address(index: u32, hardware: [u8; 6]) -> libc::sockaddr_ll {
-    // SAFETY: all zeros is a valid sockaddr_ll.
-    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
-    address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = ETHERTYPE_IP;
-    address.sll_ifindex = index as i32;
-    address.sll_halen = 6;
-    address.sll_addr[..6].copy_from_slice(&hardware);
-    address
-}
-
-/// A packet socket on one interface that lets only unfragmented UDP to `port` through
-/// and gives it from the IP header on. The kernel's filter matters: without it PID 1
-/// would wake up for every packet of every service.
-///
-/// # Errors
-/// What socket(2), setsockopt(2) or bind(2) says.
-pub(crate) fn packet(index: u32, port: u16) -> io::Result<OwnedFd> {
-    // Protocol 0: nothing arrives before the filter stands and bind names the protocol.
-    let fd = socket(libc::AF_PACKET, libc::SOCK_DGRAM, 0)?;
-    let op = |code: u32, yes: u8, no: u8, k: u32| libc::sock_filter {
-        code: code as u16,
-        jt: yes,
-        jf: no,
-        k,
-    };
-    let (load, jump) = (libc::BPF_LD | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_K);
-    let mut filter = [
-        op(load | libc::BPF_B, 0, 0, 9), // IP protocol
-        op(jump | libc::BPF_JEQ, 0, 5, libc::IPPROTO_UDP as u32),
-        op(load | libc::BPF_H, 0, 0, 6), // flags and fragment offset
-        op(jump | libc::BPF_JSET, 3, 0, 0x3fff),
-        op(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0, 0), // X = IP header length
-        op(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, 0, 0, 2),  // destination port
-        op(jump | libc::BPF_JEQ, 1, 0, u32::from(port)),
-        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0xffff),
-    ];
-    let program = libc::sock_fprog {
-        len: filter.len() as u16,
-        filter: filter.as_mut_ptr(),
-    };
-    let borrowed = std::os::fd::AsFd::as_fd(&fd);
-    set_option(borrowed, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
-    bind(&fd, &link_address(index, [0; 6]))?;
-    Ok(fd)
-}
-
-/// Sends an IP packet to everybody on the link.
-///
-/// # Errors
-/// What sendto(2) says.
-pub(crate) fn broadcast(fd: &OwnedFd, index: u32, packet: &[u8]) -> io::Result<()> {
-    let address = link_address(index, [0xff; 6]);
-    let (to, size) = ((&raw const address).cast(), size_of::<libc::sockaddr_ll>());
-    // SAFETY: live packet, live address of the given size.
-    let sent = unsafe {
-        libc::sendto(
-            fd.as_raw_fd(),
-            packet.as_ptr().cast(),
-            packet.len(),
-            libc::MSG_NOSIGNAL,
-            to,
-            size,
-        )
-    };
-    counted(sent)?;
-    Ok(())
 }
 
 /// A UDP socket bound to one interface, address and port.

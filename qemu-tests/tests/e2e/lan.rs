@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use slipform_init::contract::event::{Event, Record};
 
 use crate::support::lab::slot;
-use crate::support::lan::{Cable, Frame, Mac, advertisement, arp_answer, udp4, udp6};
+use crate::support::lan::{Cable, Frame, Mac, advertisement, arp_answer, neighbour, udp4, udp6};
 use crate::support::project::Project;
 use crate::support::wire::{Extra, Machine, Way};
 
@@ -19,6 +19,9 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 5);
 const ROUTER6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 const ADDRESS6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 0x1234);
+/// Addresses that the servers give although somebody has them.
+const TAKEN: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 9);
+const TAKEN6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 0x9999);
 /// Questions that only get nonsense, of each protocol.
 const HOSTILE: u8 = 3;
 /// Seconds; the shortest that a client takes is 10.
@@ -29,6 +32,7 @@ const AHEAD: u64 = 86_400;
 const DISCOVER: u8 = 1;
 const OFFER: u8 = 2;
 const REQUEST: u8 = 3;
+const DECLINE: u8 = 4;
 const ACK: u8 = 5;
 const NAK: u8 = 6;
 
@@ -37,6 +41,8 @@ const NAK: u8 = 6;
 struct Link {
     over: AtomicBool,
     silent: AtomicBool,
+    declined: AtomicBool,
+    declined6: AtomicBool,
     discovers: AtomicU8,
     renewals: AtomicUsize,
     solicits: AtomicU8,
@@ -135,6 +141,14 @@ fn answers(question: &[u8]) -> (Vec<Vec<u8>>, Vec<u8>) {
     (all, long)
 }
 
+/// The address that a client asks for, or that it has.
+fn wanted(question: &[u8]) -> Option<Ipv4Addr> {
+    let option = question[240..].windows(6).find(|six| six[..2] == [50, 4]);
+    let own = question.get(12..16).filter(|four| **four != [0; 4]);
+    let bytes = option.map(|six| &six[2..]).or(own)?;
+    Some(<[u8; 4]>::try_from(bytes).ok()?.into())
+}
+
 fn dhcp(link: &Link, cable: &Cable, mac: Mac, question: &[u8], is_to_all: bool) {
     if question.len() < 241 || link.silent.load(Ordering::Relaxed) {
         return;
@@ -153,8 +167,14 @@ fn dhcp(link: &Link, cable: &Cable, mac: Mac, question: &[u8], is_to_all: bool) 
             for bad in bad {
                 send(&bad);
             }
-            if link.discovers.fetch_add(1, Ordering::Relaxed) >= HOSTILE {
+            if link.discovers.fetch_add(1, Ordering::Relaxed) < HOSTILE {
+                return;
+            }
+            // An address that somebody has, until the server knows.
+            if link.declined.load(Ordering::Relaxed) {
                 send(&odd);
+            } else {
+                send(&reply(question, TAKEN, &good(OFFER)));
             }
         }
         Some(REQUEST) => {
@@ -165,7 +185,11 @@ fn dhcp(link: &Link, cable: &Cable, mac: Mac, question: &[u8], is_to_all: bool) 
             let mut stranger = reply(question, Ipv4Addr::UNSPECIFIED, &options(&[(53, &[NAK])]));
             stranger[4] ^= 1;
             send(&stranger);
-            send(&reply(question, ADDRESS, &good(ACK)));
+            let address = wanted(question).unwrap_or(ADDRESS);
+            send(&reply(question, address, &good(ACK)));
+        }
+        Some(DECLINE) if wanted(question) == Some(TAKEN) => {
+            link.declined.store(true, Ordering::Relaxed);
         }
         _ => {}
     }
@@ -212,6 +236,10 @@ fn reply6(kind: u8, question: &[u8], address: Ipv6Addr) -> Option<Vec<u8>> {
 
 fn dhcp6(link: &Link, cable: &Cable, mac: Mac, from: Ipv6Addr, question: &[u8]) {
     let kind = match question.first() {
+        Some(9) if question.windows(16).any(|part| part == TAKEN6.octets()) => {
+            link.declined6.store(true, Ordering::Relaxed);
+            7
+        }
         Some(1) => 2,
         Some(3 | 5 | 6) => 7,
         _ => return,
@@ -219,7 +247,11 @@ fn dhcp6(link: &Link, cable: &Cable, mac: Mac, from: Ipv6Addr, question: &[u8]) 
     let send = |payload: &[u8]| {
         cable.send(&udp6(mac, (ROUTER6, 547), (from, 546), payload));
     };
-    let Some(fine) = reply6(kind, question, ADDRESS6) else {
+    let address = match link.declined6.load(Ordering::Relaxed) {
+        true => ADDRESS6,
+        false => TAKEN6,
+    };
+    let Some(fine) = reply6(kind, question, address) else {
         return;
     };
     for length in [0, 1, 3, 4, 7, 20, fine.len() - 1] {
@@ -314,6 +346,14 @@ fn serve(link: &Link, cable: &Cable) {
             Some(Frame::Arp { mac, from, wanted }) if wanted == SERVER && from == ADDRESS => {
                 cable.send(&arp_answer(mac, wanted, from));
             }
+            Some(Frame::Arp { mac, from, wanted }) if wanted == TAKEN => {
+                cable.send(&arp_answer(mac, wanted, from));
+            }
+            Some(Frame::Icmp6 {
+                kind: 135,
+                target: Some(TAKEN6),
+                ..
+            }) => cable.send(&neighbour(TAKEN6)),
             Some(Frame::Udp4 {
                 mac,
                 from: (_, 68),
@@ -413,6 +453,14 @@ fn life(link: &Link, machine: &mut Machine) {
     assert!(machine.was_or_until(has("fd00:9::1234/128")), "{link:?}");
     assert!(machine.was_or_until(stepped), "{link:?}");
     assert!(link.discovers.load(Ordering::Relaxed) > HOSTILE);
+    // Before that they gave addresses that somebody has.
+    let declined = [&link.declined, &link.declined6];
+    assert!(
+        declined.iter().all(|told| told.load(Ordering::Relaxed)),
+        "{link:?}"
+    );
+    let used = |event: &Event| matches!(event, Event::Network { address, .. } if address.starts_with("10.9.0.9/"));
+    assert!(!machine.records.iter().any(|record| used(&record.event)));
 
     // The lease is kept alive, and goes when nobody renews it.
     let before = link.renewals.load(Ordering::Relaxed);

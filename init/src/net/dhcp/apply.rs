@@ -86,9 +86,13 @@ impl Interface {
     /// Puts addresses of DHCPv6 on, and takes them off.
     pub(super) fn apply(&mut self, changes: Vec<Change>, turn: &mut Turn<'_>) {
         for change in changes {
-            let (bind, addresses) = match change {
-                Change::Bind(addresses) => (true, addresses),
-                Change::Unbind(addresses) => (false, addresses),
+            let (lost, addresses) = match change {
+                Change::Bind(addresses) => (None, addresses),
+                Change::Unbind(addresses) => (Some("its time is up"), addresses),
+                Change::Taken(addresses) => (
+                    Some("somebody else has it; declined, asking for another"),
+                    addresses,
+                ),
             };
             for granted in addresses {
                 let address = Address {
@@ -100,7 +104,7 @@ impl Interface {
                     lifetime: (granted.valid != u32::MAX).then_some(granted.valid),
                 };
                 let text = format!("{}/128", granted.address);
-                if bind {
+                if lost.is_none() {
                     self.run(
                         &format!("add {text} to"),
                         Request::set_address(&address),
@@ -112,13 +116,14 @@ impl Interface {
                     let request = Request::delete_address(&address);
                     self.run(&format!("remove {text} from"), request, &gone, turn);
                 }
+                let (address, detail) = match lost {
+                    None => (text, format!("by DHCPv6 for {} s", granted.valid)),
+                    Some(why) => (String::new(), format!("lost {text}: {why}")),
+                };
                 turn.report.event(Event::Network {
                     interface: self.link.name.clone(),
-                    address: if bind { text } else { String::new() },
-                    detail: match bind {
-                        true => format!("by DHCPv6 for {} s", granted.valid),
-                        false => format!("lost {}/128: its time is up", granted.address),
-                    },
+                    address,
+                    detail,
                 });
             }
         }

@@ -1,10 +1,15 @@
 //! The client's state machine (RFC 2131 section 4.4) on a clock from outside.
 //!
 //! ```text
-//! Idle --link--> Selecting --offer--> Requesting --ack--> Bound --T1--> Renewing --T2--> Rebinding
-//!                    ^                    | nak             ^_____________ack____________|   | expiry, nak
-//!                    +------- Pause <-----+---------------------------------------------------+
+//! Idle --link--> Selecting --offer--> Requesting --ack--> Probing --> Bound --T1--> Renewing --T2--> Rebinding
+//!                    ^                    | nak         taken |         ^____________ack___________|   | expiry, nak
+//!                    +------- Pause <-----+-----<--decline----+----------------------------------------+
 //! ```
+//!
+//! Before an address is used the link is asked whether somebody has it (RFC 5227); then the
+//! server is told (RFC 2131 section 4.4.4) and asked for another. RFC 5227 takes up to seven
+//! seconds for that, which radio links may need; a wire answers in a few milliseconds, and
+//! every boot would pay.
 //!
 //! A lease in hand stays in hand while the link is away and while a new one is asked
 //! for; it goes when its time is up or a server says no.
@@ -21,6 +26,15 @@ const PAUSE_CAP_SECONDS: u32 = 64;
 const REQUEST_TRIES: u32 = 4;
 /// Shortest pause between two attempts to renew (RFC 2131 section 4.4.5).
 const RENEW_PAUSE: Duration = Duration::from_secs(60);
+
+/// How often an address is probed for, how long each time; nobody answers in that time:
+/// it is free.
+const PROBES: u32 = 3;
+const PROBE_PAUSE: Duration = Duration::from_millis(100);
+/// From an address that is taken to the next question, at least (RFC 2131 section 3.1.5).
+const DECLINE_PAUSE: Duration = Duration::from_secs(10);
+/// A second announcement, for whoever missed the first (RFC 5227 section 2.3).
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(2);
 
 const NOBODY_TO_ALL: Destination = Destination::Broadcast {
     from: Ipv4Addr::UNSPECIFIED,
@@ -46,6 +60,8 @@ pub(crate) enum Input<'a> {
     LinkDown,
     /// A datagram for port 68.
     Packet(&'a [u8]),
+    /// Somebody with this hardware address has the address that is probed for.
+    Taken([u8; 6]),
     /// Time has passed.
     Tick,
 }
@@ -77,6 +93,10 @@ pub(crate) enum Action {
         /// To whom.
         to: Destination,
     },
+    /// Ask the link who has this address.
+    Probe(Ipv4Addr),
+    /// Tell the link that it is ours.
+    Announce(Ipv4Addr),
     /// Use this lease, instead of `previous` if there is one.
     Bind {
         /// The lease.
@@ -103,6 +123,9 @@ enum State {
     Selecting,
     Requesting {
         offer: Lease,
+    },
+    Probing {
+        lease: Lease,
     },
     Bound,
     Renewing,
@@ -142,6 +165,10 @@ pub(crate) struct Client {
     held: Option<Held>,
     /// Refusals in a row.
     naks: u32,
+    /// Addresses in a row that somebody has.
+    taken: u32,
+    /// When the address in use is announced again.
+    announce: Option<Duration>,
     /// A useless answer to this question was reported: one line is enough.
     noted: bool,
 }
@@ -164,6 +191,8 @@ impl Client {
             next: None,
             held: None,
             naks: 0,
+            taken: 0,
+            announce: None,
             noted: false,
         }
     }
@@ -178,13 +207,14 @@ impl Client {
             }
             Input::LinkDown => {
                 self.state = State::Idle;
-                self.next = None;
+                (self.next, self.announce) = (None, None);
             }
             Input::Packet(bytes) => {
                 if let Ok(reply) = Reply::parse(bytes) {
                     self.reply(now, &reply, out);
                 }
             }
+            Input::Taken(by) => self.decline(now, by, out),
             Input::Tick => self.tick(now, out),
         }
     }
@@ -192,12 +222,24 @@ impl Client {
     /// When it wants a tick.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let expiry = self.held.as_ref().and_then(Held::expiry);
-        [self.next, expiry].into_iter().flatten().min()
+        let all = [self.next, self.announce, expiry];
+        all.into_iter().flatten().min()
     }
 
     /// It waits for an answer.
     pub(crate) fn listens(&self) -> bool {
-        !matches!(self.state, State::Idle | State::Pause | State::Bound)
+        !matches!(
+            self.state,
+            State::Idle | State::Pause | State::Probing { .. } | State::Bound
+        )
+    }
+
+    /// The address that it probes for: whoever has it is to be heard.
+    pub(crate) fn probes(&self) -> Option<Ipv4Addr> {
+        match &self.state {
+            State::Probing { lease } => Some(lease.address),
+            _ => None,
+        }
     }
 
     /// The lease in use.
@@ -220,6 +262,10 @@ impl Client {
                 return self.discover(now, out);
             }
         }
+        if self.announce.is_some_and(|at| at <= now) {
+            self.announce = None;
+            out.extend(self.lease().map(|lease| Action::Announce(lease.address)));
+        }
         if self.next.is_none_or(|next| now < next) {
             return;
         }
@@ -235,6 +281,10 @@ impl Client {
                 let offer = offer.clone();
                 self.tries += 1;
                 self.ask_request(now, &offer, out);
+            }
+            State::Probing { lease } => {
+                let lease = lease.clone();
+                self.probe(now, lease, out);
             }
             State::Bound => {
                 self.new_question(now);
@@ -337,13 +387,13 @@ impl Client {
                     self.state = State::Requesting { offer };
                 }
             }
-            Kind::Ack => self.acknowledged(reply, out),
+            Kind::Ack => self.acknowledged(now, reply, out),
             Kind::Nak => self.refused(now, reply, out),
             _ => {}
         }
     }
 
-    fn acknowledged(&mut self, reply: &Reply, out: &mut Vec<Action>) {
+    fn acknowledged(&mut self, now: Duration, reply: &Reply, out: &mut Vec<Action>) {
         let expected = match &self.state {
             State::Requesting { offer } => Some(offer.server),
             State::Renewing => self.lease().map(|lease| lease.server),
@@ -356,6 +406,32 @@ impl Client {
         if expected.is_some_and(|server| server != lease.server) {
             return;
         }
+        let in_use = self.lease().map(|held| held.address) == Some(lease.address);
+        let renews = in_use && !matches!(self.state, State::Requesting { .. });
+        // A network for one host has nobody who could have the address.
+        if renews || lease.prefix == 32 {
+            return self.bind(lease, out);
+        }
+        self.tries = 0;
+        self.probe(now, lease, out);
+    }
+
+    /// Asks the link once more who has the address, or takes it.
+    fn probe(&mut self, now: Duration, lease: Lease, out: &mut Vec<Action>) {
+        if self.tries >= PROBES {
+            let address = lease.address;
+            self.bind(lease, out);
+            out.push(Action::Announce(address));
+            self.announce = Some(now.saturating_add(ANNOUNCE_AGAIN));
+            return;
+        }
+        self.tries += 1;
+        out.push(Action::Probe(lease.address));
+        self.next = Some(now.saturating_add(PROBE_PAUSE));
+        self.state = State::Probing { lease };
+    }
+
+    fn bind(&mut self, lease: Lease, out: &mut Vec<Action>) {
         // Its time runs from the first question, which the server may have answered at once.
         let held = Held {
             lease: lease.clone(),
@@ -364,8 +440,40 @@ impl Client {
         self.next = held.at(lease.renew);
         let previous = self.held.replace(held).map(|held| held.lease);
         self.state = State::Bound;
-        self.naks = 0;
+        (self.naks, self.taken) = (0, 0);
         out.push(Action::Bind { lease, previous });
+    }
+
+    /// The server learns that the address is of no use, and is asked for another later.
+    fn decline(&mut self, now: Duration, by: [u8; 6], out: &mut Vec<Action>) {
+        let State::Probing { lease } = &self.state else {
+            return;
+        };
+        let (address, server) = (lease.address, lease.server);
+        self.new_question(now);
+        let message = Question {
+            requested: Some(address),
+            server: Some(server),
+            ..self.question(Kind::Decline, now)
+        };
+        out.push(Action::Send {
+            message: message.build(),
+            to: NOBODY_TO_ALL,
+        });
+        let [a, b, c, d, e, f] = by;
+        let text = format!(
+            "{address} is in use by {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}; declined, asking for another"
+        );
+        if self.lease().is_some_and(|held| held.address == address) {
+            self.lose("somebody else has it", out);
+        }
+        out.push(Action::Note(text));
+        // Neither a server that gives nothing else nor a neighbour that claims everything
+        // may keep the link busy.
+        let pause = DECLINE_PAUSE.max(self.pause(self.taken));
+        self.next = Some(now.saturating_add(pause));
+        self.taken = self.taken.saturating_add(1);
+        self.state = State::Pause;
     }
 
     fn refused(&mut self, now: Duration, reply: &Reply, out: &mut Vec<Action>) {
@@ -403,6 +511,7 @@ impl Client {
 
     fn lose(&mut self, why: &'static str, out: &mut Vec<Action>) {
         if let Some(held) = self.held.take() {
+            self.announce = None;
             out.push(Action::Unbind {
                 lease: held.lease,
                 why,

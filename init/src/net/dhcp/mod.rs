@@ -3,9 +3,12 @@
 //! the image, router advertisements) become one file.
 //!
 //! A packet socket is open only while an answer is awaited; in between PID 1 sleeps.
-//! Link changes come from rtnetlink as wake-ups; what changed is then read from /sys.
+//! Changes of links and of IPv6 addresses come from rtnetlink as wake-ups; what changed is
+//! then read from /sys and /proc.
 
+mod active;
 mod apply;
+mod arp;
 mod client;
 mod ip;
 mod lease;
@@ -13,7 +16,7 @@ mod packet;
 #[cfg(test)]
 mod tests;
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,9 +31,11 @@ use super::ra::{self, Names};
 use super::resolv::{self, Server};
 use super::rtnl::Request;
 use crate::sys::net;
+use crate::sys::packet::Packets;
 use crate::turn::{Turn, Watched};
+use active::Active;
 use apply::{Interface, tell_kernel, write_resolv};
-use client::{Action, Client, Config, Destination, Input};
+use client::{Client, Config, Input};
 
 /// How often an interface is looked for while there is none, and the carrier is read
 /// where rtnetlink does not tell.
@@ -61,21 +66,6 @@ pub(crate) struct Dhcp {
     looks: u32,
 }
 
-/// An interface in use.
-#[derive(Debug)]
-struct Active {
-    interface: Interface,
-    carrier: bool,
-    /// It asks for a lease.
-    asks: bool,
-    client: Client,
-    six: Dhcp6,
-    packet: Option<OwnedFd>,
-    /// Sends renewals; what comes in on it is read through `packet`, but while it is
-    /// open the kernel does not answer the server with "port unreachable".
-    unicast: Option<UdpSocket>,
-}
-
 impl Dhcp {
     /// `hostname` goes to the servers; transaction ids and jitter come from `seed`.
     pub(crate) fn new(hostname: &str, seed: u64, fixed: Vec<machine::Interface>) -> Dhcp {
@@ -97,7 +87,7 @@ impl Dhcp {
 
     /// Begins; also writes an empty resolv.conf, so that the link to it leads somewhere.
     pub(crate) fn start(&mut self, turn: &mut Turn<'_>) {
-        match net::netlink(net::GROUP_LINK) {
+        match net::netlink(net::GROUP_LINK | net::GROUP_ADDRESSES6) {
             Ok(monitor) => self.monitor = Some(monitor),
             Err(error) => tell_kernel(&KernelError::of("listen for link changes", &error), turn),
         }
@@ -240,6 +230,7 @@ impl Dhcp {
                     client: Client::new(config),
                     six,
                     packet: None,
+                    arp: None,
                     unicast: None,
                 });
             }
@@ -321,96 +312,13 @@ impl Dhcp {
     }
 }
 
-impl Active {
-    /// Reads the carrier.
-    fn look(&mut self, turn: &mut Turn<'_>) {
-        let carrier = self.interface.link.has_carrier();
-        if carrier == std::mem::replace(&mut self.carrier, carrier) {
-            return;
-        }
-        if carrier {
-            if self.asks {
-                self.step(Input::LinkUp, turn);
-            }
-        } else {
-            self.interface
-                .tell(self.client.lease(), "link is down".into(), turn);
-            self.step(Input::LinkDown, turn);
-            self.six.link_down();
-        }
-    }
-
-    fn step(&mut self, input: Input<'_>, turn: &mut Turn<'_>) {
-        let mut actions = Vec::new();
-        self.client.step(turn.now, input, &mut actions);
-        if self.client.listens() && self.packet.is_none() {
-            match net::packet(self.interface.link.index, ip::CLIENT_PORT) {
-                Ok(socket) => self.packet = Some(socket),
-                Err(error) => tell_kernel(
-                    &KernelError::of("open a packet socket for DHCP", &error),
-                    turn,
-                ),
-            }
-        }
-        for action in actions {
-            match action {
-                // What cannot be sent is lost like any datagram: it is asked again. A link
-                // that has just gone is no news either.
-                Action::Send { message, to } => drop(self.send(&message, to)),
-                Action::Bind { lease, previous } => {
-                    self.interface.bind(&lease, previous.as_ref(), turn);
-                }
-                Action::Unbind { lease, why } => self.interface.unbind(&lease, why, turn),
-                Action::Note(text) => self.interface.tell(self.client.lease(), text, turn),
-            }
-        }
-        if !self.client.listens() {
-            (self.packet, self.unicast) = (None, None);
-        }
-    }
-
-    fn read_packets(&mut self, turn: &mut Turn<'_>) {
-        let mut buffer = [0; packet::DATAGRAM_MAX];
-        for _ in 0..PER_TURN {
-            let Some(Ok(count)) = self
-                .packet
-                .as_ref()
-                .map(|socket| net::receive(socket, &mut buffer))
-            else {
-                return;
-            };
-            if let Some(message) = ip::unwrap(&buffer[..count]) {
-                self.step(Input::Packet(message), turn);
-            }
-        }
-    }
-
-    fn send(&mut self, message: &[u8], to: Destination) -> std::io::Result<()> {
-        match (to, &self.packet) {
-            (Destination::Broadcast { from }, Some(socket)) => {
-                net::broadcast(socket, self.interface.link.index, &ip::wrap(from, message))
-            }
-            (Destination::Broadcast { .. }, None) => Ok(()),
-            (Destination::Unicast { from, to }, _) => {
-                if self.unicast.is_none() {
-                    self.unicast =
-                        Some(net::udp(&self.interface.link.name, from, ip::CLIENT_PORT)?);
-                }
-                let Some(socket) = &self.unicast else {
-                    return Ok(());
-                };
-                socket.send_to(message, (to, ip::SERVER_PORT)).map(|_| ())
-            }
-        }
-    }
-}
-
 impl Watched for Dhcp {
     fn fds(&self, out: &mut Vec<libc::pollfd>) {
         let packets = self
             .active
             .iter()
-            .filter_map(|active| active.packet.as_ref());
+            .flat_map(|active| [&active.packet, &active.arp])
+            .filter_map(|packets| Some(packets.as_ref()?.fd()));
         let own = [self.monitor.as_ref(), self.advertisements.as_ref()];
         let six = self.active.iter().filter_map(|active| active.six.fd());
         let fds = own
@@ -443,8 +351,11 @@ impl Watched for Dhcp {
             self.read_advertisements(turn);
         } else {
             for active in &mut self.active {
-                if active.packet.as_ref().is_some_and(is) {
+                let of = |packets: &Option<Packets>| packets.as_ref().is_some_and(|p| is(p.fd()));
+                if of(&active.packet) {
                     active.read_packets(turn);
+                } else if of(&active.arp) {
+                    active.read_arp(turn);
                 } else if active.six.fd() == Some(fd) {
                     let changes = active.six.read(turn.now);
                     active.interface.apply(changes, turn);

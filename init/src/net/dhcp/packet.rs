@@ -89,6 +89,8 @@ pub(crate) enum Kind {
     Offer = 2,
     /// I take it, or keep it.
     Request = 3,
+    /// Somebody else has it.
+    Decline = 4,
     /// It is yours.
     Ack = 5,
     /// It is not.
@@ -219,7 +221,7 @@ impl Reply {
 /// A message of ours.
 #[derive(Debug, Clone)]
 pub(crate) struct Question<'a> {
-    /// Discover or request.
+    /// Discover, request or decline.
     pub(crate) kind: Kind,
     /// Which the answer must repeat.
     pub(crate) xid: u32,
@@ -261,11 +263,14 @@ impl Question<'_> {
         if let Some(server) = self.server {
             add(option::SERVER, &server.octets());
         }
-        add(option::MAX_SIZE, &(DATAGRAM_MAX as u16).to_be_bytes());
-        if crate::net::resolv::is_domain(self.hostname) {
-            add(option::HOSTNAME, self.hostname.as_bytes());
+        // Of a decline nobody waits for an answer (RFC 2131 section 4.4.1, table 5).
+        if self.kind != Kind::Decline {
+            add(option::MAX_SIZE, &(DATAGRAM_MAX as u16).to_be_bytes());
+            if crate::net::resolv::is_domain(self.hostname) {
+                add(option::HOSTNAME, self.hostname.as_bytes());
+            }
+            add(option::WANTED, &WANTED);
         }
-        add(option::WANTED, &WANTED);
         bytes.push(option::END);
         bytes.resize(bytes.len().max(MESSAGE_MIN), 0);
         bytes

@@ -21,6 +21,8 @@ struct Bench {
     now: Duration,
     sent: Vec<(Vec<u8>, Destination)>,
     other: Vec<Action>,
+    /// What went to the link by ARP since the link came up.
+    arp: Vec<Action>,
 }
 
 fn at(seconds: u64) -> Duration {
@@ -39,6 +41,7 @@ impl Bench {
             now: at(100),
             sent: Vec::new(),
             other: Vec::new(),
+            arp: Vec::new(),
         }
     }
 
@@ -49,6 +52,7 @@ impl Bench {
         for action in out {
             match action {
                 Action::Send { message, to } => self.sent.push((message, to)),
+                Action::Probe(_) | Action::Announce(_) => self.arp.push(action),
                 other => self.other.push(other),
             }
         }
@@ -78,6 +82,14 @@ impl Bench {
         let time = lease_seconds.to_be_bytes();
         let bytes = answer(kind, xid, &time);
         self.step(Input::Packet(&bytes));
+        self.find_it_free();
+    }
+
+    /// Nobody has the address that is probed for.
+    fn find_it_free(&mut self) {
+        while self.client.probes().is_some() {
+            self.tick();
+        }
     }
 
     fn bind(lease_seconds: u32) -> Bench {
@@ -95,6 +107,8 @@ impl Bench {
             bench.other
         );
         assert!(!bench.client.listens());
+        // The second announcement.
+        bench.tick();
         bench
     }
 }
@@ -168,12 +182,87 @@ fn a_lease_is_got_renewed_rebound_and_lost() {
 }
 
 #[test]
+fn an_address_is_probed_for_and_announced_twice() {
+    let mut bench = Bench::new();
+    bench.step(Input::LinkUp);
+    let xid = bench.xid();
+    bench.answer(Kind::Offer, xid, 3600);
+    let began = bench.now;
+    let time = 3600_u32.to_be_bytes();
+    bench.step(Input::Packet(&answer(Kind::Ack, xid, &time)));
+    assert_eq!(bench.client.probes(), Some(OURS.into()));
+    assert!(bench.other.is_empty() && bench.client.lease().is_none());
+    bench.find_it_free();
+    assert!(matches!(&bench.other[..], [Action::Bind { .. }]));
+    assert_eq!((bench.now - began).as_millis(), 300);
+    bench.tick();
+    assert_eq!((bench.now - began).as_millis(), 2300);
+    let (probe, announce) = (Action::Probe(OURS.into()), Action::Announce(OURS.into()));
+    let all = [&probe, &probe, &probe, &announce, &announce];
+    assert_eq!(bench.arp.iter().collect::<Vec<_>>(), all);
+    // Somebody who is too late is not heard: the address is in use.
+    bench.step(Input::Taken([2; 6]));
+    assert!(bench.sent.is_empty() && bench.client.lease().is_some());
+}
+
+#[test]
+fn an_address_that_somebody_has_is_declined_and_asked_for_no_sooner_than_after_ten_seconds() {
+    let mut bench = Bench::new();
+    bench.step(Input::LinkUp);
+    let time = 3600_u32.to_be_bytes();
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        let xid = bench.xid();
+        bench.answer(Kind::Offer, xid, 3600);
+        bench.step(Input::Packet(&answer(Kind::Ack, xid, &time)));
+        bench.tick();
+        bench.step(Input::Taken([2, 0, 0, 0, 0, 9]));
+        assert_eq!(bench.asked(), Some((Kind::Decline as u8, BROADCAST)));
+        let message = &bench.sent[0].0;
+        let options = [50, 4, 10, 0, 2, 15, 54, 4, 10, 0, 2, 2, 255];
+        assert_eq!(message[243..256], options);
+        assert_ne!(bench.xid(), xid);
+        let [Action::Note(text)] = &bench.other[..] else {
+            panic!("{:?}", bench.other)
+        };
+        assert!(text.starts_with("10.0.2.15 is in use by 02:00:00:00:00:09"));
+        assert!(bench.client.lease().is_none() && !bench.client.listens());
+        let before = bench.now;
+        bench.tick();
+        assert_eq!(bench.asked(), Some((1, BROADCAST)));
+        pauses.push((bench.now - before).as_secs());
+    }
+    assert!(pauses[0] == 10 && pauses[7] >= 50, "{pauses:?}");
+}
+
+/// After the link was away: the address that it had is somebody else's by now.
+#[test]
+fn an_address_in_use_is_given_up_when_the_link_comes_back_and_somebody_has_it() {
+    let mut bench = Bench::bind(3600);
+    bench.step(Input::LinkDown);
+    bench.step(Input::LinkUp);
+    let xid = bench.xid();
+    bench.answer(Kind::Offer, xid, 3600);
+    let time = 3600_u32.to_be_bytes();
+    bench.step(Input::Packet(&answer(Kind::Ack, xid, &time)));
+    bench.step(Input::Taken([2; 6]));
+    assert!(
+        matches!(&bench.other[..], [Action::Unbind { .. }, Action::Note(_)]),
+        "{:?}",
+        bench.other
+    );
+    assert_eq!(bench.client.lease(), None);
+}
+
+#[test]
 fn a_renewal_with_another_address_hands_over_both() {
     let mut bench = Bench::bind(3600);
     bench.tick();
     let mut bytes = answer(Kind::Ack, bench.xid(), &3600_u32.to_be_bytes());
     bytes[19] = 99;
     bench.step(Input::Packet(&bytes));
+    assert_eq!(bench.client.probes(), Some([10, 0, 2, 99].into()));
+    bench.find_it_free();
     let [
         Action::Bind {
             lease,
@@ -308,6 +397,7 @@ fn strangers_are_not_heard() {
         );
     }
     bench.step(Input::Packet(&answer(Kind::Ack, xid, &time)));
+    bench.find_it_free();
     assert!(bench.client.lease().is_some());
     // Late copies.
     for kind in [Kind::Offer, Kind::Ack, Kind::Nak] {
@@ -467,7 +557,7 @@ fn mutated_answers_do_no_harm() {
 }
 
 fn check(lease: &Lease) {
-    assert!((8..=32).contains(&lease.prefix), "{lease:?}");
+    assert!((4..=32).contains(&lease.prefix), "{lease:?}");
     assert!(
         !lease.address.is_unspecified()
             && !lease.address.is_multicast()

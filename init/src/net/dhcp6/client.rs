@@ -5,6 +5,7 @@
 //! Off --O--> Informing --reply--> Informed --refresh--> Informing
 //!  '---M--> Soliciting --advertise--> Requesting --reply--> Bound --T1--> Renewing --T2--> Rebinding
 //!               ^------------------------ expiry ------------------------------------------'
+//! Bound --somebody has it--> Declined --a pause--> Soliciting
 //! ```
 
 use std::net::Ipv6Addr;
@@ -23,6 +24,9 @@ const REFRESH_MIN: u32 = 600;
 /// Shortest time between renewals.
 const RENEW_MIN: u32 = 10;
 const INFINITE: u32 = u32::MAX;
+/// From an address that somebody has to the next question, so that a server that gives no
+/// other does not keep the link busy.
+const DECLINE_PAUSE: Duration = Duration::from_secs(10);
 
 /// What a router says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +48,8 @@ pub(crate) enum Action {
     Bind(Vec<Granted>),
     /// Take these off.
     Unbind(Vec<Granted>),
+    /// Take these off: somebody else has them.
+    Taken(Vec<Granted>),
     /// The names have changed.
     Names,
 }
@@ -58,6 +64,7 @@ enum State {
     Bound,
     Renewing,
     Rebinding,
+    Declined,
 }
 
 /// A client on one interface.
@@ -121,7 +128,10 @@ impl Client {
 
     /// It waits for an answer.
     pub(crate) fn listens(&self) -> bool {
-        !matches!(self.state, State::Off | State::Informed | State::Bound)
+        !matches!(
+            self.state,
+            State::Off | State::Informed | State::Bound | State::Declined
+        )
     }
 
     /// When it wants a tick.
@@ -139,6 +149,43 @@ impl Client {
         &self.search
     }
 
+    /// Addresses in use.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> impl Iterator<Item = Ipv6Addr> + '_ {
+        self.held.iter().map(|granted| granted.address)
+    }
+
+    /// The kernel has found that somebody else has these (RFC 4862 section 5.4): the server
+    /// learns it (RFC 8415 section 18.2.8), and is asked for others later. It is told once;
+    /// one that misses it gives the address again, and is told again.
+    pub(crate) fn taken(&mut self, now: Duration, addresses: &[Ipv6Addr], out: &mut Vec<Action>) {
+        let is_taken = |granted: &Granted| addresses.contains(&granted.address);
+        let (taken, left): (Vec<_>, Vec<_>) = self.held.drain(..).partition(is_taken);
+        self.held = left;
+        if taken.is_empty() {
+            return;
+        }
+        self.xid = self.roll() as u32 & 0x00ff_ffff;
+        let question = Question {
+            kind: Kind::Decline,
+            xid: self.xid,
+            duid: &self.duid,
+            server: Some(&self.server),
+            iaid: Some(self.iaid),
+            addresses: &taken,
+            elapsed: 0,
+        };
+        out.push(Action::Send(question.build()));
+        out.push(Action::Taken(taken));
+        if self.held.is_empty() {
+            self.expiry = None;
+        }
+        if self.state != State::Off {
+            self.state = State::Declined;
+            self.next = Some(now.saturating_add(DECLINE_PAUSE));
+        }
+    }
+
     /// Time has passed.
     pub(crate) fn tick(&mut self, now: Duration, out: &mut Vec<Action>) {
         if self.expiry.is_some_and(|expiry| expiry <= now) {
@@ -153,7 +200,7 @@ impl Client {
         }
         match self.state {
             State::Off => self.next = None,
-            State::Informed => self.begin(now, out),
+            State::Informed | State::Declined => self.begin(now, out),
             State::Bound => self.question(now, State::Renewing, out),
             State::Renewing if self.rebind.is_some_and(|rebind| rebind <= now) => {
                 self.question(now, State::Rebinding, out);
@@ -259,7 +306,7 @@ impl Client {
             State::Requesting => Kind::Request,
             State::Renewing => Kind::Renew,
             State::Rebinding => Kind::Rebind,
-            State::Off | State::Informed | State::Bound => return,
+            State::Off | State::Informed | State::Bound | State::Declined => return,
         };
         let elapsed = now.saturating_sub(self.asked).as_millis() / 10;
         let question = Question {
@@ -378,6 +425,28 @@ mod tests {
         );
         assert!(out.iter().any(|action| matches!(action, Action::Unbind(_))));
         assert!(kinds.len() < 50, "{}", kinds.len());
+    }
+
+    #[test]
+    fn an_address_that_somebody_has_is_declined_and_another_asked_for_later() {
+        let (mut client, mut out) = bound(2000);
+        out.clear();
+        let ours: Vec<_> = client.held().collect();
+        client.taken(seconds(3), &["fd00::99".parse().expect("one")], &mut out);
+        assert!(out.is_empty() && client.held().count() == 1);
+        client.taken(seconds(3), &ours, &mut out);
+        let [Action::Send(message), Action::Taken(taken)] = &out[..] else {
+            panic!("{out:?}")
+        };
+        assert_eq!((message[0], taken[0].address), (9, ours[0]));
+        let has = |part: &[u8]| message.windows(part.len()).any(|window| window == part);
+        assert!(has(&ours[0].octets()) && has(b"server") && has(&DUID));
+        assert!(!client.listens() && client.held().count() == 0);
+        out.clear();
+        assert_eq!(client.deadline(), Some(seconds(13)));
+        client.tick(seconds(13), &mut out);
+        let kind = sent(&mut out).map(|(kind, _)| kind);
+        assert_eq!(kind, Some(Kind::Solicit as u8));
     }
 
     #[test]

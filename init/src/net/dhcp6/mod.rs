@@ -1,6 +1,7 @@
 //! DHCPv6 on an interface: the socket around the pure [`client::Client`].
 
 mod client;
+mod dad;
 mod packet;
 
 use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
@@ -28,6 +29,8 @@ pub(crate) enum Change {
     Bind(Vec<Granted>),
     /// Take these off.
     Unbind(Vec<Granted>),
+    /// Take these off: somebody else has them.
+    Taken(Vec<Granted>),
 }
 
 /// The client of one interface.
@@ -38,6 +41,8 @@ pub(crate) struct Dhcp6 {
     index: u32,
     /// Open while an answer is awaited.
     socket: Option<UdpSocket>,
+    /// Addresses on the interface, and whether the kernel has found them to be ours alone.
+    on: Vec<(Ipv6Addr, bool)>,
 }
 
 impl Dhcp6 {
@@ -48,6 +53,7 @@ impl Dhcp6 {
             name: link.name.clone(),
             index: link.index,
             socket: None,
+            on: Vec::new(),
         }
     }
 
@@ -62,6 +68,27 @@ impl Dhcp6 {
     pub(crate) fn link_down(&mut self) {
         self.client.link_down();
         self.socket = None;
+    }
+
+    /// The kernel may have found out whose the addresses are.
+    pub(crate) fn look(&mut self, now: Duration) -> Vec<Change> {
+        if self.on.iter().all(|(_, proven)| *proven) {
+            return Vec::new();
+        }
+        let Ok(list) = std::fs::read_to_string(dad::FILE) else {
+            return Vec::new();
+        };
+        let mut taken = Vec::new();
+        for (address, proven) in self.on.iter_mut().filter(|(_, proven)| !proven) {
+            match dad::state(&list, self.index, *address) {
+                dad::State::Unique => *proven = true,
+                dad::State::Taken => taken.push(*address),
+                dad::State::Tentative => {}
+            }
+        }
+        let mut actions = Vec::new();
+        self.client.taken(now, &taken, &mut actions);
+        self.act(actions)
     }
 
     /// Time has passed.
@@ -113,8 +140,22 @@ impl Dhcp6 {
             match action {
                 // What cannot be sent is lost like any datagram: it is asked again.
                 Action::Send(message) => drop(self.send(&message)),
-                Action::Bind(addresses) => changes.push(Change::Bind(addresses)),
-                Action::Unbind(addresses) => changes.push(Change::Unbind(addresses)),
+                Action::Bind(addresses) => {
+                    for granted in &addresses {
+                        if !self.on.iter().any(|(on, _)| *on == granted.address) {
+                            self.on.push((granted.address, false));
+                        }
+                    }
+                    changes.push(Change::Bind(addresses));
+                }
+                Action::Unbind(addresses) => {
+                    self.forget(&addresses);
+                    changes.push(Change::Unbind(addresses));
+                }
+                Action::Taken(addresses) => {
+                    self.forget(&addresses);
+                    changes.push(Change::Taken(addresses));
+                }
                 Action::Names => {}
             }
         }
@@ -122,6 +163,11 @@ impl Dhcp6 {
             self.socket = None;
         }
         changes
+    }
+
+    fn forget(&mut self, addresses: &[Granted]) {
+        let gone = |on: &Ipv6Addr| addresses.iter().any(|granted| granted.address == *on);
+        self.on.retain(|(on, _)| !gone(on));
     }
 
     fn send(&mut self, message: &[u8]) -> std::io::Result<()> {

@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     Rebind = 6,
     /// It is.
     Reply = 7,
+    /// Somebody else has it.
+    Decline = 9,
     /// Tell me names alone.
     Inform = 11,
 }

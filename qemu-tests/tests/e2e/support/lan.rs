@@ -46,8 +46,12 @@ pub(crate) enum Frame {
         to: (Ipv6Addr, u16),
         payload: Vec<u8>,
     },
-    /// ICMPv6 of this type.
-    Icmp6 { from: Ipv6Addr, kind: u8 },
+    /// ICMPv6 of this type; its target is of neighbour discovery.
+    Icmp6 {
+        from: Ipv6Addr,
+        kind: u8,
+        target: Option<Ipv6Addr>,
+    },
 }
 
 impl Cable {
@@ -126,6 +130,7 @@ fn parse(frame: &[u8]) -> Option<Frame> {
                 ICMP6 => Some(Frame::Icmp6 {
                     from,
                     kind: *rest.first()?,
+                    target: six(8, rest),
                 }),
                 _ => None,
             }
@@ -233,6 +238,16 @@ pub(crate) fn udp6(
     let sum = checksum6(from.0, target.0, UDP, &udp);
     udp[6..8].copy_from_slice(&sum);
     ipv6(to, from.0, target.0, UDP, &udp)
+}
+
+/// "That address is ours", to all nodes (RFC 4861 section 4.4).
+pub(crate) fn neighbour(address: Ipv6Addr) -> Vec<u8> {
+    let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let head = [136, 0, 0, 0, 0x20, 0, 0, 0];
+    let mut body = [&head[..], &address.octets(), &[2, 1], &MAC].concat();
+    let sum = checksum6(address, all, ICMP6, &body);
+    body[2..4].copy_from_slice(&sum);
+    ipv6([0x33, 0x33, 0, 0, 0, 1], address, all, ICMP6, &body)
 }
 
 /// A router advertisement (RFC 4861 section 4.2) to all nodes. `managed`: addresses come
