@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use anyhow::Context;
+use slipform_init::contract::machine::{STATE_NAME, State, StateDisk};
 
 use super::args::{Cli, Inspect, Schema};
 use super::{BadInput, Done, print, print_json, settings};
 use crate::base::Digest;
 use crate::base::bytes::human;
-use crate::disk::{DiskReader, ImageInfo, inspect};
+use crate::disk::{DiskReader, ImageInfo, gpt, inspect};
 use crate::output;
 
 /// Describes a file, or an image of the store by its digest.
@@ -79,6 +80,13 @@ fn describe(what: &str, info: &ImageInfo) -> String {
             ));
         }
     }
+    if let Some(state) = info
+        .machine
+        .as_ref()
+        .and_then(|machine| machine.state.as_ref())
+    {
+        text.push_str(&describe_state(state));
+    }
     if let Some(boot) = &info.boot {
         let sections: Vec<&str> = boot
             .sections
@@ -112,6 +120,24 @@ fn describe(what: &str, info: &ImageInfo) -> String {
     text
 }
 
+/// What the machine makes at its first boot, or finds.
+fn describe_state(state: &State) -> String {
+    let place = match &state.disk {
+        Some(StateDisk::Serial(serial)) => format!("the disk with serial number {serial}"),
+        None => "the boot disk, behind all others".to_owned(),
+    };
+    let mut text = format!(
+        "\nstate, made at first boot on {place}\n  partition {STATE_NAME}, type {}, ext4, at least {}, version {} of its content\n",
+        gpt::STATE_TYPE.hyphenated(),
+        human(state.size),
+        state.version
+    );
+    for path in &state.paths {
+        text.push_str(&format!("  {}\n", path.path));
+    }
+    text
+}
+
 /// Prints a JSON schema.
 pub(crate) fn schema(verb: &Schema) -> anyhow::Result<Done> {
     let schema = match verb.kind.as_str() {
@@ -120,4 +146,30 @@ pub(crate) fn schema(verb: &Schema) -> anyhow::Result<Done> {
         _ => schemars::schema_for!(crate::board::RawBoard),
     };
     print_json(&schema)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use slipform_init::contract::machine::{StatePath, StatePolicy};
+
+    #[test]
+    fn the_state_is_named_as_the_machine_makes_it() {
+        let path = StatePath {
+            path: "/var/lib/app".to_owned(),
+            owner: None,
+            mode: None,
+        };
+        let mut state = State {
+            size: 64 << 20,
+            policy: StatePolicy::Fail,
+            version: 3,
+            paths: vec![path],
+            disk: None,
+        };
+        let want = "\nstate, made at first boot on the boot disk, behind all others\n  partition slipform-state, type 54fce1b4-8ef4-8c5c-954b-c8e4db624db8, ext4, at least 64.0 MiB, version 3 of its content\n  /var/lib/app\n";
+        assert_eq!(describe_state(&state), want);
+        state.disk = Some(StateDisk::Serial("data".to_owned()));
+        assert!(describe_state(&state).contains("on the disk with serial number data\n"));
+    }
 }
