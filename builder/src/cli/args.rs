@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::export::Export;
+use super::flash::Flash;
 use super::inside::{Logs, Ps};
 use super::release_args::{
     Channels, Checkout, Log, Promote, Publish, Pull, Revoke, Rollback, Verify,
@@ -118,6 +119,11 @@ pub enum Verb {
         after_help = "Examples:\n  slipform export out/myapp-0.1.0-azure-x86_64.raw --format vhd\n  slipform export sha256:… --format ova --output myapp.ova\n\nEvery format holds the very same disk, which is read back before the file gets its name."
     )]
     Export(Export),
+    /// Write an image onto a disk of this host, and read it back.
+    #[command(
+        after_help = "Examples:\n  slipform flash out/myapp-0.1.0-generic-x86_64.raw /dev/sdX\n  slipform flash sha256:… disk.img --file --yes\n\nShows what is on the disk and asks. A disk that is mounted, swap, or part of LVM, RAID or encryption is refused."
+    )]
+    Flash(Flash),
     /// Make or show the key that attestations are signed with.
     #[command(
         after_help = "Examples:\n  slipform key new                     ask for a passphrase, write key.pem and key.pub\n  slipform key new --out release.pem --no-passphrase\n  slipform key show > release.pub"

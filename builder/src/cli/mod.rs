@@ -8,6 +8,7 @@ mod build;
 mod channels;
 mod diff;
 mod export;
+mod flash;
 mod inside;
 mod inspect;
 mod key;
@@ -83,6 +84,7 @@ fn run(cli: &Cli) -> anyhow::Result<Done> {
         Verb::Checkout(verb) => pull::checkout(cli, verb),
         Verb::Diff(verb) => diff::run(cli, verb),
         Verb::Export(verb) => export::run(cli, verb),
+        Verb::Flash(verb) => flash::run(cli, verb),
         Verb::Key(verb) => key::run(cli, verb),
         Verb::Log(verb) => channels::log(cli, verb),
         Verb::Promote(verb) => publish::promote(cli, verb),

@@ -47,6 +47,14 @@ pub enum OutputError {
         /// The rule, and what to do.
         source: std::io::Error,
     },
+    /// A disk of this host that must not be overwritten.
+    #[error("cannot write onto {path}: {why}", path = path.display())]
+    Target {
+        /// The disk.
+        path: PathBuf,
+        /// The rule, and what to do.
+        why: String,
+    },
     /// What was written is not what was read back.
     #[error(
         "cannot keep {path}: byte {offset} of its disk reads back as another; the disk that it is written on or this program is broken: try another, and report it",

@@ -13,6 +13,7 @@ mod blocks;
 mod compare;
 mod copy;
 mod error;
+mod flash;
 mod format;
 mod gcp_tar;
 mod opening;
@@ -24,6 +25,7 @@ mod raw;
 mod raw_zst;
 mod reading;
 mod record;
+mod target;
 mod vhd;
 mod vhd_reader;
 mod vhdx;
@@ -38,6 +40,7 @@ use std::path::{Path, PathBuf};
 
 pub use compare::first_difference;
 pub use error::OutputError;
+pub use flash::Flashed;
 pub use format::OutputFormat;
 pub use gcp_tar::GcpTarReader;
 pub use opening::{DiskSource, open};
@@ -46,6 +49,7 @@ pub use qcow2_reader::Qcow2Reader;
 pub use raw_zst::RawZstReader;
 pub use reading::BlockReader;
 use serde::{Deserialize, Serialize};
+pub use target::{Kernel, Part, Target};
 pub use vhd_reader::VhdReader;
 pub use vhdx::VhdxReader;
 pub use vmdk_reader::VmdkReader;
@@ -107,9 +111,7 @@ pub fn write_told(
             });
             raw::write(map, known.as_ref(), store, path)?;
         } else {
-            let source = Box::new(DiskReader::new(store, map));
-            let facts = (map.size, map.sector_size);
-            let job = Job::new(source, facts, path, progress).at("read the disk for", path)?;
+            let job = map_job(map, store, path, progress)?;
             write_job(format, job, path)?;
         }
         store.put(&map.to_json())?;
@@ -128,15 +130,70 @@ pub fn convert(
     path: &Path,
     progress: &dyn Progress,
 ) -> Result<Artifact, OutputError> {
+    let job = file_job(from, path, progress)?;
+    write_job(format, job, path)?;
+    artifact(format, path)
+}
+
+/// Writes the disk of `map` over `target`, and reads it back.
+///
+/// # Errors
+/// [`OutputError`]; once writing has begun, the target holds no partition table then.
+pub fn flash_map(
+    map: &DiskMap,
+    store: &Store,
+    target: &Target,
+    progress: &dyn Progress,
+) -> Result<Flashed, OutputError> {
+    map.check()?;
+    flash::flash(map_job(map, store, &target.path, progress)?, target)
+}
+
+/// Writes the disk that an image file holds over `target`, and reads it back.
+///
+/// # Errors
+/// As [`flash_map`].
+pub fn flash_file(
+    from: &Path,
+    target: &Target,
+    progress: &dyn Progress,
+) -> Result<Flashed, OutputError> {
+    flash::flash(file_job(from, &target.path, progress)?, target)
+}
+
+/// The disk of a map, to be written to `path`.
+fn map_job<'a>(
+    map: &'a DiskMap,
+    store: &'a Store,
+    path: &Path,
+    progress: &'a dyn Progress,
+) -> Result<Job<'a>, OutputError> {
+    let source = Box::new(DiskReader::new(store, map));
+    let facts = (map.size, map.sector_size);
+    Ok(Job::new(source, facts, path, progress).at("read the disk for", path)?)
+}
+
+/// Bytes of the disk in an image file, and of its sectors.
+///
+/// # Errors
+/// [`OutputError::Image`], [`OutputError::Fs`].
+pub fn facts(from: &Path) -> Result<(u64, u32), OutputError> {
     let (_, mut source) = open(from)?;
     let size = source.seek(SeekFrom::End(0)).at("seek in", from)?;
     let info = disk::inspect(&mut source).at("read", from)?;
     // A disk without a partition table has sectors as most disks have.
-    let sector_size = info.sector_size.max(512);
-    let source = Box::new(FileDisk(source));
-    let job = Job::new(source, (size, sector_size), path, progress).at("read", from)?;
-    write_job(format, job, path)?;
-    artifact(format, path)
+    Ok((size, info.sector_size.max(512)))
+}
+
+/// The disk in an image file, to be written to `path`.
+fn file_job<'a>(
+    from: &Path,
+    path: &Path,
+    progress: &'a dyn Progress,
+) -> Result<Job<'a>, OutputError> {
+    let facts = facts(from)?;
+    let source = Box::new(FileDisk(open(from)?.1));
+    Ok(Job::new(source, facts, path, progress).at("read", from)?)
 }
 
 /// Writes a file, reads it back, and gives it its name.

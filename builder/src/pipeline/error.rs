@@ -154,7 +154,10 @@ impl PipelineError {
             | Self::Kept { .. }
             | Self::NoImage { .. } => true,
             Self::Publish(error) => error.is_bad_input(),
-            Self::Output(error) => matches!(error, OutputError::Unfit { .. }),
+            Self::Output(error) => matches!(
+                error,
+                OutputError::Unfit { .. } | OutputError::Target { .. }
+            ),
             Self::Tree(TreeError::Layers(error)) => layers_are_input(error),
             Self::Tree(_) => true,
             Self::Sweep(error) => matches!(error, SweepError::Region(_)),

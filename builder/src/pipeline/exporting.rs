@@ -1,4 +1,4 @@
-//! An image of the store, or of a file, in another format.
+//! An image of the store, or of a file, in another format or onto a disk.
 
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use super::diff::Side;
 use super::{PipelineError, Settings};
 use crate::base::fs::At;
 use crate::disk::{self, DiskReader};
-use crate::output::{self, Artifact, OutputFormat};
+use crate::output::{self, Artifact, Flashed, OutputFormat, Target};
 
 impl Settings {
     /// Writes the disk of `image` in `format` to `path`; without one, to a file in the
@@ -60,6 +60,41 @@ impl Settings {
                 )?)
             }
         }
+    }
+
+    /// Whether the disk of `image` may be written over `target`; nothing is written.
+    ///
+    /// # Errors
+    /// [`PipelineError::NoImage`]; [`PipelineError::Output`] with what stands against it.
+    pub fn may_flash(&self, image: &Side, target: &Target) -> Result<(), PipelineError> {
+        let (size, sector_size) = match image {
+            Side::File(file) => output::facts(file).map_err(|error| PipelineError::NoImage {
+                what: file.display().to_string(),
+                why: error.to_string(),
+            })?,
+            Side::Digest(digest) => {
+                let map = self.disk_map(digest)?;
+                (map.size, map.sector_size)
+            }
+        };
+        Ok(target.check(size, sector_size)?)
+    }
+
+    /// Writes the disk of `image` over `target`, and reads it back.
+    ///
+    /// # Errors
+    /// [`PipelineError::Output`]; once writing has begun, the target then holds no
+    /// partition table.
+    pub fn flash(&self, image: &Side, target: &Target) -> Result<Flashed, PipelineError> {
+        let progress = &*self.progress;
+        Ok(match image {
+            Side::File(file) => output::flash_file(file, target, progress)?,
+            Side::Digest(digest) => {
+                let _guard = self.store.shared(progress)?;
+                let map = self.disk_map(digest)?;
+                output::flash_map(&map, &self.store, target, progress)?
+            }
+        })
     }
 }
 

@@ -21,6 +21,7 @@ const VERBS: &[&str] = &[
     "inspect",
     "diff",
     "export",
+    "flash",
     "key",
     "report",
     "publish",
@@ -247,6 +248,34 @@ fn export_gives_the_same_file_from_the_store_and_from_any_other_format() {
         .good()
         .json();
     assert_eq!(info["problems"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn flash_writes_onto_a_file_that_is_meant_and_onto_nothing_else() {
+    let world = World::new();
+    let project = world.project("app");
+    let built = world.build(&project, &["--format", "raw,vhdx"]);
+    let raw = fs::read(built.artifact(0, "path")).unwrap();
+    let target = world.path("stick");
+    write(&target, vec![0xee; raw.len() + 4096]);
+    let stick = target.to_str().unwrap();
+    let flash = |args: &[&str]| world.run(&project, &[&["flash", "--json"], args].concat());
+    flash(&[built.image(), stick, "--yes"]).refused(2, &["regular file", "--file"]);
+    flash(&[built.image(), stick, "--file"]).refused(2, &["no terminal", "--yes"]);
+    let small = world.path("small");
+    write(&small, [0xee; 4096]);
+    let small = small.to_str().unwrap();
+    flash(&[built.image(), small, "--file", "--yes"]).refused(2, &["take a larger disk"]);
+    assert!(fs::read(&target).unwrap().iter().all(|byte| *byte == 0xee));
+    for image in [built.image(), built.artifact(1, "path")] {
+        write(&target, vec![0xee; raw.len() + 4096]);
+        let told = flash(&[image, stick, "--file", "--yes"]).good().json();
+        assert_eq!(told["bytes"], raw.len());
+        assert_eq!(told["verified"], true);
+        let found = fs::read(&target).unwrap();
+        assert!(found[..raw.len()] == raw, "{image}");
+        assert!(found[raw.len()..].iter().all(|byte| *byte == 0xee));
+    }
 }
 
 #[test]
