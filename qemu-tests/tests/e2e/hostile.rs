@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::support::lab::slot;
+use crate::support::lab::{is_nightly, slot};
 use crate::support::project::Project;
 use crate::support::wire::{Machine, Way};
 use slipform_init::contract::event::{EndReason, Event, LimitKind, Record, ServiceState};
@@ -111,11 +111,6 @@ fn the_others_and_init_stay_well() {
     gifts(&told);
     boxes(&told);
     hostile(&told);
-}
-
-/// Tests that take too long for every change.
-fn is_nightly() -> bool {
-    std::env::var_os("SLIPFORM_TESTS_NIGHTLY").is_some_and(|value| value == "1")
 }
 
 /// By health, by a panic, by a frozen init; each time the next boot knows, and after the

@@ -7,6 +7,7 @@ mod clouds;
 mod hostile;
 mod identity;
 mod lan;
+mod peers;
 mod state;
 mod support;
 mod sweeps;

@@ -77,3 +77,8 @@ pub(crate) fn boot(plan: &Plan) -> BootReport {
 pub(crate) fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("boots")
 }
+
+/// Tests that take too long for every change.
+pub(crate) fn is_nightly() -> bool {
+    std::env::var_os("SLIPFORM_TESTS_NIGHTLY").is_some_and(|value| value == "1")
+}

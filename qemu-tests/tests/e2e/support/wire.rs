@@ -36,6 +36,8 @@ pub(crate) struct Extra {
     pub(crate) forwards: Vec<(u16, u16)>,
     /// `-netdev` of another network than QEMU's own.
     pub(crate) netdev: Option<String>,
+    /// Hardware address, where there are two machines on a link.
+    pub(crate) mac: Option<String>,
 }
 
 impl Extra {
@@ -49,6 +51,11 @@ impl Extra {
             "-device".to_owned(),
             format!("virtio-blk-pci,drive=second,serial={serial}"),
         ]
+    }
+
+    fn mac(&self) -> String {
+        let mac = self.mac.as_ref();
+        mac.map_or_else(String::new, |mac| format!(",mac={mac}"))
     }
 
     fn network(&self) -> String {
@@ -142,7 +149,11 @@ impl Machine {
             // The harness's network is closed, and then QEMU's server names no name server.
             .arg("-netdev")
             .arg(extra.network())
-            .args(["-device", "virtio-net-pci,netdev=net,id=nic,romfile="]);
+            .arg("-device")
+            .arg(format!(
+                "virtio-net-pci,netdev=net,id=nic,romfile={}",
+                extra.mac()
+            ));
         command
     }
 
