@@ -1,5 +1,5 @@
-//! Builds PID 1 once, as a static binary with its own profile and target
-//! folder, so that the command can embed it. Paths are remapped: the same
+//! Builds PID 1, without TLS and with it, as static binaries with a profile and a target
+//! folder of their own, so that the command can embed them. Paths are remapped: the same
 //! source and compiler give the same bytes in every folder.
 
 use std::env;
@@ -14,7 +14,14 @@ fn main() {
         .parent()
         .expect("builder/ lies in the workspace")
         .to_owned();
-    for input in ["init/src", "init/Cargo.toml", "Cargo.toml", "Cargo.lock"] {
+    for input in [
+        "init/src",
+        "init/tls/src",
+        "init/tls/Cargo.toml",
+        "init/Cargo.toml",
+        "Cargo.toml",
+        "Cargo.lock",
+    ] {
         println!(
             "cargo::rerun-if-changed={}",
             workspace.join(input).display()
@@ -22,13 +29,15 @@ fn main() {
     }
     let target = "x86_64-unknown-linux-gnu";
     let target_dir = out.join("init-target");
-    build(&workspace, target, &target_dir);
     let built = target_dir.join(target).join("init/slipform-init");
-    std::fs::copy(&built, out.join("slipform-init"))
-        .unwrap_or_else(|error| panic!("cannot copy {}: {error}", built.display()));
+    for (features, name) in [("", "slipform-init"), ("tls", "slipform-init-tls")] {
+        build(&workspace, target, &target_dir, features);
+        std::fs::copy(&built, out.join(name))
+            .unwrap_or_else(|error| panic!("cannot copy {}: {error}", built.display()));
+    }
 }
 
-fn build(workspace: &Path, target: &str, target_dir: &Path) {
+fn build(workspace: &Path, target: &str, target_dir: &Path, features: &str) {
     let cargo_home = env::var_os("CARGO_HOME").map_or_else(
         || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"),
         PathBuf::from,
@@ -69,6 +78,8 @@ fn build(workspace: &Path, target: &str, target_dir: &Path) {
             "slipform-init",
             "--profile",
             "init",
+            "--features",
+            features,
         ])
         .args(["--target", target, "--target-dir"])
         .arg(target_dir)

@@ -41,6 +41,13 @@ use crate::sys::signal::Signals;
 #[cfg_attr(test, allow(dead_code))] // tests have a `main` of their own
 fn run() -> i32 {
     if !host::is_pid_one() {
+        #[cfg(feature = "tls")]
+        {
+            let arguments: Vec<String> = std::env::args().skip(1).collect();
+            if let Some(code) = ship::secure::serve(&arguments) {
+                return code;
+            }
+        }
         host::write_once(
             2,
             b"slipform-init is PID 1 of a Slipform image and does nothing else\n",

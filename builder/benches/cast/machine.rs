@@ -43,7 +43,8 @@ pub(crate) fn measure(folder: &Path, aims: &Aims) -> String {
     let (allocated, apparent) = crate::room(&out.join("hello-0.1.0-qemu-x86_64.raw"));
     table::machine(
         &table::Machine {
-            init_bytes: init_binary().len() as u64,
+            init_bytes: init_binary(false).len() as u64,
+            tls_bytes: init_binary(true).len() as u64,
             rss_kib: report.init_rss_kib.unwrap_or_default(),
             start_to_ready: (ready.t - first) as f64 / 1e6,
             power_to_ready: report.ready_seconds.unwrap_or_default(),

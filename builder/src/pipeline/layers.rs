@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use super::bases::{self, BaseFacts, BaseLayer};
 use inputs::{accounts, own_inputs};
 
+use super::locking::needs_tls;
 use super::{PipelineError, Settings, blob, cargo, output, packages, value};
 use crate::base::Digest;
 use crate::filesystem::ext4::{self, Ext4Options};
@@ -409,6 +410,10 @@ impl<'a> Work<'a> {
             [] => step,
             paths => step.value("state", format!("{paths:?}")),
         };
+        let step = match needs_tls(self.image) {
+            false => step,
+            true => step.value("tls", "certificates"),
+        };
         let sound = |outputs: &Outputs| self.check_made(outputs);
         let outputs = self.settings.shared_step(&step, &sound, || {
             let tree = self.generated_tree(&self.trees()?)?;
@@ -439,6 +444,7 @@ impl<'a> Work<'a> {
             version: &self.image.version,
             scratch: &self.image.scratch,
             state: self.image.state.as_ref(),
+            tls: needs_tls(self.image),
         })?;
         Ok(built.tree)
     }

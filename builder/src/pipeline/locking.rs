@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use slipform_init::contract::telemetry::Telemetry;
+
 use super::{PipelineError, Settings, now, packages, tools};
 use crate::base::Digest;
 use crate::base::fs::{At, write_atomic};
@@ -19,10 +21,14 @@ pub const LOCK_FILE: &str = "slipform.lock";
 /// Debian's name of the only architecture so far.
 const ARCH: &str = "amd64";
 
-/// PID 1 as built into this command: a static x86_64 executable.
+/// PID 1 as built into this command, with TLS or without: a static x86_64 executable.
 #[must_use]
-pub fn init_binary() -> &'static [u8] {
-    include_bytes!(concat!(env!("OUT_DIR"), "/slipform-init"))
+pub fn init_binary(tls: bool) -> &'static [u8] {
+    if tls {
+        include_bytes!(concat!(env!("OUT_DIR"), "/slipform-init-tls"))
+    } else {
+        include_bytes!(concat!(env!("OUT_DIR"), "/slipform-init"))
+    }
 }
 
 /// What may happen to the lock.
@@ -101,6 +107,7 @@ impl Settings {
             }),
             (before, _) => {
                 let mut lock = self.resolve(&wishes, before.as_ref(), update)?;
+                lock.init = this_init(needs_tls(image));
                 put_bases(&mut lock, bases);
                 // What a base says of itself came from elsewhere: it must make a lock that reads.
                 let lock = LockFile::parse(&lock.to_toml(), &lock_path(image))?;
@@ -178,22 +185,32 @@ impl Settings {
         lock: LockFile,
         locking: &Locking,
     ) -> Result<LockFile, PipelineError> {
-        let init = this_init();
+        let tls = needs_tls(image);
+        let init = this_init(tls);
         if lock.init == init {
             return Ok(lock);
         }
         if *locking == Locking::AsItIs {
             let LockedInit { size, sha256 } = &lock.init;
-            if self.store.has(sha256) || self.blob_from_team(sha256, *size) {
+            let reason = if lock.init == this_init(!tls) {
+                let (has, wants) = if tls {
+                    ("no TLS", "it")
+                } else {
+                    ("TLS", "none")
+                };
+                format!("its init has {has}, and the receivers of logs and metrics want {wants}")
+            } else if self.store.has(sha256) || self.blob_from_team(sha256, *size) {
                 return Ok(lock);
-            }
+            } else {
+                format!(
+                    "it names init {}, which is neither in this command nor in the store",
+                    sha256.short()
+                )
+            };
             return Err(PipelineError::Stale {
                 lock: lock_path(image),
                 dir: image.dir.clone(),
-                reason: format!(
-                    "it names init {}, which is neither in this command nor in the store",
-                    lock.init.sha256.short()
-                ),
+                reason,
             });
         }
         let lock = LockFile { init, ..lock };
@@ -208,8 +225,10 @@ impl Settings {
 
     /// The bytes of the init that a lock names: this command's, or an earlier one's from the store.
     pub(super) fn init(&self, lock: &LockFile) -> Result<Vec<u8>, PipelineError> {
-        if lock.init == this_init() {
-            return Ok(init_binary().to_vec());
+        for tls in [false, true] {
+            if lock.init == this_init(tls) {
+                return Ok(init_binary(tls).to_vec());
+            }
         }
         Ok(self.store.read(&lock.init.sha256)?)
     }
@@ -345,11 +364,16 @@ pub(super) fn tool_wishes(name: &str, packages: &[&str]) -> Wishes {
     }
 }
 
-fn this_init() -> LockedInit {
+fn this_init(tls: bool) -> LockedInit {
     LockedInit {
-        size: init_binary().len() as u64,
-        sha256: Digest::of(init_binary()),
+        size: init_binary(tls).len() as u64,
+        sha256: Digest::of(init_binary(tls)),
     }
+}
+
+/// Whether the image's init must speak TLS.
+pub(super) fn needs_tls(image: &Image) -> bool {
+    image.telemetry.as_ref().is_some_and(Telemetry::needs_tls)
 }
 
 pub(super) fn options(
@@ -357,7 +381,7 @@ pub(super) fn options(
     update: Update,
 ) -> Result<ResolveOptions<'_>, PipelineError> {
     Ok(ResolveOptions {
-        init: this_init(),
+        init: this_init(false),
         now: now()?,
         allow_expired: false,
         keep,

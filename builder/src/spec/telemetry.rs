@@ -81,15 +81,15 @@ fn spool(text: &str) -> Result<u64, String> {
 
 fn sink(raw: RawSink, number: usize) -> Result<Sink, String> {
     let tell = |m: String| format!("log '{}': {m}", raw.to);
-    let url = Url::parse(&raw.to, &["tcp", "udp", "http"]).map_err(tell)?;
+    let url = Url::parse(&raw.to, &["tcp", "tls", "udp", "http", "https"]).map_err(tell)?;
     let kind = match (url.scheme, raw.format) {
-        ("tcp", None | Some(RawFormat::Syslog)) => SinkKind::SyslogTcp,
-        ("tcp", Some(RawFormat::Json)) => SinkKind::JsonTcp,
+        ("tcp" | "tls", None | Some(RawFormat::Syslog)) => SinkKind::SyslogTcp,
+        ("tcp" | "tls", Some(RawFormat::Json)) => SinkKind::JsonTcp,
         ("udp", None | Some(RawFormat::Syslog)) => SinkKind::SyslogUdp,
-        ("http", None | Some(RawFormat::Otlp)) => SinkKind::OtlpHttp,
+        ("http" | "https", None | Some(RawFormat::Otlp)) => SinkKind::OtlpHttp,
         (scheme, _) => {
             let formats = match scheme {
-                "tcp" => "\"syslog\" or \"json\"",
+                "tcp" | "tls" => "\"syslog\" or \"json\"",
                 "udp" => "\"syslog\"",
                 _ => "\"otlp\"",
             };
@@ -146,7 +146,7 @@ fn metrics(raw: RawMetrics) -> Result<Metrics, String> {
         None => None,
         Some(to) => {
             let tell = |m: String| format!("metrics.push '{to}': {m}");
-            let url = Url::parse(to, &["http"]).map_err(tell)?;
+            let url = Url::parse(to, &["http", "https"]).map_err(tell)?;
             Some(url.peer(true, "/v1/metrics", raw.headers).map_err(tell)?)
         }
     };
@@ -174,19 +174,13 @@ struct Url<'a> {
 impl<'a> Url<'a> {
     fn parse(text: &'a str, schemes: &[&str]) -> Result<Self, String> {
         let example = match schemes {
-            ["http"] => "\"http://collector.example.org:4318\"",
+            ["http", _] => "\"http://collector.example.org:4318\"",
             _ => "\"tcp://logs.example.org:601\"",
         };
         let error = |what: &str| format!("{what}; write {}, such as {example}", join(schemes));
         let (scheme, rest) = text
             .split_once("://")
             .ok_or_else(|| error("it has no scheme"))?;
-        if matches!(scheme, "tls" | "https" | "tcps" | "tcp+tls") {
-            return Err(format!(
-                "init speaks no TLS; write {} to a receiver in a network that you trust, or to a relay (such as an OpenTelemetry collector or rsyslog, as a service of this image) that speaks it",
-                join(schemes)
-            ));
-        }
         if !schemes.contains(&scheme) {
             return Err(error(&format!("'{scheme}' is no scheme for this")));
         }
@@ -246,6 +240,7 @@ impl<'a> Url<'a> {
         let peer = Peer {
             host: self.host.to_owned(),
             port: self.port,
+            tls: matches!(self.scheme, "tls" | "https"),
             path: path.to_owned(),
             headers,
         };
@@ -260,7 +255,7 @@ fn join(schemes: &[&str]) -> String {
     let forms: Vec<String> = schemes
         .iter()
         .map(|scheme| match *scheme {
-            "http" => "http://HOST:PORT/PATH".to_owned(),
+            "http" | "https" => format!("{scheme}://HOST:PORT/PATH"),
             scheme => format!("{scheme}://HOST:PORT"),
         })
         .collect();
@@ -290,6 +285,8 @@ mod tests {
              [[log]]\nto = \"udp://10.0.2.2:514\"\nlevel = \"err\"\nname = \"old\"\n\
              [[log]]\nto = \"tcp://[fd00::1]:5000\"\nformat = \"json\"\n\
              [[log]]\nto = \"http://otel:4318\"\nheaders = { x-key = \"a b\" }\n\
+             [[log]]\nto = \"tls://logs.example.org:6514\"\n\
+             [[log]]\nto = \"https://otel:4318\"\n\
              [metrics]\nport = 9100\npush = \"http://otel:4318/push\"\ninterval = \"30s\"\n",
         );
         let told = serde_json::to_value(told.unwrap().unwrap()).unwrap();
@@ -303,6 +300,10 @@ mod tests {
                 { "name": "log-3", "kind": "json-tcp", "peer": peer("fd00::1", 5000), "level": 6 },
                 { "name": "log-4", "kind": "otlp-http", "level": 6, "peer": {
                     "host": "otel", "port": 4318, "path": "/v1/logs", "headers": { "x-key": "a b" } } },
+                { "name": "log-5", "kind": "syslog-tcp", "level": 6, "peer": {
+                    "host": "logs.example.org", "port": 6514, "tls": true } },
+                { "name": "log-6", "kind": "otlp-http", "level": 6, "peer": {
+                    "host": "otel", "port": 4318, "tls": true, "path": "/v1/logs" } },
             ],
             "metrics": { "port": 9100, "interval_ms": 30_000, "push": {
                 "host": "otel", "port": 4318, "path": "/push" } },
@@ -328,11 +329,11 @@ mod tests {
                 log("to = \"ftp://a:1\""),
                 "'ftp' is no scheme for this; write tcp://HOST:PORT",
             ),
+            (log("to = \"tls://a:6514/x\""), "'/x' has no meaning there"),
             (
-                log("to = \"tls://a:6514\""),
-                "init speaks no TLS; write tcp://HOST:PORT",
+                log("to = \"https://a:1\"\nformat = \"json\""),
+                "that format does not go over https; write \"otlp\"",
             ),
-            (log("to = \"https://a:1\""), "init speaks no TLS"),
             (log("to = \"tcp://a\""), "host or port is missing"),
             (log("to = \"tcp://::1:5\""), "host or port is missing"),
             (

@@ -59,6 +59,11 @@ pub enum TreeError {
         /// Value, rule and remedy.
         problem: String,
     },
+    /// TLS is wanted, and there is nobody to trust.
+    #[error(
+        "logs or metrics go over TLS, and no layer brings a certificate authority; add the package ca-certificates, or your own authority as a file /usr/local/share/ca-certificates/NAME.crt"
+    )]
+    NoCertificates,
     /// A file that only the generated layer may bring.
     #[error("layer '{layer}' brings /{path}, which Slipform makes for the whole image; {remedy}")]
     Generated {

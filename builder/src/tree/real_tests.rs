@@ -143,6 +143,7 @@ fn real_packages_become_a_base_and_its_generated_layer() {
         version: "1",
         scratch: &[],
         state: None,
+        tls: false,
     };
     let top = generate(&input).unwrap();
     assert_eq!(top.tree.fault(), None);

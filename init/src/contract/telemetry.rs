@@ -12,6 +12,8 @@ pub const SPOOL_MIN: u64 = 16 * 1024;
 pub const SPOOL_MAX: u64 = 64 * 1024 * 1024;
 /// Most sinks.
 pub const SINKS_MAX: usize = 16;
+/// The authorities that a peer's certificate must come from: all of the image's, in PEM.
+pub const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// The name under which init's own records go.
 pub const OWN_NAME: &str = "slipform";
 /// The name under which the kernel's records go.
@@ -57,6 +59,9 @@ pub struct Peer {
     pub host: String,
     /// Port.
     pub port: u16,
+    /// TLS, and a certificate for `host` from one of the [`CERTIFICATES`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
     /// HTTP only: the path, beginning with `/`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
@@ -108,6 +113,22 @@ fn is_zero_64(value: &u64) -> bool {
 }
 
 impl Telemetry {
+    /// Everybody who is spoken to.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        let sinks = self.sinks.iter().map(|sink| &sink.peer);
+        let push = self
+            .metrics
+            .as_ref()
+            .and_then(|metrics| metrics.push.as_ref());
+        sinks.chain(push)
+    }
+
+    /// Whether init must speak TLS.
+    #[must_use]
+    pub fn needs_tls(&self) -> bool {
+        self.peers().any(|peer| peer.tls)
+    }
+
     /// The first value that init could not rely on: where, what, and the rule.
     #[must_use]
     pub fn problem(&self) -> Option<(String, String, &'static str)> {
@@ -271,6 +292,7 @@ mod tests {
         Peer {
             host: host.to_owned(),
             port: 1,
+            tls: false,
             path: String::new(),
             headers: BTreeMap::new(),
         }

@@ -27,7 +27,7 @@ use server::Server;
 use crate::ship::dns::Servers;
 use crate::ship::random::Random;
 use crate::ship::record::Identity;
-use crate::ship::wire::Socket;
+use crate::ship::secure::Line;
 use crate::ship::{self, Spool};
 use crate::sys::{clock, poll};
 use crate::turn::{Report, Turn, Watched};
@@ -36,7 +36,7 @@ use crate::turn::{Report, Turn, Watched};
 #[derive(Debug)]
 pub(crate) struct Metrics {
     server: Option<Server>,
-    push: Option<Push<Socket>>,
+    push: Option<Push<Line>>,
     source: Source,
 }
 
@@ -102,7 +102,8 @@ impl Metrics {
         };
         let push = spec.push.as_ref().map(|peer| {
             let interval = Duration::from_millis(spec.interval_ms);
-            Push::new(peer, interval, Socket::default(), Random::new(ship::seed()))
+            let line = Line::new(&peer.host, peer.tls);
+            Push::new(peer, interval, line, Random::new(ship::seed()))
         });
         Self {
             server,

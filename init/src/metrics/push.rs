@@ -121,6 +121,7 @@ mod tests {
         let peer = Peer {
             host: "10.0.2.2".to_owned(),
             port: 4318,
+            tls: false,
             path: "/v1/metrics".to_owned(),
             headers: Default::default(),
         };

@@ -243,7 +243,7 @@ impl<W: Wire> Link<W> {
         match &self.state {
             State::Idle | State::Pause { .. } => None,
             State::Resolving(lookup) => Some((lookup.fd()?, libc::POLLIN)),
-            State::Connecting { .. } => Some((self.wire.fd()?, libc::POLLOUT)),
+            State::Connecting { .. } => self.wire.connecting(),
             State::Open if write => Some((self.wire.fd()?, libc::POLLIN | libc::POLLOUT)),
             State::Open => Some((self.wire.fd()?, libc::POLLIN)),
         }

@@ -7,7 +7,7 @@
 //! sink.rs     one receiver (pure)               flow.rs     a stream and what of it arrived (pure)
 //! link.rs     a connection that comes back      exchange.rs one OTLP/HTTP request (pure)
 //! dns/        names to addresses                http.rs     answers (pure)
-//! wire.rs     sockets
+//! wire.rs     sockets                       secure.rs   a wire inside TLS
 //! ```
 //!
 //! The [`crate::report`] puts records into the [`Spool`]; [`Shipper`] is the part of the
@@ -22,6 +22,7 @@ pub(crate) mod link;
 pub(crate) mod random;
 pub(crate) mod record;
 pub(crate) mod ring;
+pub(crate) mod secure;
 mod sink;
 pub(crate) mod tally;
 pub(crate) mod wire;
@@ -39,8 +40,8 @@ use dns::Servers;
 use random::Random;
 use record::{Context, Identity};
 pub(crate) use ring::Spool;
+use secure::Line;
 use sink::{Around, News, Sink};
-use wire::Socket;
 
 use crate::sys::{clock, host, poll};
 use crate::turn::{Turn, Watched};
@@ -55,7 +56,7 @@ pub(crate) const RESOLV_CONF: &str = "/run/slipform/resolv.conf";
 pub(crate) struct Shipper {
     spool: Spool,
     identity: Identity,
-    sinks: Vec<Sink<Socket>>,
+    sinks: Vec<Sink<Line>>,
     /// End of the ring, and changes of the network, when the sinks last had their turn.
     seen: (u64, u64),
     /// When waiting for the last records ends.
@@ -68,7 +69,7 @@ impl Shipper {
         let seed = seed();
         let sinks = telemetry.sinks.iter().zip(1_u64..).map(|(spec, number)| {
             let random = Random::new(seed.wrapping_add(number.wrapping_mul(0x9e37_79b9)));
-            Sink::new(spec, Socket::default(), random)
+            Sink::new(spec, Line::new(&spec.peer.host, spec.peer.tls), random)
         });
         let sinks: Vec<_> = sinks.collect();
         (!sinks.is_empty()).then_some(Self {

@@ -30,6 +30,8 @@ const LINGER: Duration = Duration::from_millis(500);
 const DATAGRAMS_PER_TURN: usize = 64;
 /// Longest syslog message over TCP: what rsyslog takes unless told otherwise.
 const STREAM_MESSAGE_MAX: usize = 8 * 1024;
+/// Reasons of one outage that are told.
+const REASONS_MAX: usize = 8;
 /// Losses that go on are told this often.
 const LOSS_PAUSE: Duration = Duration::from_secs(60);
 
@@ -79,8 +81,9 @@ pub(crate) struct Sink<W> {
     tell_again: Duration,
     /// Since when records wait to become a request.
     lingering: Option<Duration>,
-    /// The last news about it.
+    /// The last news about it, and the reasons that were told since it was up.
     up: Option<bool>,
+    reasons: Vec<String>,
     tally: SinkTally,
     flushing: bool,
 }
@@ -119,6 +122,7 @@ impl<W: Wire> Sink<W> {
             tell_again: Duration::ZERO,
             lingering: None,
             up: None,
+            reasons: Vec::new(),
             tally: SinkTally {
                 name: spec.name.clone(),
                 ..SinkTally::default()
@@ -261,6 +265,7 @@ impl<W: Wire> Sink<W> {
             if self.up != Some(true) {
                 self.up = Some(true);
                 self.tally.up = true;
+                self.reasons.clear();
                 let to = format!("{}:{}", self.peer.host, self.peer.port);
                 news.push(News::Up(true, to));
             }
@@ -271,8 +276,11 @@ impl<W: Wire> Sink<W> {
     fn down(&mut self, why: &str, news: &mut Vec<News>) {
         self.tally.failures = self.tally.failures.saturating_add(1);
         self.tally.up = false;
-        if self.up != Some(false) {
+        // Another reason is news, too: first nobody listens, then the certificate is wrong.
+        let is_new = self.reasons.len() < REASONS_MAX && !self.reasons.iter().any(|r| r == why);
+        if self.up != Some(false) || is_new {
             self.up = Some(false);
+            self.reasons.push(why.to_owned());
             news.push(News::Up(false, why.to_owned()));
         }
     }

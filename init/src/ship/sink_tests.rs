@@ -31,6 +31,7 @@ impl Scene {
             peer: telemetry::Peer {
                 host: "10.0.2.2".to_owned(),
                 port: 601,
+                tls: false,
                 path: "/v1/logs".to_owned(),
                 headers: Default::default(),
             },

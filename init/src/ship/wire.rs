@@ -34,6 +34,10 @@ pub(crate) trait Wire {
     fn close(&mut self);
     /// To poll.
     fn fd(&self) -> Option<RawFd>;
+    /// To poll until it stands, and for what.
+    fn connecting(&self) -> Option<(RawFd, i16)> {
+        Some((self.fd()?, libc::POLLOUT))
+    }
 }
 
 /// Whether this error only means: later.

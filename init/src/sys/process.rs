@@ -421,6 +421,47 @@ fn restore_signals(saved: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, saved, ptr::null_mut()) };
 }
 
+/// A process that was started here, whatever becomes of its number (pidfd_open(2)).
+#[derive(Debug)]
+pub(crate) struct Handle(OwnedFd);
+
+impl Handle {
+    /// Of a child that was not reaped yet.
+    pub(crate) fn of(pid: i32) -> io::Result<Self> {
+        // SAFETY: plain call; the descriptor is close-on-exec.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+        let fd = RawFd::try_from(fd).ok().filter(|fd| *fd >= 0);
+        let fd = fd.ok_or_else(io::Error::last_os_error)?;
+        // SAFETY: pidfd_open has just made it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// SIGKILL; nothing if it has ended.
+    pub(crate) fn kill(&self) {
+        let (fd, info) = (self.0.as_raw_fd(), ptr::null::<libc::siginfo_t>());
+        // SAFETY: plain call on an owned descriptor; no siginfo is given.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, info, 0) };
+    }
+}
+
+/// A descriptor that the parent handed over. Each may be taken once.
+#[cfg(feature = "tls")]
+pub(crate) fn inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: plain call; a number without a descriptor is an error.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } != 0 {
+        return None;
+    }
+    // SAFETY: it is open, and nothing in this process owns it: exec brought it along.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Whoever has the same user id can look into a process that may dump core; not into this one.
+#[cfg(feature = "tls")]
+pub(crate) fn shun_debuggers() {
+    // SAFETY: plain call.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
+}
+
 /// Sends `signal` to the process group that `pid` leads; to `pid` alone if it has none yet.
 ///
 /// # Errors

@@ -10,6 +10,7 @@ use crate::support::lab::slot;
 use crate::support::otlp;
 use crate::support::project::Project;
 use crate::support::receivers::{Lines, Posts, Rsyslog, free_ports, get, within};
+use crate::support::tls::Terminator;
 use crate::support::wire::{Extra, Machine, Way};
 use serde_json::Value;
 use slipform::pipeline::testing;
@@ -17,7 +18,7 @@ use slipform_init::contract::event::{Event, Record};
 use slipform_init::contract::inside::Item;
 
 /// Debian's judges.
-const JUDGES: &[&str] = &["prometheus", "rsyslog"];
+const JUDGES: &[&str] = &["prometheus", "rsyslog", "rsyslog-gnutls"];
 /// Only reached when something hangs: the machine is emulated, and may share the host.
 const LIMIT: Duration = Duration::from_secs(300);
 const LINES: usize = 300;
@@ -29,6 +30,10 @@ struct Scene {
     otlp: Posts,
     pushed: Posts,
     rsyslog: Rsyslog,
+    /// Behind TLS.
+    secure: Posts,
+    /// They have a certificate, and not the right one.
+    impostors: [(&'static str, Terminator); 2],
     metrics: u16,
     flood: u16,
 }
@@ -39,7 +44,19 @@ fn logs_and_metrics_leave_the_machine() {
         return;
     };
     let _slot = slot();
-    let [tcp, udp, json, otlp, push, metrics, flood] = free_ports::<7>();
+    let [
+        tcp,
+        udp,
+        json,
+        otlp,
+        push,
+        metrics,
+        flood,
+        tls,
+        https,
+        elsewhere,
+        expired,
+    ] = free_ports::<11>();
     let port = |from: u16, to: u16| (format!(":{from}\""), format!(":{to}\""));
     let edits = [
         (1601, tcp),
@@ -47,6 +64,10 @@ fn logs_and_metrics_leave_the_machine() {
         (1602, json),
         (1603, otlp),
         (1604, push),
+        (1605, tls),
+        (1606, https),
+        (1607, elsewhere),
+        (1608, expired),
     ]
     .map(|(from, to)| port(from, to));
     let edits = edits
@@ -69,6 +90,8 @@ fn logs_and_metrics_leave_the_machine() {
     assert!(known || machine.until(down));
 
     let folder = tempfile::tempdir().expect("a folder");
+    let [behind] = free_ports::<1>();
+    Terminator::listen(https, "server.pem", Some(behind));
     let command = tools.command("rsyslogd").expect("rsyslog");
     let modules = tools.root().join("usr/lib/x86_64-linux-gnu/rsyslog");
     let mut scene = Scene {
@@ -76,13 +99,17 @@ fn logs_and_metrics_leave_the_machine() {
         json: Lines::listen(json),
         otlp: Posts::listen(otlp),
         pushed: Posts::listen(push),
-        rsyslog: Rsyslog::start(command, &modules, folder.path(), tcp, udp),
+        rsyslog: Rsyslog::start(command, &modules, folder.path(), [tcp, udp, tls]),
+        secure: Posts::listen(behind),
+        impostors: [("elsewhere", elsewhere), ("expired", expired)]
+            .map(|(name, port)| (name, Terminator::listen(port, &format!("{name}.pem"), None))),
         metrics,
         flood,
     };
     nothing_said_early_is_lost(&scene);
     rsyslog_understands(&scene);
     otlp_has_the_protocols_shape(&scene);
+    tls_goes_to_whom_can_prove_it(&mut scene);
     let mut promtool = tools.command("promtool").expect("promtool");
     promtool.args(["check", "metrics"]);
     let before = prometheus_is_content(&scene, promtool);
@@ -250,6 +277,38 @@ fn otlp_has_the_protocols_shape(scene: &Scene) {
     }
 }
 
+/// The same lines, whole; and not a byte to who shows another's certificate, or an old one.
+fn tls_goes_to_whom_can_prove_it(scene: &mut Scene) {
+    within(LIMIT, "the early lines at rsyslog over TLS", || {
+        let messages = scene.rsyslog.all("tls");
+        let lines = messages
+            .iter()
+            .filter(|message| message["app-name"] == "talker");
+        let texts = lines.filter_map(|message| message["msg"].as_str());
+        is_whole(texts.map(str::trim_start)).then_some(())
+    });
+    within(LIMIT, "the early lines as OTLP over TLS", || {
+        let posts = scene.secure.all();
+        let lines = posts
+            .iter()
+            .flat_map(|post| otlp_lines(&post.body, "talker"));
+        is_whole(lines).then_some(())
+    });
+    for (name, reason) in [("elsewhere", "not valid for name"), ("expired", "expired")] {
+        let told = |event: &Event| match event {
+            Event::Sink { sink, up, detail } => sink == name && !up && detail.contains(reason),
+            _ => false,
+        };
+        // News are told once: before this server was there, its news was that nobody is.
+        let page = scrape(scene.metrics);
+        let known = scene.machine.records.iter().any(|r| told(&r.event));
+        assert!(known || scene.machine.until(told), "{name}: {page}");
+    }
+    for (name, impostor) in &scene.impostors {
+        assert_eq!(impostor.seen(), b"", "{name} was told something");
+    }
+}
+
 fn otlp_lines<'a>(body: &'a Value, service: &str) -> Vec<&'a str> {
     let mut lines = Vec::new();
     for resource in body["resourceLogs"].as_array().expect("resources") {
@@ -328,7 +387,7 @@ fn prometheus_is_content(scene: &Scene, mut promtool: std::process::Command) -> 
     assert!(value(&page, "slipform_disk_read_bytes_total{device=\"vda\"}") > 100_000.0);
     assert!(value(&page, "slipform_boot_phase_seconds{phase=\"running\"}") > 0.1);
     assert_eq!(value(&page, "slipform_verity_errors_total"), 0.0);
-    for sink in ["rsyslog-tcp", "json", "otlp"] {
+    for sink in ["rsyslog-tcp", "rsyslog-tls", "json", "otlp", "otlp-tls"] {
         assert_eq!(
             value(&page, &format!("slipform_log_sink_up{{sink=\"{sink}\"}}")),
             1.0
@@ -341,7 +400,10 @@ fn prometheus_is_content(scene: &Scene, mut promtool: std::process::Command) -> 
             0.0
         );
     }
-    assert_eq!(value(&page, "slipform_log_sink_up{sink=\"nowhere\"}"), 0.0);
+    for sink in ["nowhere", "elsewhere", "expired"] {
+        let up = format!("slipform_log_sink_up{{sink=\"{sink}\"}}");
+        assert_eq!(value(&page, &up), 0.0, "{sink}");
+    }
     let (head, _) = get(scene.metrics, "/").expect("an answer");
     assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
     page

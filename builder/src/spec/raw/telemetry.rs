@@ -29,9 +29,9 @@ pub enum RawConsole {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawSink {
-    /// Where: `"tcp://HOST:PORT"`, `"udp://HOST:PORT"` or `"http://HOST:PORT/PATH"`. HOST is a name, an address, or an IPv6 address in brackets. The path's default is `/v1/logs`.
+    /// Where: `"tcp://HOST:PORT"`, `"tls://HOST:PORT"`, `"udp://HOST:PORT"`, `"http://HOST:PORT/PATH"` or `"https://HOST:PORT/PATH"`. With `tls` and `https` the receiver shows a certificate for HOST from one of the image's authorities (package `ca-certificates`, `/usr/local/share/ca-certificates`). HOST is a name, an address, or an IPv6 address in brackets. The path's default is `/v1/logs`.
     pub to: String,
-    /// `syslog` (RFC 5424; default for tcp and udp), `json` (an object a line, tcp only) or `otlp` (OTLP in JSON; http only).
+    /// `syslog` (RFC 5424; default for tcp, tls and udp), `json` (an object a line; tcp and tls only) or `otlp` (OTLP in JSON; http and https only).
     pub format: Option<RawFormat>,
     /// Name in events and metrics, unique. Default: `log-1` for the first, and so on.
     pub name: Option<String>,
@@ -62,7 +62,7 @@ pub struct RawMetrics {
     pub port: Option<u16>,
     /// Address to listen on, such as `"127.0.0.1"`. Default: all.
     pub address: Option<String>,
-    /// Where they are pushed by OTLP in JSON: `"http://HOST:PORT/PATH"`. The path's default is `/v1/metrics`. Default: nowhere.
+    /// Where they are pushed by OTLP in JSON: `"http://HOST:PORT/PATH"`, or `"https://…"`. The path's default is `/v1/metrics`. Default: nowhere.
     pub push: Option<String>,
     /// Time between two pushes. Default: `"60s"`.
     pub interval: Option<String>,

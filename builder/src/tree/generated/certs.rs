@@ -2,9 +2,10 @@
 //! it: all `*.crt` below `/usr/share/ca-certificates` and then below
 //! `/usr/local/share/ca-certificates`, in order of their paths. Both come from any layer.
 
+use slipform_init::contract::telemetry::CERTIFICATES as BUNDLE;
+
 use super::{Entry, GenerateInput, TreeError, file};
 
-const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 const FOLDERS: [&str; 2] = [
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
@@ -38,7 +39,10 @@ pub(super) fn entries(input: &GenerateInput<'_>) -> Result<Vec<Entry>, TreeError
         }
     }
     if bundle.is_empty() {
-        return Ok(Vec::new());
+        return match input.tls {
+            true => Err(TreeError::NoCertificates),
+            false => Ok(Vec::new()),
+        };
     }
     Ok(vec![file(BUNDLE, 0o644, 0, bundle)])
 }

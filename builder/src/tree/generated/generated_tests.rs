@@ -53,6 +53,7 @@ impl Image {
             version: "1.0",
             scratch,
             state: None,
+            tls: false,
         })
     }
 
@@ -231,6 +232,23 @@ fn certificates_become_a_bundle_in_order() {
         format!("{}\n{}\n{}\n", pem("B"), pem("A"), pem("own"))
     );
     assert_eq!(entries[0].path, "/etc/ssl/certs/ca-certificates.crt");
+    let without = Image::new(&["d /etc/ssl/certs"]);
+    let told = without.with(|input| {
+        let wants = GenerateInput {
+            tls: true,
+            ..*input
+        };
+        (
+            certs::entries(input).unwrap().len(),
+            certs::entries(&wants).unwrap_err().to_string(),
+        )
+    });
+    assert_eq!(told.0, 0);
+    assert!(
+        told.1.contains("add the package ca-certificates"),
+        "{}",
+        told.1
+    );
     let brought = Image::new(&[&a, "f /etc/ssl/certs/ca-certificates.crt=mine"]);
     assert!(
         brought
@@ -256,6 +274,7 @@ fn the_generated_layer_depends_on_what_it_asked_and_on_nothing_else() {
             version: "1",
             scratch: &[],
             state: None,
+            tls: false,
         };
         (generate(&input).unwrap(), below.facts())
     };

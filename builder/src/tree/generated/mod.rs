@@ -73,6 +73,8 @@ pub struct GenerateInput<'a> {
     pub scratch: &'a [ScratchSpec],
     /// What is kept, which needs a folder to be mounted on and to begin with.
     pub state: Option<&'a StateSpec>,
+    /// init speaks TLS: without certificates it could trust nobody.
+    pub tls: bool,
 }
 
 impl std::fmt::Debug for GenerateInput<'_> {

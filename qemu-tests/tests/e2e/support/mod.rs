@@ -12,4 +12,5 @@ pub(crate) mod project;
 pub(crate) mod receivers;
 pub(crate) mod red;
 pub(crate) mod surgery;
+pub(crate) mod tls;
 pub(crate) mod wire;

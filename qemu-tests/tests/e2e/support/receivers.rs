@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::tls;
+
 /// Ports of the host that nobody listens on right now.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     // Held together, so that they differ, and free for both protocols.
@@ -155,17 +157,23 @@ impl Rsyslog {
         mut command: Command,
         modules: &Path,
         folder: &Path,
-        tcp: u16,
-        udp: u16,
+        [tcp, udp, tls]: [u16; 3],
     ) -> Self {
         let dir = folder.display();
+        let [authority, certificate, key] =
+            ["ca.pem", "server.pem", "server.key"].map(tls::file);
+        let (authority, certificate) = (authority.display(), certificate.display());
+        let key = key.display();
         let config = format!(
-            "global(workDirectory=\"{dir}\" maxMessageSize=\"64k\" parser.escapeControlCharactersOnReceive=\"off\")\n\
+            "global(workDirectory=\"{dir}\" maxMessageSize=\"64k\" parser.escapeControlCharactersOnReceive=\"off\"\n\
+             defaultNetstreamDriverCAFile=\"{authority}\" defaultNetstreamDriverCertFile=\"{certificate}\" defaultNetstreamDriverKeyFile=\"{key}\")\n\
              module(load=\"imtcp\")\nmodule(load=\"imudp\")\n\
              template(name=\"all\" type=\"list\") {{ property(name=\"jsonmesg\") constant(value=\"\\n\") }}\n\
              ruleset(name=\"tcp\") {{ action(type=\"omfile\" file=\"{dir}/tcp.log\" template=\"all\") }}\n\
              ruleset(name=\"udp\") {{ action(type=\"omfile\" file=\"{dir}/udp.log\" template=\"all\") }}\n\
              input(type=\"imtcp\" address=\"127.0.0.1\" port=\"{tcp}\" ruleset=\"tcp\")\n\
+             ruleset(name=\"tls\") {{ action(type=\"omfile\" file=\"{dir}/tls.log\" template=\"all\") }}\n\
+             input(type=\"imtcp\" address=\"127.0.0.1\" port=\"{tls}\" ruleset=\"tls\" streamDriver.name=\"gtls\" streamDriver.mode=\"1\" streamDriver.authMode=\"anon\")\n\
              input(type=\"imudp\" address=\"127.0.0.1\" port=\"{udp}\" ruleset=\"udp\")\n"
         );
         let path = folder.join("rsyslog.conf");
@@ -187,7 +195,7 @@ impl Rsyslog {
         }
     }
 
-    /// What came over `tcp` or `udp`, each message with all that rsyslog read from it.
+    /// What came over `tcp`, `tls` or `udp`, each message with all that rsyslog read from it.
     pub(crate) fn all(&self, way: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder.join(format!("{way}.log")));
         let text = text.unwrap_or_default();
