@@ -160,8 +160,7 @@ impl Rsyslog {
         [tcp, udp, tls]: [u16; 3],
     ) -> Self {
         let dir = folder.display();
-        let [authority, certificate, key] =
-            ["ca.pem", "server.pem", "server.key"].map(tls::file);
+        let [authority, certificate, key] = ["ca.pem", "server.pem", "server.key"].map(tls::file);
         let (authority, certificate) = (authority.display(), certificate.display());
         let key = key.display();
         let config = format!(
