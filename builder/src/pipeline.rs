@@ -52,7 +52,7 @@ use crate::spec::{self, Image};
 use crate::store::{CAME_FROM, Output, Outputs, Step, StepLog, StepState, Store, StoreError};
 
 pub use cache::CacheMode;
-pub use clouds::CloudWish;
+pub use clouds::{CloudWish, Clouds};
 use elsewhere::Elsewhere;
 pub use elsewhere::{Copied, Team};
 pub use error::PipelineError;

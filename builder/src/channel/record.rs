@@ -13,6 +13,8 @@ pub const RECORD_TYPE: &str = "application/vnd.slipform.release.v1+json";
 const MOST_IMAGES: usize = 64;
 /// Most images that a release can have become in clouds.
 const MOST_CLOUDS: usize = 4096;
+/// Longest name of a cloud's for something in it, in bytes.
+const LONGEST_ID: usize = 512;
 /// Longest text of a person in a record, in bytes.
 const LONGEST_TEXT: usize = 4096;
 /// Longest name or version, in bytes: files are called by them.
@@ -254,7 +256,7 @@ impl CloudImage {
         ];
         own.into_iter()
             .chain(&self.snapshot)
-            .all(|text| is_plain(text, LONGEST_NAME))
+            .all(|text| is_plain(text, LONGEST_ID))
     }
 }
 

@@ -9,9 +9,11 @@ use super::{BadInput, Done, print, print_json, settings};
 use crate::attest::{Signer, Trust};
 use crate::base::bytes::human;
 use crate::channel::{Kind, REVOKED};
-use crate::pipeline::{CloudWish, Door, PipelineError, ReadyToPublish, Settings, Wanted, load};
+use crate::pipeline::{
+    CloudWish, Clouds, Door, PipelineError, ReadyToPublish, Settings, Wanted, load,
+};
 use crate::publish::Published;
-use crate::publish::cloud::{self, AwsTarget};
+use crate::publish::cloud::{self, AwsTarget, AzureTarget};
 use crate::remote::Remote;
 use crate::spec::Image;
 
@@ -63,13 +65,15 @@ pub(crate) fn run(cli: &Cli, verb: &Publish) -> anyhow::Result<Done> {
 /// What `--to` names: the remote, and clouds.
 struct Places {
     remote: String,
-    aws: Option<AwsTarget>,
+    clouds: Clouds,
 }
 
 impl Places {
     fn of(verb: &Publish) -> anyhow::Result<Self> {
+        let (azure, others): (Vec<_>, Vec<_>) =
+            verb.to.iter().partition(|to| to.starts_with("azure://"));
         let (clouds, stores): (Vec<_>, Vec<_>) =
-            verb.to.iter().partition(|to| to.starts_with("aws://"));
+            others.into_iter().partition(|to| to.starts_with("aws://"));
         let variable = || std::env::var(REMOTE).ok().filter(|uri| !uri.is_empty());
         let remote = match stores.as_slice() {
             [] => variable(),
@@ -100,22 +104,34 @@ impl Places {
                 .into());
             }
         };
+        let azure = match azure.as_slice() {
+            [] => None,
+            [one] => Some(one.parse::<AzureTarget>().map_err(PipelineError::from)?),
+            _ => {
+                return Err(
+                    BadInput("--to names Azure twice; name one container".to_owned()).into(),
+                );
+            }
+        };
         let only = &verb.clouding;
-        if aws.is_none() && only.is_given() {
+        if azure.is_none() && aws.is_none() && only.is_given() {
             return Err(BadInput(
                 "--share, --ssm, --board and --deprecate are about images in a cloud; add --to aws://region".to_owned(),
             )
             .into());
         }
         parameter(only.ssm.as_ref())?;
-        Ok(Self { remote, aws })
+        let clouds = Clouds { aws, azure };
+        Ok(Self { remote, clouds })
     }
 
     fn wish<'a>(&'a self, image: &'a Image, verb: &'a Publish) -> Option<CloudWish<'a>> {
-        let target = self.aws.as_ref()?;
+        if self.clouds.aws.is_none() && self.clouds.azure.is_none() {
+            return None;
+        }
         Some(CloudWish {
             image,
-            target,
+            clouds: &self.clouds,
             boards: &verb.clouding.board,
             deprecate: verb.clouding.deprecate,
         })

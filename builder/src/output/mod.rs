@@ -50,6 +50,7 @@ pub use raw_zst::RawZstReader;
 pub use reading::BlockReader;
 use serde::{Deserialize, Serialize};
 pub use target::{Kernel, Part, Target};
+pub use vhd::fixed_footer;
 pub use vhd_reader::VhdReader;
 pub use vhdx::VhdxReader;
 pub use vmdk_reader::VmdkReader;

@@ -11,11 +11,14 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use super::blocks::{Job, each_block, unfit};
 use super::reading::put;
+use crate::base::progress::Quiet;
 use crate::base::{MIB, guid};
-use crate::store::fault;
+use crate::disk::{DiskMap, DiskReader};
+use crate::store::{Store, fault};
 
 /// Starts a footer.
 pub(super) const COOKIE: &[u8; 8] = b"conectix";
@@ -73,6 +76,17 @@ pub(super) fn write_dynamic(job: &mut Job<'_>, file: &File) -> io::Result<()> {
     file.write_all_at(&footer, end)?;
     fault::point();
     file.write_all_at(&footer, 0)
+}
+
+/// The footer of a disk's fixed VHD, for who writes the disk itself elsewhere.
+///
+/// # Errors
+/// What the store or the system reports: its id is drawn from the disk's beginning.
+pub fn fixed_footer(store: &Store, map: &DiskMap) -> io::Result<[u8; FOOTER as usize]> {
+    let source = Box::new(DiskReader::new(store, map));
+    let facts = (map.size, map.sector_size);
+    let job = Job::new(source, facts, Path::new(""), &Quiet)?;
+    Ok(footer(&job, TYPE_FIXED))
 }
 
 /// Azure refuses what is no whole MiB, and QEMU would round it.

@@ -5,10 +5,14 @@ use crate::base::Digest;
 use crate::board::Board;
 use crate::channel::{self, CloudImage, Entry, History, Record, RecordImage};
 use crate::disk::DiskMap;
-use crate::publish::cloud::{self, AWS, Ami, AwsTarget, Casting, DryRun, Made, Parent};
+use crate::output;
+use crate::publish::cloud::{
+    self, AWS, AZURE, Ami, AwsTarget, AzureTarget, Casting, DryRun, Made, PageBlob, Parent,
+};
 use crate::publish::{self, PublishError, Published, Release};
 use crate::remote::aws::Aws;
 use crate::remote::aws::ec2::BootMode;
+use crate::remote::azure::PageBlobs;
 use crate::remote::{Remote, RemoteOptions};
 use crate::sources::Host;
 use crate::spec::Image;
@@ -17,19 +21,29 @@ use crate::store::Manifest;
 use super::image::MAP_TYPE;
 use super::{Finding, PipelineError, ReadyToPublish, Settings};
 
-/// What the names of boards for AWS begin with.
+/// What the names of boards for clouds begin with.
 const AWS_BOARDS: &str = "aws-";
+const AZURE_BOARDS: &str = "azure-";
 /// Records of a channel in which a parent is looked for, and older images to deprecate.
 const LOOKED_AT: usize = 50;
 
-/// What a release is to become in AWS.
+/// Where to.
+#[derive(Debug, Clone, Default)]
+pub struct Clouds {
+    /// Regions of AWS.
+    pub aws: Option<AwsTarget>,
+    /// A container of Azure's.
+    pub azure: Option<AzureTarget>,
+}
+
+/// What a release is to become in clouds.
 #[derive(Debug, Clone, Copy)]
 pub struct CloudWish<'a> {
     /// The specification.
     pub image: &'a Image,
     /// Where to, and for whom.
-    pub target: &'a AwsTarget,
-    /// The boards; those for AWS when none is named.
+    pub clouds: &'a Clouds,
+    /// The boards; those for the cloud when none is named.
     pub boards: &'a [String],
     /// Seconds after which images that no channel names any more are deprecated.
     pub deprecate: Option<i64>,
@@ -43,14 +57,24 @@ pub(super) struct CloudsMade {
     pub(super) blocks: (usize, usize),
 }
 
+impl CloudsMade {
+    fn add(&mut self, made: Made) {
+        self.images.extend(made.images);
+        self.moved += made.moved;
+        self.blocks.0 += made.blocks.0;
+        self.blocks.1 += made.blocks.1;
+    }
+}
+
 impl CloudWish<'_> {
     /// The images that go to the cloud, with their boards.
     fn choose<'r>(
         &self,
         attested: &'r Attested,
+        prefix: &str,
     ) -> Result<Vec<(&'r AttestedImage, Board)>, PipelineError> {
         let named = |board: &str| match self.boards {
-            [] => board.starts_with(AWS_BOARDS),
+            [] => board.starts_with(prefix),
             boards => boards.iter().any(|named| named == board),
         };
         let all = || attested.images().iter().map(AttestedImage::board);
@@ -62,7 +86,7 @@ impl CloudWish<'_> {
             .collect();
         if missing.is_some() || chosen.is_empty() {
             return Err(PublishError::NoCloudBoard {
-                wanted: missing.map_or_else(|| format!("{AWS_BOARDS}…"), Clone::clone),
+                wanted: missing.map_or_else(|| format!("{prefix}…"), Clone::clone),
                 boards: all().collect::<Vec<_>>().join(", "),
             }
             .into());
@@ -72,6 +96,17 @@ impl CloudWish<'_> {
             .map(|image| Ok((image, Board::find(image.board(), &self.image.dir)?)))
             .collect()
     }
+}
+
+/// A container, by what the host says of the account.
+fn azure(target: &AzureTarget, host: &Host) -> Result<PageBlobs, PublishError> {
+    let options = RemoteOptions::default();
+    Ok(PageBlobs::open(
+        &target.account,
+        &target.container,
+        host,
+        options,
+    )?)
 }
 
 /// The service, by what the host says of it.
@@ -88,32 +123,62 @@ impl Settings {
         wish: &CloudWish<'_>,
         history: &[Entry],
     ) -> Result<CloudsMade, PipelineError> {
-        let aws = aws()?;
-        let ami = self.ami(&aws, wish);
         let mut all = CloudsMade::default();
-        for (image, board) in wish.choose(&ready.attested)? {
-            let disk = self.disk_map(image.image())?;
-            let parent = self.parent(remote, wish.target.home(), image.board(), history);
-            let casting = casting(image, &board, &ready.release, &disk, parent.as_ref());
-            let Made {
-                images,
-                moved,
-                blocks,
-            } = ami.make(&casting)?;
-            all.images.extend(images);
-            all.moved += moved;
-            all.blocks = (all.blocks.0 + blocks.0, all.blocks.1 + blocks.1);
+        if let Some(target) = &wish.clouds.aws {
+            let aws = aws()?;
+            let ami = self.ami(&aws, target);
+            for (image, board) in wish.choose(&ready.attested, AWS_BOARDS)? {
+                let disk = self.disk_map(image.image())?;
+                let place = (AWS, target.home(), image.board());
+                let parent = self.parent(remote, place, history);
+                let casting = casting(image, &board, &ready.release, &disk, parent.as_ref());
+                all.add(ami.make(&casting)?);
+            }
         }
-        all.images
-            .sort_by(|a, b| (&a.board, &a.region).cmp(&(&b.board, &b.region)));
+        if let Some(target) = &wish.clouds.azure {
+            let blobs = azure(target, &Host::real())?;
+            let page_blob = self.page_blob(&blobs, target);
+            for (image, board) in wish.choose(&ready.attested, AZURE_BOARDS)? {
+                let disk = self.disk_map(image.image())?;
+                let place = (AZURE, target.account.as_str(), image.board());
+                let parent = self.parent(remote, place, history);
+                let casting = casting(image, &board, &ready.release, &disk, parent.as_ref());
+                let footer = self.footer(image.image(), &disk)?;
+                all.add(page_blob.make(&casting, &footer)?);
+            }
+        }
+        let place = |made: &CloudImage| {
+            (
+                made.provider.clone(),
+                made.board.clone(),
+                made.region.clone(),
+            )
+        };
+        all.images.sort_by_key(place);
         Ok(all)
     }
 
-    fn ami<'a>(&'a self, aws: &'a Aws, wish: &CloudWish<'a>) -> Ami<'a> {
+    fn ami<'a>(&'a self, aws: &'a Aws, target: &'a AwsTarget) -> Ami<'a> {
         Ami {
             store: &self.store,
             aws,
-            target: wish.target,
+            target,
+            progress: &*self.progress,
+        }
+    }
+
+    fn footer(&self, image: &Digest, disk: &DiskMap) -> Result<[u8; cloud::FOOTER], PublishError> {
+        output::fixed_footer(&self.store, disk).map_err(|source| PublishError::Disk {
+            image: *image,
+            source,
+        })
+    }
+
+    fn page_blob<'a>(&'a self, blobs: &'a PageBlobs, target: &'a AzureTarget) -> PageBlob<'a> {
+        PageBlob {
+            store: &self.store,
+            blobs,
+            target,
             progress: &*self.progress,
         }
     }
@@ -138,16 +203,36 @@ impl Settings {
         // Keys are looked for when something is signed.
         let nobody = Host::fake(
             "/nonexistent",
-            &[("AWS_ACCESS_KEY_ID", "-"), ("AWS_SECRET_ACCESS_KEY", "-")],
+            &[
+                ("AWS_ACCESS_KEY_ID", "-"),
+                ("AWS_SECRET_ACCESS_KEY", "-"),
+                ("AZURE_STORAGE_KEY", ""),
+                ("AZURE_STORAGE_SAS_TOKEN", "sig"),
+            ],
         );
-        let aws = Aws::open(&nobody, RemoteOptions::default()).map_err(PublishError::from)?;
-        let ami = self.ami(&aws, wish);
         let mut all = Vec::new();
-        for (image, board) in wish.choose(&ready.attested)? {
-            let disk = self.disk_map(image.image())?;
-            let parent = self.parent(remote, wish.target.home(), image.board(), &history);
-            let casting = casting(image, &board, &ready.release, &disk, parent.as_ref());
-            all.push(cloud::dry_run(&ami, &casting, parameter)?);
+        if let Some(target) = &wish.clouds.aws {
+            let aws = Aws::open(&nobody, RemoteOptions::default()).map_err(PublishError::from)?;
+            let ami = self.ami(&aws, target);
+            for (image, board) in wish.choose(&ready.attested, AWS_BOARDS)? {
+                let disk = self.disk_map(image.image())?;
+                let place = (AWS, target.home(), image.board());
+                let parent = self.parent(remote, place, &history);
+                let casting = casting(image, &board, &ready.release, &disk, parent.as_ref());
+                all.push(cloud::dry_run(&ami, &casting, parameter)?);
+            }
+        }
+        if let Some(target) = &wish.clouds.azure {
+            let blobs = azure(target, &nobody)?;
+            let page_blob = self.page_blob(&blobs, target);
+            for (image, board) in wish.choose(&ready.attested, AZURE_BOARDS)? {
+                let disk = self.disk_map(image.image())?;
+                let place = (AZURE, target.account.as_str(), image.board());
+                let parent = self.parent(remote, place, &history);
+                let casting = casting(image, &board, &ready.release, &disk, parent.as_ref());
+                let footer = self.footer(image.image(), &disk)?;
+                all.push(page_blob.dry_run(&casting, &footer)?);
+            }
         }
         Ok(all)
     }
@@ -157,14 +242,13 @@ impl Settings {
     fn parent(
         &self,
         remote: &dyn Remote,
-        region: &str,
-        board: &str,
+        (provider, region, board): (&str, &str, &str),
         history: &[Entry],
     ) -> Option<Parent> {
         history.iter().take(LOOKED_AT).find_map(|entry| {
             let record = &entry.record;
             let made = record.clouds.iter().find(|made| {
-                made.provider == AWS && made.region == region && made.board == board
+                made.provider == provider && made.region == region && made.board == board
             })?;
             let image = record.images.iter().find(|image| image.board == board)?;
             Some(Parent {
@@ -225,7 +309,7 @@ impl Settings {
         let Some(parameter) = published.parameter.as_deref() else {
             return Ok(());
         };
-        if published.clouds.is_empty() {
+        if published.clouds.iter().all(|made| made.provider != AWS) {
             self.progress.note(&format!(
                 "{parameter} names no image of this release, for it has none: it is as it was; publish with --to aws://…"
             ));

@@ -102,6 +102,17 @@ pub(super) enum Payload<'a> {
     },
 }
 
+impl Payload<'_> {
+    /// Its bytes.
+    pub(super) const fn length(&self) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Part { length, .. } => *length,
+        }
+    }
+}
+
 /// A request.
 pub(super) struct Call<'a> {
     pub(super) method: Method,

@@ -14,6 +14,7 @@
 //! Blobs before manifests, manifests before tags: that order is the caller's.
 
 pub mod aws;
+pub mod azure;
 pub mod error;
 pub mod folder;
 mod http;

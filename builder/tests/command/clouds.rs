@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::common::scene::Scene;
 use slipform::base::Digest;
-use slipform::remote::testing::{AwsRules, TestAws};
+use slipform::remote::testing::{AwsRules, AzureRules, TestAws, TestAzure};
 
 const BLOCK: usize = 512 * 1024;
 const TO: &str = "aws://eu-central-1,us-east-1";
@@ -298,4 +298,41 @@ fn a_dry_run_sends_nothing_and_bad_input_says_what_to_write() {
     scene
         .run(&refused)
         .refused(2, &["no images in a cloud", "--to aws://region"]);
+}
+
+#[test]
+fn a_container_of_azure_holds_the_vhd_and_the_record_names_it() {
+    let service = TestAzure::new(AzureRules::default());
+    let mut scene = Scene::new();
+    scene.variables = service.variables(service.address());
+    scene.tested();
+    let to = "azure://testaccount/images";
+    let all = ["--to", &scene.remote, "--to", to, "--board", "small"];
+    let mut dry = vec!["publish", "--dry-run"];
+    dry.extend(all);
+    let shown = scene.run(&dry).good().stdout;
+    assert!(shown.contains("blob Put Blob of small-1-small-"), "{shown}");
+    assert_eq!(service.seen(), Vec::<String>::new());
+    let published = scene.publish(&all);
+    let made = &published["clouds"][0];
+    assert_eq!(
+        (&made["provider"], &made["arch"]),
+        (&"azure".into(), &"x64".into())
+    );
+    let (bytes, _) = service.blob(made["snapshot"].as_str().unwrap()).unwrap();
+    let disk = std::fs::read(scene.dir.join("out/small-1-small.raw")).unwrap();
+    assert!(bytes.starts_with(&disk) && bytes.len() == disk.len() + 512);
+    scene.change("<h1>second</h1>\n");
+    scene.tested();
+    let second = scene.publish(&all);
+    let moved = |published: &Value| published["cloud_moved"].as_u64().unwrap();
+    assert!(
+        moved(&second) < moved(&published) / 2,
+        "{second} after {published}"
+    );
+    let bad = ["publish", "--to", "azure://x/images"];
+    scene
+        .run(&bad)
+        .refused(2, &["'azure://x/images'", "3 to 24"]);
+    assert_eq!(service.complaints(), Vec::<String>::new());
 }

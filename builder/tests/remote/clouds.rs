@@ -8,7 +8,7 @@ use slipform::base::Digest;
 use slipform::base::progress::Quiet;
 use slipform::disk::map::MAP_SCHEMA;
 use slipform::disk::{DiskMap, DiskReader, Extent, ExtentContent};
-use slipform::publish::cloud::{Ami, AwsTarget, Casting, Made, Parent, dry_run, switch};
+use slipform::publish::cloud::{Ami, AwsTarget, Casting, CloudCall, Made, Parent, dry_run, switch};
 use slipform::publish::{PublishError, Release};
 use slipform::remote::RemoteOptions;
 use slipform::remote::aws::Aws;
@@ -21,16 +21,16 @@ const BLOCK: u64 = 512 * 1024;
 const BOARD: &str = "aws-x86_64";
 
 /// A store with a disk of a base, which stays, and an app.
-struct Scene {
+pub(crate) struct Scene {
     _folder: tempfile::TempDir,
-    store: Store,
-    disk: DiskMap,
+    pub(crate) store: Store,
+    pub(crate) disk: DiskMap,
     attested: Attested,
     release: Release,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         Self::on(folder, store, b"first")
@@ -71,14 +71,14 @@ impl Scene {
     }
 
     /// The next release of the same project, in the same store.
-    fn next(self) -> (Self, Parent) {
+    pub(crate) fn next(self) -> (Self, Parent) {
         let disk = self.disk.clone();
         let next = Self::on(self._folder, self.store, b"second");
         let snapshot = String::new();
         (next, Parent { snapshot, disk })
     }
 
-    fn casting<'a>(&'a self, parent: Option<&'a Parent>) -> Casting<'a> {
+    pub(crate) fn casting<'a>(&'a self, parent: Option<&'a Parent>) -> Casting<'a> {
         Casting {
             image: &self.attested.images()[0],
             release: &self.release,
@@ -102,6 +102,14 @@ impl Scene {
             target,
             progress: &Quiet,
         }
+    }
+
+    /// The disk's bytes.
+    pub(crate) fn raw(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut reader = DiskReader::new(&self.store, &self.disk);
+        std::io::Read::read_to_end(&mut reader, &mut bytes).unwrap();
+        bytes
     }
 
     /// The sums of the disk's blocks that are not zero.
@@ -443,6 +451,9 @@ fn a_dry_run_shows_the_very_calls_and_sends_none() {
     };
     let mut shown: Vec<String> = Vec::new();
     for call in &dry.calls {
+        let CloudCall::Aws(call) = call else {
+            panic!("{call}");
+        };
         let text = |value: &serde_json::Value| match value {
             serde_json::Value::String(text) => unnamed(text),
             other => other.to_string(),

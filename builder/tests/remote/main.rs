@@ -1,6 +1,7 @@
 //! The remotes against strict other ends of our own: what they promise, and
 //! what they do when the network, the server or the bytes go wrong.
 
+mod azure;
 mod clouds;
 mod faults;
 mod logins;

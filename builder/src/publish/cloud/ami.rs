@@ -112,9 +112,7 @@ impl Names {
         }
         let release = casting.release;
         let board = casting.image.board();
-        let name = [&release.name, &release.version, board]
-            .map(plain)
-            .join("-");
+        let name = plain_name(casting);
         let full = [
             (
                 "Name",
@@ -128,8 +126,8 @@ impl Names {
             ("slipform:board", board.to_owned()),
         ];
         Ok(Self {
-            name: format!("{name}-{}", image.short()),
             description: format!("{name}, image {image}"),
+            name,
             tags: full.map(|(key, value)| (key.to_owned(), value)).to_vec(),
             gib: disk.size.div_ceil(GIB),
             arch,
@@ -179,6 +177,14 @@ impl Names {
 
 fn token(call: &AwsCall, attempt: u32) -> String {
     Digest::of(format!("{} {attempt}", call.digest())).hex()
+}
+
+/// What an image is called: release, version, board, and its digest in short.
+pub(super) fn plain_name(casting: &Casting<'_>) -> String {
+    let release = casting.release;
+    let parts = [&release.name, &release.version, casting.image.board()];
+    let short = casting.image.image().short();
+    format!("{}-{short}", parts.map(plain).join("-"))
 }
 
 /// A tag's value: what all of AWS's services take.
@@ -284,7 +290,7 @@ impl Ami<'_> {
     fn available(&self, region: &str, id: &str) -> Result<Image, PublishError> {
         let what = format!("image {id} in {region}");
         let look = ec2::describe_images(region, "image-id", id);
-        wait(self.aws, &what, super::LOOKS, || {
+        wait(self.aws.pause(), &what, super::LOOKS, || {
             let found = self.aws.images(&look)?.into_iter().next();
             match found {
                 // Not every server knows at once what another has made.
@@ -312,8 +318,10 @@ impl Ami<'_> {
             Err(error) if error.code() == "InvalidAMIName.Duplicate" => {
                 let image = casting.image.image();
                 let what = format!("image {} in {region}", names.name);
-                wait(self.aws, &what, GLANCES, || self.find(region, names, image))
-                    .map(|found| found.id)
+                wait(self.aws.pause(), &what, GLANCES, || {
+                    self.find(region, names, image)
+                })
+                .map(|found| found.id)
             }
             Err(error) => Err(error.into()),
         }

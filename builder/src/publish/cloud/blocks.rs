@@ -5,16 +5,16 @@ use std::io::{self, Read, Seek, SeekFrom};
 
 use crate::base::{Digest, Progress};
 use crate::disk::{DiskMap, DiskReader, ExtentContent};
-use crate::remote::aws::ebs::BLOCK;
 use crate::store::Store;
 
-const BLOCK_BYTES: u64 = BLOCK as u64;
 /// Largest disk: EBS's largest volume, 64 TiB.
 pub(super) const LARGEST: u64 = 64 << 40;
 
 /// The blocks of a disk. Sorted by index.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BlockPlan {
+    /// Bytes of a block.
+    pub unit: u64,
     /// Those that hold anything but zeros.
     pub data: Vec<u32>,
     /// Those to write, with the SHA-256 of their bytes: that differ from the parent's.
@@ -30,18 +30,21 @@ impl BlockPlan {
     /// What the store or the system reports, also for damaged blobs.
     pub fn new(
         store: &Store,
-        disk: &DiskMap,
+        (disk, unit): (&DiskMap, u64),
         parent: Option<&DiskMap>,
         progress: &dyn Progress,
     ) -> io::Result<Self> {
         let task = progress.begin("read the disk", Some(disk.size));
-        let mut plan = Self::default();
-        let mut ours = Blocks::new(store, disk);
-        let mut theirs = parent.map(|map| Blocks::new(store, map));
-        let mut indexes = candidates(store, disk)?;
+        let mut plan = Self {
+            unit,
+            ..Self::default()
+        };
+        let mut ours = Blocks::new(store, disk, unit);
+        let mut theirs = parent.map(|map| Blocks::new(store, map, unit));
+        let mut indexes = candidates(store, disk, unit)?;
         if let Some(parent) = parent {
             // Where the parent has data and this disk has none, zeros must be written.
-            indexes.extend(extents(parent));
+            indexes.extend(extents(parent, unit));
         }
         let mut told = 0;
         for index in indexes {
@@ -52,13 +55,13 @@ impl BlockPlan {
             }
             let same = match &mut theirs {
                 None => zero,
-                Some(theirs) if theirs.recipe(index) == recipe(disk, index) => true,
+                Some(theirs) if theirs.recipe(index) == recipe(disk, index, unit) => true,
                 Some(theirs) => theirs.read(index).is_ok_and(|theirs| theirs == block),
             };
             if !same {
                 plan.changed.push((index, Digest::of(block)));
             }
-            let at = (u64::from(index) * BLOCK_BYTES).min(disk.size);
+            let at = (u64::from(index) * unit).min(disk.size);
             task.advance(at - told);
             told = at;
         }
@@ -68,42 +71,42 @@ impl BlockPlan {
     /// Bytes to write.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.changed.len() as u64 * BLOCK_BYTES
+        self.changed.len() as u64 * self.unit
     }
 }
 
 /// The blocks in which a map has blobs.
-fn extents(disk: &DiskMap) -> BTreeSet<u32> {
+fn extents(disk: &DiskMap, unit: u64) -> BTreeSet<u32> {
     let blobs = disk
         .extents
         .iter()
         .filter(|e| e.content != ExtentContent::Zero);
     blobs
-        .flat_map(|extent| index(extent.offset)..=index(extent.end() - 1))
+        .flat_map(|extent| index(extent.offset, unit)..=index(extent.end() - 1, unit))
         .collect()
 }
 
 /// The blocks that may hold data: without what is a hole of a blob's file.
-fn candidates(store: &Store, disk: &DiskMap) -> io::Result<BTreeSet<u32>> {
+fn candidates(store: &Store, disk: &DiskMap, unit: u64) -> io::Result<BTreeSet<u32>> {
     let mut reader = DiskReader::new(store, disk);
     let mut found = BTreeSet::new();
     let mut at = 0;
     while let Some(data) = reader.next_data(at..disk.size)? {
-        found.extend(index(data.start)..=index(data.end - 1));
+        found.extend(index(data.start, unit)..=index(data.end - 1, unit));
         at = data.end;
     }
     Ok(found)
 }
 
 /// The block with that byte; disks are at most [`LARGEST`].
-fn index(byte: u64) -> u32 {
-    u32::try_from(byte / BLOCK_BYTES).unwrap_or(u32::MAX)
+fn index(byte: u64, unit: u64) -> u32 {
+    u32::try_from(byte / unit).unwrap_or(u32::MAX)
 }
 
 /// Where the bytes of a block come from: offset in the block, length, blob, offset in it.
-fn recipe(disk: &DiskMap, index: u32) -> Vec<(u64, u64, Digest, u64)> {
-    let start = u64::from(index) * BLOCK_BYTES;
-    let end = start + BLOCK_BYTES;
+fn recipe(disk: &DiskMap, index: u32, unit: u64) -> Vec<(u64, u64, Digest, u64)> {
+    let start = u64::from(index) * unit;
+    let end = start + unit;
     let first = disk.extents.partition_point(|extent| extent.end() <= start);
     let mut found = Vec::new();
     for extent in disk.extents[first..].iter().take_while(|e| e.offset < end) {
@@ -124,22 +127,25 @@ pub(super) fn is_zero(block: &[u8]) -> bool {
 pub(super) struct Blocks<'a> {
     reader: DiskReader<'a>,
     disk: &'a DiskMap,
+    unit: u64,
     buffer: Vec<u8>,
 }
 
 impl<'a> Blocks<'a> {
-    pub(super) fn new(store: &'a Store, disk: &'a DiskMap) -> Self {
+    pub(super) fn new(store: &'a Store, disk: &'a DiskMap, unit: u64) -> Self {
         Self {
             reader: DiskReader::new(store, disk),
             disk,
-            buffer: vec![0; BLOCK],
+            // A few MiB at most.
+            buffer: vec![0; usize::try_from(unit).unwrap_or(usize::MAX)],
+            unit,
         }
     }
 
     pub(super) fn read(&mut self, index: u32) -> io::Result<&[u8]> {
-        let start = u64::from(index) * BLOCK_BYTES;
-        let length = self.disk.size.saturating_sub(start).min(BLOCK_BYTES);
-        let length = usize::try_from(length).unwrap_or(BLOCK);
+        let start = u64::from(index) * self.unit;
+        let length = self.disk.size.saturating_sub(start).min(self.unit);
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
         self.buffer[length..].fill(0);
         if length > 0 {
             self.reader.seek(SeekFrom::Start(start))?;
@@ -149,7 +155,7 @@ impl<'a> Blocks<'a> {
     }
 
     fn recipe(&self, index: u32) -> Vec<(u64, u64, Digest, u64)> {
-        recipe(self.disk, index)
+        recipe(self.disk, index, self.unit)
     }
 }
 
@@ -159,6 +165,7 @@ mod tests {
     use crate::base::progress::Quiet;
     use crate::disk::Extent;
     use crate::disk::map::MAP_SCHEMA;
+    use crate::remote::aws::ebs::BLOCK;
 
     const MIB: u64 = 1 << 20;
 
@@ -209,7 +216,9 @@ mod tests {
                 extent(8 * MIB - 3, 3, new, 0),
             ],
         );
-        let plan = |disk: &DiskMap, parent| BlockPlan::new(&store, disk, parent, &Quiet).unwrap();
+        let plan = |disk: &DiskMap, parent| {
+            BlockPlan::new(&store, (disk, BLOCK as u64), parent, &Quiet).unwrap()
+        };
         let whole = plan(&child, None);
         assert_eq!(whole.data, [0, 1, 2, 3, 15]);
         assert_eq!(whole.changed.len(), 5);

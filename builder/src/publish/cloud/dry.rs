@@ -2,11 +2,13 @@
 //! functions that make those which are sent; ids that only an answer can tell are `snap-…`
 //! and `ami-…`.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use super::ami::{Casting, Names};
 use super::blocks::BlockPlan;
-use super::snapshot::unreadable;
+use super::snapshot::{UNIT, unreadable};
 use super::switch::parameter_of;
 use super::{Ami, AwsTarget};
 use crate::base::Digest;
@@ -17,6 +19,25 @@ use crate::remote::aws::{AwsCall, ebs, ec2, ssm};
 const SNAPSHOT: &str = "snap-…";
 const IMAGE: &str = "ami-…";
 
+/// A call of a cloud's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum CloudCall {
+    /// One of AWS's.
+    Aws(AwsCall),
+    /// One of Azure's, as a line.
+    Azure(String),
+}
+
+impl fmt::Display for CloudCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Aws(call) => call.fmt(f),
+            Self::Azure(line) => f.write_str(line),
+        }
+    }
+}
+
 /// What would be asked.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct DryRun {
@@ -25,7 +46,7 @@ pub struct DryRun {
     /// Bytes of blocks to send.
     pub bytes: u64,
     /// Every call, in order; one that is repeated until something is ready is here once.
-    pub calls: Vec<AwsCall>,
+    pub calls: Vec<CloudCall>,
 }
 
 /// All calls that [`Ami::make`] makes where nothing is there yet, and those of the switch.
@@ -39,7 +60,7 @@ pub fn dry_run(
 ) -> Result<DryRun, PublishError> {
     let names = Names::of(casting)?;
     let parent = casting.parent.map(|parent| &parent.disk);
-    let plan = BlockPlan::new(ami.store, casting.disk, parent, ami.progress)
+    let plan = BlockPlan::new(ami.store, (casting.disk, UNIT), parent, ami.progress)
         .map_err(|source| unreadable(casting.image.image(), source))?;
     let mut calls = snapshot(ami.target.home(), casting, &names, &plan);
     calls.extend(images(ami.target, casting, &names));
@@ -54,7 +75,7 @@ pub fn dry_run(
     Ok(DryRun {
         blocks: plan.data.len(),
         bytes: plan.bytes(),
-        calls,
+        calls: calls.into_iter().map(CloudCall::Aws).collect(),
     })
 }
 

@@ -6,6 +6,7 @@
 //!                 snapshot.rs sends them; journal.rs knows which the service has taken
 //!                 ami.rs     find, register, copy, share: each step is found again after a cut
 //!                 dry.rs     every call, sent to nobody
+//! azure://…       page_blob.rs  a fixed VHD: create or copy, only the pages that differ, state
 //!                 verify.rs  reads an image back, block by block
 //!                 switch.rs  the parameter that names the release; deprecation of older images
 //! ```
@@ -17,6 +18,7 @@ mod ami;
 mod blocks;
 mod dry;
 mod journal;
+mod page_blob;
 mod snapshot;
 mod switch;
 mod target;
@@ -24,19 +26,21 @@ mod verify;
 
 pub use ami::{Ami, Casting, Made, Parent};
 pub use blocks::BlockPlan;
-pub use dry::{DryRun, dry_run};
+pub use dry::{CloudCall, DryRun, dry_run};
+pub use page_blob::{FOOTER, PageBlob};
 pub use switch::{deprecate, parameter_of, switch};
-pub use target::{AwsTarget, is_account};
+pub use target::{AwsTarget, AzureTarget, is_account};
 pub use verify::verify;
 
 use std::thread::sleep;
 use std::time::Duration;
 
 use super::PublishError;
-use crate::remote::aws::Aws;
 
-/// The only provider so far, as records name it.
+/// The providers, as records name them.
 pub const AWS: &str = "aws";
+/// See [`AWS`].
+pub const AZURE: &str = "azure";
 
 /// How often something that takes its time is looked at before it is given up: hours.
 const LOOKS: u32 = 1_000;
@@ -45,22 +49,22 @@ const LONGEST: u32 = 30;
 
 /// Looks at something that takes its time until it is there.
 fn wait<T>(
-    aws: &Aws,
+    first: Duration,
     what: &str,
     looks: u32,
     mut look: impl FnMut() -> Result<Option<T>, PublishError>,
 ) -> Result<T, PublishError> {
-    let mut pause = aws.pause();
+    let mut pause = first;
     for _ in 0..looks {
         if let Some(found) = look()? {
             return Ok(found);
         }
         sleep(pause);
-        pause = (pause + pause / 2).min(aws.pause() * LONGEST);
+        pause = (pause + pause / 2).min(first * LONGEST);
     }
     Err(PublishError::CloudSlow {
         what: what.to_owned(),
-        after: waited(aws.pause(), looks),
+        after: waited(first, looks),
     })
 }
 

@@ -16,6 +16,8 @@ use crate::remote::RemoteError;
 use crate::remote::aws::ec2::{self, Snapshot, State, tag};
 use crate::remote::aws::{Pace, ebs};
 
+/// Bytes of a block.
+pub(super) const UNIT: u64 = ebs::BLOCK as u64;
 /// Blocks under way at once, however well it goes.
 pub(super) const PARALLEL: usize = 32;
 /// How often a snapshot is begun that the service has given up, or somebody deleted.
@@ -135,7 +137,7 @@ impl Ami<'_> {
         parent: Option<&Parent>,
     ) -> Result<BlockPlan, PublishError> {
         let parent = parent.map(|parent| &parent.disk);
-        BlockPlan::new(self.store, casting.disk, parent, self.progress)
+        BlockPlan::new(self.store, (casting.disk, UNIT), parent, self.progress)
             .map_err(|source| unreadable(casting.image.image(), source))
     }
 
@@ -184,7 +186,7 @@ impl Ami<'_> {
     fn finished(&self, id: &str, looks: u32) -> Result<(), PublishError> {
         let region = self.target.home();
         let what = format!("snapshot {id} in {region}");
-        wait(self.aws, &what, looks, || {
+        wait(self.aws.pause(), &what, looks, || {
             match self.look(id)?.map(|found| (found.state, found.message)) {
                 Some((State::Ready, _)) => Ok(Some(())),
                 Some((State::Failed, message)) => Err(failed(&what, &message)),
@@ -225,7 +227,7 @@ impl Ami<'_> {
         let bytes = todo.len() as u64 * ebs::BLOCK as u64;
         let task = self.progress.begin(&what, Some(bytes));
         let pace = Pace::new(PARALLEL);
-        let begin = || Blocks::new(self.store, casting.disk);
+        let begin = || Blocks::new(self.store, casting.disk, UNIT);
         let one = |blocks: &mut Blocks<'_>, (index, sum): &(u32, Digest)| {
             let bytes = blocks
                 .read(*index)
@@ -240,17 +242,19 @@ impl Ami<'_> {
         // Not every server of the service knows at once of a snapshot that was begun.
         let mut blocks = begin();
         let mut last = None;
-        let known = wait(self.aws, id, GLANCES, || match one(&mut blocks, first) {
-            Ok(()) => Ok(Some(())),
-            Err(PublishError::Remote(error)) if error.code() == GONE => {
-                last = Some(error);
-                let failed = self.look(id)?.is_some_and(|s| s.state == State::Failed);
-                if failed {
-                    return Err(failed_as(last.take()));
+        let known = wait(self.aws.pause(), id, GLANCES, || {
+            match one(&mut blocks, first) {
+                Ok(()) => Ok(Some(())),
+                Err(PublishError::Remote(error)) if error.code() == GONE => {
+                    last = Some(error);
+                    let failed = self.look(id)?.is_some_and(|s| s.state == State::Failed);
+                    if failed {
+                        return Err(failed_as(last.take()));
+                    }
+                    Ok(None)
                 }
-                Ok(None)
+                Err(error) => Err(error),
             }
-            Err(error) => Err(error),
         });
         match known {
             Ok(()) => each(rest, begin, one),

@@ -58,7 +58,7 @@ pub fn switch(aws: &Aws, path: &str, images: &[CloudImage]) -> Result<usize, Pub
         aws.name_image(region, &name, id)?;
         // The service looks at the image after it has answered, and may still refuse it.
         let what = format!("{name} in {region}");
-        wait(aws, &what, GLANCES, || {
+        wait(aws.pause(), &what, GLANCES, || {
             let named = aws.parameter(region, &name)?;
             Ok((named.as_deref() == Some(id)).then_some(()))
         })?;

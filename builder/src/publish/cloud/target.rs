@@ -88,6 +88,58 @@ impl fmt::Display for AwsTarget {
     }
 }
 
+/// A container of Azure's storage: `azure://account/container`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AzureTarget {
+    /// The storage account.
+    pub account: String,
+    /// The container in it.
+    pub container: String,
+}
+
+impl FromStr for AzureTarget {
+    type Err = PublishError;
+
+    fn from_str(text: &str) -> Result<Self, PublishError> {
+        let wrong = |why| target(text, why);
+        let rest = text
+            .strip_prefix("azure://")
+            .ok_or_else(|| wrong("write azure://account/container"))?;
+        let (account, container) = rest
+            .split_once('/')
+            .ok_or_else(|| wrong("write azure://account/container"))?;
+        let letters = |text: &str| {
+            let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+            text.bytes().all(fits)
+        };
+        if !(3..=24).contains(&account.len()) || !letters(account) {
+            return Err(wrong(
+                "an account has 3 to 24 lower case letters and digits",
+            ));
+        }
+        let edges = container.starts_with('-') || container.ends_with('-');
+        if !(3..=63).contains(&container.len())
+            || edges
+            || container.contains("--")
+            || !letters(&container.replace('-', ""))
+        {
+            return Err(wrong(
+                "a container has 3 to 63 lower case letters, digits and single - between them",
+            ));
+        }
+        Ok(Self {
+            account: account.to_owned(),
+            container: container.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for AzureTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "azure://{}/{}", self.account, self.container)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,5 +164,22 @@ mod tests {
         let shared = target.shared(&["123456789012".to_owned()]).unwrap();
         let error = shared.shared(&["all".to_owned()]).unwrap_err();
         assert!(error.to_string().contains("12 digits"), "{error}");
+    }
+
+    #[test]
+    fn containers_are_named_as_azure_wants() {
+        let read = |text: &str| text.parse::<AzureTarget>();
+        let good = "azure://acc0unt/my-images";
+        assert_eq!(read(good).unwrap().to_string(), good);
+        for bad in [
+            "azure://acc",
+            "azure://Acc/images",
+            "azure://account/im",
+            "azure://account/-images",
+            "azure://account/my--images",
+            "azure://account/images/x",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 }

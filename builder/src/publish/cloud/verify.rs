@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::ami::IMAGE;
 use super::blocks::BlockPlan;
-use super::snapshot::{PARALLEL, each, unreadable};
+use super::snapshot::{PARALLEL, UNIT, each, unreadable};
 use crate::base::bytes::human;
 use crate::base::progress::Task;
 use crate::base::{Digest, Progress};
@@ -42,8 +42,8 @@ pub fn verify(
     else {
         return Ok(Some("its disk is cloned from another snapshot".to_owned()));
     };
-    let plan =
-        BlockPlan::new(store, disk, None, progress).map_err(|source| unreadable(image, source))?;
+    let plan = BlockPlan::new(store, (disk, UNIT), None, progress)
+        .map_err(|source| unreadable(image, source))?;
     let wanted: BTreeMap<u32, Digest> = plan.changed.into_iter().collect();
     let there = aws.blocks(&made.region, &snapshot)?;
     let missing = wanted

@@ -30,9 +30,7 @@ pub use pace::Pace;
 pub(super) use profile::Profile;
 pub(super) use roles::Credentials;
 pub use session::Aws;
-#[cfg(any(test, feature = "testing"))]
-pub(super) use sign::hmac;
-pub(super) use sign::{Scope, sign};
+pub(super) use sign::{Scope, hmac, sign};
 
 /// Seconds since 1970, for signatures.
 pub(super) fn now() -> i64 {

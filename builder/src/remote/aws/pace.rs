@@ -26,7 +26,7 @@ struct State {
 
 /// A turn; it ends when dropped.
 #[derive(Debug)]
-pub(super) struct Turn<'a>(&'a Pace);
+pub(in crate::remote) struct Turn<'a>(&'a Pace);
 
 impl Pace {
     /// At most `most` at once, however well it goes.
@@ -52,7 +52,7 @@ impl Pace {
     }
 
     /// Waits for a turn.
-    pub(super) fn enter(&self) -> Turn<'_> {
+    pub(in crate::remote) fn enter(&self) -> Turn<'_> {
         let mut state = self.lock();
         while state.inside >= whole(state.limit) {
             state = self
@@ -65,7 +65,7 @@ impl Pace {
     }
 
     /// A good answer came.
-    pub(super) fn good(&self) {
+    pub(in crate::remote) fn good(&self) {
         let mut state = self.lock();
         state.limit = (state.limit + 1.0 / state.limit).min(self.most);
         state.since = state.since.saturating_add(1);
@@ -74,7 +74,7 @@ impl Pace {
     }
 
     /// It was too much.
-    pub(super) fn throttled(&self) {
+    pub(in crate::remote) fn throttled(&self) {
         let mut state = self.lock();
         if state.since < whole(state.limit) {
             return;

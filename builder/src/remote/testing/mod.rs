@@ -3,13 +3,14 @@
 //! must be able to do. They trust their clients with nothing but memory.
 //!
 //! ```text
-//! Remote ──> FaultProxy ──> TestRegistry | TestS3 | TestAws (or a real one)
+//! Remote ──> FaultProxy ──> TestRegistry | TestS3 | TestAws | TestAzure (or a real one)
 //! conformance(&|| open(…))   every promise of the trait, in one go
 //! ```
 
 mod aws;
 mod aws_ebs;
 mod aws_ec2;
+mod azure;
 mod conformance;
 mod faults;
 mod registry;
@@ -21,6 +22,7 @@ mod server;
 use std::time::Duration;
 
 pub use aws::{AwsRules, Seen, TestAws};
+pub use azure::{AzureRules, TestAzure};
 pub use conformance::{Traits, conformance, put, race};
 pub use faults::{Fault, FaultProxy};
 pub use registry::{Auth, RegistryRules, TestRegistry};
