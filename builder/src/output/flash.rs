@@ -95,6 +95,7 @@ fn write(job: &mut Job<'_>, file: &File) -> io::Result<u64> {
 mod tests {
     use std::path::Path;
 
+    use super::super::OutputFormat;
     use super::super::opening::FileDisk;
     use super::super::target::Kernel;
     use super::*;
@@ -111,7 +112,11 @@ mod tests {
     }
 
     fn run(bytes: &[u8], target: &Path) -> Result<Flashed, OutputError> {
-        let source = Box::new(FileDisk(Box::new(io::Cursor::new(bytes.to_vec()))));
+        let source = Box::new(FileDisk::new(
+            OutputFormat::Raw,
+            Box::new(io::Cursor::new(bytes.to_vec())),
+            None,
+        ));
         let facts = (bytes.len() as u64, 512);
         let job = Job::new(source, facts, target, &Quiet).unwrap();
         flash(job, &Target::look(&Kernel::default(), target, true)?)
@@ -169,7 +174,11 @@ mod tests {
         std::fs::write(&target, vec![0xee; 8 * MIB as usize]).unwrap();
         let bytes = disk();
         let facts = (bytes.len() as u64, 512);
-        let source = Box::new(FileDisk(Box::new(Breaks(io::Cursor::new(bytes)))));
+        let source = Box::new(FileDisk::new(
+            OutputFormat::Raw,
+            Box::new(Breaks(io::Cursor::new(bytes))),
+            None,
+        ));
         let job = Job::new(source, facts, &target, &Quiet).unwrap();
         let looked = Target::look(&Kernel::default(), &target, true).unwrap();
         assert!(flash(job, &looked).is_err());

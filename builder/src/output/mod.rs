@@ -56,6 +56,7 @@ pub use vhdx::VhdxReader;
 pub use vmdk_reader::VmdkReader;
 
 use self::blocks::{Job, Unfit};
+use self::compare::first_difference_sparse;
 use self::copy::Partial;
 use self::opening::FileDisk;
 use crate::base::Digest;
@@ -193,7 +194,8 @@ fn file_job<'a>(
     progress: &'a dyn Progress,
 ) -> Result<Job<'a>, OutputError> {
     let facts = facts(from)?;
-    let source = Box::new(FileDisk(open(from)?.1));
+    let (format, disk) = open(from)?;
+    let source = Box::new(FileDisk::new(format, disk, File::open(from).ok()));
     Ok(Job::new(source, facts, path, progress).at("read", from)?)
 }
 
@@ -227,9 +229,9 @@ fn write_job(format: OutputFormat, mut job: Job<'_>, path: &Path) -> Result<(), 
         written => written.at("write", partial.path())?,
     }
     let back = opening::reader(format, partial.file());
-    let same = back.and_then(|mut back| {
-        job.disk.seek(SeekFrom::Start(0))?;
-        first_difference(&mut job.disk, &mut back)
+    let same = back.and_then(|back| {
+        let mut back = FileDisk::new(format, back, partial.file().try_clone().ok());
+        first_difference_sparse(&mut *job.disk, &mut back, job.size)
     });
     if let Some(offset) = same.at("read back", partial.path())? {
         return Err(OutputError::Differs {

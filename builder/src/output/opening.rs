@@ -16,6 +16,7 @@ use super::vmdk_reader::VmdkReader;
 use super::vmdk_stream::COMPRESSED;
 use super::{OutputError, OutputFormat, Qcow2Reader, qcow2, vhd, vmdk};
 use crate::base::fs::At;
+use crate::verity::holes::next_data;
 
 /// A source of a disk's bytes.
 pub trait DiskSource: Read + Seek + std::fmt::Debug {}
@@ -86,24 +87,46 @@ pub(super) fn reader<'f>(
     })
 }
 
-/// The disk in a file, whose zeros are found by looking.
+/// The disk in a file.
 #[derive(Debug)]
-pub(super) struct FileDisk(pub(super) Box<dyn DiskSource>);
+pub(super) struct FileDisk<'f> {
+    disk: Box<dyn DiskSource + 'f>,
+    /// The file again, where its holes are the disk's; elsewhere zeros are found by looking.
+    holes: Option<File>,
+}
 
-impl Read for FileDisk {
+impl<'f> FileDisk<'f> {
+    /// The disk that `disk` reads from a file of `format`; `file` is that file.
+    pub(super) fn new(
+        format: OutputFormat,
+        disk: Box<dyn DiskSource + 'f>,
+        file: Option<File>,
+    ) -> Self {
+        let plain = matches!(format, OutputFormat::Raw | OutputFormat::Vhd);
+        Self {
+            disk,
+            holes: file.filter(|_| plain),
+        }
+    }
+}
+
+impl Read for FileDisk<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
+        self.disk.read(buffer)
     }
 }
 
-impl Seek for FileDisk {
+impl Seek for FileDisk<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.0.seek(to)
+        self.disk.seek(to)
     }
 }
 
-impl Source for FileDisk {
+impl Source for FileDisk<'_> {
     fn data(&mut self, within: Range<u64>) -> io::Result<Option<Range<u64>>> {
-        Ok((!within.is_empty()).then_some(within))
+        match &self.holes {
+            Some(file) => next_data(file, within),
+            None => Ok((!within.is_empty()).then_some(within)),
+        }
     }
 }
