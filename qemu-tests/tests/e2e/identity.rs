@@ -1,7 +1,7 @@
 //! Machines that learn from outside who they are: booted in clouds that the harness
 //! emulates, each by the words of an ordinary `[[test]]`.
 
-use crate::support::lab::{boot, slot};
+use crate::support::lab::{boot, is_nightly, slot};
 use crate::support::project::Project;
 use crate::support::red::{assert_green, tell};
 use slipform_init::contract::event::{Event, ServiceState};
@@ -122,4 +122,46 @@ fn a_cloud_that_is_silent_costs_the_service_that_needs_it_and_no_more() {
         matches!(&record.event, Event::Service { name, state: ServiceState::Ready, .. } if name == "free")
     });
     assert!(free, "{}", tell(&plan, &report));
+}
+
+/// GCE, Azure and OpenStack on every ugly day: what can be learned is, late if need be, what
+/// cannot costs no more than its time. A boot for each: nightly.
+#[test]
+#[allow(clippy::print_stdout)]
+fn ugly_days_of_other_clouds_cost_time_and_no_more() {
+    use Day::{Busy, Failing, Huge, Late, Malformed, Slow, Unauthorized};
+    if !is_nightly() {
+        println!("Skipped: it runs with SLIPFORM_TESTS_NIGHTLY=1");
+        return;
+    }
+    let _slot = slot();
+    let short = (
+        "version = \"0.1.0\"\n",
+        "version = \"0.1.0\"\n\n[metadata]\ntimeout = \"1s\"\n",
+    );
+    let project = Project::shipped("hello").variant("hello-ugly", &[short], &[]);
+    let subject = project.cast();
+    let mut plan = subject.direct("hello-ugly");
+    plan.checks.clear();
+    for source in [
+        MetadataSource::Gce,
+        MetadataSource::Azure,
+        MetadataSource::Openstack,
+    ] {
+        for day in [Slow, Late, Unauthorized, Busy, Failing, Malformed, Huge] {
+            let name = source.name();
+            let matches = match day {
+                Slow | Late | Busy => format!("metadata: from {name} .* emulated.internal"),
+                _ => format!("metadata: nothing known .* {name}: "),
+            };
+            let mut check = Check::new(format!("{name}, {day:?}"), Probe::Console { matches });
+            let mut metadata = Metadata::of(source);
+            metadata.day = day;
+            check.metadata = Some(metadata);
+            plan.checks.push(check);
+        }
+    }
+    let report = boot(&plan);
+    assert_green(&plan, &report);
+    assert_eq!(report.boots, 21, "{}", tell(&plan, &report));
 }
