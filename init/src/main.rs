@@ -10,6 +10,7 @@
 // The standard library's start-up is not for PID 1; see `sys::entry`.
 #![cfg_attr(not(test), no_main)]
 
+mod crc;
 mod cycle;
 mod early;
 mod error;

@@ -9,6 +9,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use crate::crc;
+
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 const HEADER_SIZE: usize = 92;
 const ENTRY_SIZE: usize = 128;
@@ -293,41 +295,16 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(field)
 }
 
-/// CRC-32 of IEEE 802.3, by nibbles: 64 bytes of table for the 16 KiB read per disk.
+/// CRC-32 of what comes in pieces.
 struct Crc32(u32);
 
 impl Crc32 {
-    const TABLE: [u32; 16] = {
-        let mut table = [0; 16];
-        let mut index = 0;
-        while index < 16 {
-            let mut value = index as u32;
-            let mut bit = 0;
-            while bit < 4 {
-                value = if value & 1 == 1 {
-                    (value >> 1) ^ 0xedb8_8320
-                } else {
-                    value >> 1
-                };
-                bit += 1;
-            }
-            table[index] = value;
-            index += 1;
-        }
-        table
-    };
-
     fn new() -> Self {
         Self(!0)
     }
 
     fn update(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            let low = (self.0 ^ u32::from(byte)) & 15;
-            self.0 = (self.0 >> 4) ^ Self::TABLE[low as usize];
-            let high = (self.0 ^ u32::from(byte >> 4)) & 15;
-            self.0 = (self.0 >> 4) ^ Self::TABLE[high as usize];
-        }
+        self.0 = crc::IEEE.update(self.0, bytes);
     }
 
     fn finish(&self) -> u32 {

@@ -83,11 +83,6 @@ impl Metrics {
         identity: Identity,
         report: &mut dyn Report,
     ) -> Self {
-        // Memory and processes are only counted where a controller is on; whatever else
-        // switches it on does the same.
-        for controller in ["+memory", "+pids"] {
-            let _ = std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", controller);
-        }
         let server = (spec.port != 0).then(|| Server::listen(&spec.address, spec.port));
         let server = match server.transpose() {
             Ok(server) => server,

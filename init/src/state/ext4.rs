@@ -19,6 +19,7 @@ use std::io;
 use slipform_init::contract::machine::STATE_NAME;
 
 use super::Blocks;
+use crate::crc::CASTAGNOLI;
 use crate::early::gpt::ReadAt;
 
 /// Bytes of a block.
@@ -383,32 +384,9 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
 
-/// CRC-32C (Castagnoli) without the last inversion, as the kernel's `crc32c`, by nibbles.
+/// CRC-32C without the last inversion, as the kernel's `crc32c`.
 fn crc32c(start: u32, bytes: &[u8]) -> u32 {
-    const TABLE: [u32; 16] = {
-        let mut table = [0; 16];
-        let mut index = 0;
-        while index < 16 {
-            let mut value = index as u32;
-            let mut bit = 0;
-            while bit < 4 {
-                value = if value & 1 == 1 {
-                    (value >> 1) ^ 0x82f6_3b78
-                } else {
-                    value >> 1
-                };
-                bit += 1;
-            }
-            table[index] = value;
-            index += 1;
-        }
-        table
-    };
-    bytes.iter().fold(start, |crc, &byte| {
-        let crc = crc ^ u32::from(byte);
-        let crc = (crc >> 4) ^ TABLE[(crc & 15) as usize];
-        (crc >> 4) ^ TABLE[(crc & 15) as usize]
-    })
+    CASTAGNOLI.update(start, bytes)
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use super::project::Project;
 
 /// Never `auto`: a probe of `/dev/kvm` is no business of a test.
 const ACCELERATOR: &str = "tcg";
-/// Machines at once: more only take each other's time.
-const MACHINES: u32 = 2;
+/// Machines at once. Two keep two cores half busy: much of a test is waiting.
+const MACHINES: u32 = 3;
 
 static RUNNING: Mutex<u32> = Mutex::new(0);
 static FREED: Condvar = Condvar::new();
