@@ -81,9 +81,10 @@ impl Meter {
         if let Some(text) = text(&mut self.memory) {
             let (killed, own) = (field(&text, "oom_kill"), field(&text, "oom"));
             let count = killed.saturating_sub(self.killed);
+            // The kernel counts the want first and the kills after it: a look may come between.
             let is_own = own > self.own;
-            (self.killed, self.own) = (killed, own);
             if count > 0 {
+                (self.killed, self.own) = (killed, own);
                 let limit = if is_own { self.number("memory.max") } else { 0 };
                 findings.push(Finding {
                     kind: LimitKind::Memory,
@@ -178,6 +179,12 @@ mod tests {
         write("memory.events", "oom 2\noom_kill 6\n");
         let findings = meter.look(now + HOLD);
         assert_eq!((findings[0].count, findings[0].limit), (1, 0));
+        // A look between the want and its kills: they are told with the limit all the same.
+        write("memory.events", "oom 3\noom_kill 6\n");
+        assert_eq!(meter.look(now + HOLD), []);
+        write("memory.events", "oom 3\noom_kill 7\n");
+        let findings = meter.look(now + HOLD);
+        assert_eq!((findings[0].count, findings[0].limit), (1, 33_554_432));
         meter.look(now + 2 * HOLD);
         assert_eq!(meter.deadline(), None, "quiet again");
     }
