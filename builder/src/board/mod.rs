@@ -10,10 +10,24 @@ use slipform_init::contract::machine::MetadataSource;
 use slipform_qemu_tests::Emulation;
 
 /// Boards that ship with Slipform, by name, found wherever the command runs from.
-pub const SHIPPED: &[(&str, &str)] = &[(
-    "qemu-x86_64",
-    include_str!("../../../boards/qemu-x86_64.toml"),
-)];
+pub const SHIPPED: &[(&str, &str)] = &[
+    (
+        "aws-x86_64",
+        include_str!("../../../boards/aws-x86_64.toml"),
+    ),
+    (
+        "azure-x86_64",
+        include_str!("../../../boards/azure-x86_64.toml"),
+    ),
+    (
+        "gcp-x86_64",
+        include_str!("../../../boards/gcp-x86_64.toml"),
+    ),
+    (
+        "qemu-x86_64",
+        include_str!("../../../boards/qemu-x86_64.toml"),
+    ),
+];
 
 /// A target, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,9 +211,9 @@ impl Board {
                 raw.disk_multiple
             )));
         }
-        if !["virtio-blk", "nvme"].contains(&raw.emulation.disk.as_str()) {
+        if !["virtio-blk", "virtio-scsi", "nvme"].contains(&raw.emulation.disk.as_str()) {
             return Err(bad(format!(
-                "emulation.disk = \"{}\" is not supported; write \"virtio-blk\" or \"nvme\"",
+                "emulation.disk = \"{}\" is not supported; write \"virtio-blk\", \"virtio-scsi\" or \"nvme\"",
                 raw.emulation.disk
             )));
         }

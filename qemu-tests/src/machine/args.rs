@@ -206,6 +206,10 @@ impl Words {
         }
         let device = match plan.emulation.disk.as_str() {
             "nvme" => "nvme,serial=slipform",
+            "virtio-scsi" => {
+                self.option("-device", "virtio-scsi-pci");
+                "scsi-hd,serial=slipform"
+            }
             _ => "virtio-blk-pci",
         };
         let sector = plan.sector_size;

@@ -265,11 +265,14 @@ pub(crate) fn check_plan(plan: &Plan) -> Result<(), HarnessError> {
             "mend the board's file",
         );
     }
-    if !matches!(emulation.disk.as_str(), "virtio-blk" | "nvme") {
+    if !matches!(
+        emulation.disk.as_str(),
+        "virtio-blk" | "virtio-scsi" | "nvme"
+    ) {
         return wrong(
             "disk",
             format!("`{}`", emulation.disk),
-            "it must be `virtio-blk` or `nvme`",
+            "it must be `virtio-blk`, `virtio-scsi` or `nvme`",
             "mend the board's file",
         );
     }

@@ -4,7 +4,7 @@
 //! Everything is real but the hardware: packages of Debian, the locked emulator and
 //! its firmware, the harness. TCG only, two machines at a time.
 
-use crate::support::lab::{boot, settings, slot};
+use crate::support::lab::{boot, is_nightly, settings, slot};
 use crate::support::project::Project;
 use crate::support::red::{assert_green, tell};
 use crate::support::wire::{Machine, Way};
@@ -50,6 +50,21 @@ fn hello_boots_by_firmware_from_a_raw_disk() {
         .collect();
     assert_eq!(layers, plan.layers);
     assert_eq!(layers.len(), 3, "base, app, generated");
+}
+
+/// The clouds' boards, with the nearest devices that QEMU has. One of them in each run: its
+/// disk is of a kind that no other test boots.
+#[test]
+fn hello_boots_on_the_boards_of_clouds() {
+    let boards = ["gcp-x86_64", "aws-x86_64", "azure-x86_64"];
+    let count = if is_nightly() { boards.len() } else { 1 };
+    for board in boards.into_iter().take(count) {
+        let _slot = slot();
+        let name = format!("hello-{board}");
+        let subject = Project::shipped("hello").on_board(&name, board).cast();
+        let plan = subject.by_firmware(&name);
+        assert_green(&plan, &boot(&plan));
+    }
 }
 
 #[test]

@@ -133,6 +133,15 @@ impl Project {
         project
     }
 
+    /// The same for another shipped board, locked anew.
+    pub(crate) fn on_board(&self, name: &str, board: &str) -> Self {
+        let version = "version = \"0.1.0\"";
+        let with_board = format!("{version}\nboards = [\"{board}\"]");
+        let project = self.variant(name, &[(version, with_board.as_str())], &[]);
+        project.lock();
+        project
+    }
+
     /// Its lock.
     pub(crate) fn locked(&self) -> LockFile {
         settings()
