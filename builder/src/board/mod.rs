@@ -29,6 +29,13 @@ pub const SHIPPED: &[(&str, &str)] = &[
     ),
 ];
 
+/// The text of a board that ships.
+#[must_use]
+pub fn shipped(name: &str) -> Option<&'static str> {
+    let mut boards = SHIPPED.iter();
+    boards.find_map(|(shipped, text)| (*shipped == name).then_some(*text))
+}
+
 /// A target, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Board {
@@ -148,8 +155,8 @@ impl Board {
             })?;
             return Self::parse(name, &text, &own);
         }
-        match SHIPPED.iter().find(|(shipped, _)| *shipped == name) {
-            Some((_, text)) => Self::parse(name, text, Path::new(&format!("boards/{name}.toml"))),
+        match shipped(name) {
+            Some(text) => Self::parse(name, text, Path::new(&format!("boards/{name}.toml"))),
             None => {
                 let names: Vec<&str> = SHIPPED.iter().map(|(name, _)| *name).collect();
                 let remedy = format!(
@@ -297,8 +304,7 @@ mod tests {
 
     #[test]
     fn a_wrong_board_says_what_and_where() {
-        let shipped = SHIPPED.iter().find(|(name, _)| *name == "qemu-x86_64");
-        let text = shipped.expect("it ships").1;
+        let text = shipped("qemu-x86_64").unwrap();
         let file = Path::new("boards/x.toml");
         let error =
             |name: &str, text: &str| Board::parse(name, text, file).unwrap_err().to_string();

@@ -333,7 +333,7 @@ fn two_boards_make_two_manifests_and_an_index_over_them() {
         "version = \"1.0.0\"\n",
         "version = \"1.0.0\"\nboards = [\"qemu-x86_64\", \"big\"]\n",
     );
-    let board = slipform::board::SHIPPED[0].1;
+    let board = slipform::board::shipped("qemu-x86_64").unwrap();
     let board = board
         .replace("name = \"qemu-x86_64\"", "name = \"big\"")
         .replace("disk-multiple = \"1MiB\"", "disk-multiple = \"256MiB\"");

@@ -129,7 +129,7 @@ impl World {
     /// The smallest project.
     pub(crate) fn small_project(&self, name: &str) -> PathBuf {
         let dir = self.project_with(name, SMALL);
-        let board = slipform::board::SHIPPED[0].1;
+        let board = slipform::board::shipped("qemu-x86_64").unwrap();
         let board = board
             .replace("name = \"qemu-x86_64\"", "name = \"small\"")
             .replace("64MiB", "33MiB");
