@@ -213,7 +213,15 @@ fn ps_shows_it(person: &Person) {
     assert!(line("talker").contains(" ready "), "{table}");
     assert!(line("talker").contains("of 64.0 MiB"), "{table}");
     assert!(line("debug-console").contains(" ready "), "{table}");
-    let all = person.run(&["ps", "peek", "--json"]).good().json();
+    // A machine is ready when its services are: an address may come a moment later.
+    let end = Instant::now() + Duration::from_secs(120);
+    let all = loop {
+        let all = person.run(&["ps", "peek", "--json"]).good().json();
+        if all["routes"].to_string().contains("default") || Instant::now() > end {
+            break all;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    };
     assert_eq!(all["machine"]["debug"], true, "{all}");
     assert_eq!(all["machine"]["phase"], "running", "{all}");
     let talker = &all["services"][0];
