@@ -133,6 +133,10 @@ impl Allowance {
     /// Whether a line of `bytes` may pass; if not, it counts as dropped.
     pub(crate) fn take(&mut self, now: Duration, bytes: usize) -> bool {
         self.refill(now);
+        // The turn that shut it was the flood's last: this line is another story.
+        if self.dropped == 0 && self.tokens >= LINES_PER_SECOND {
+            self.shut = false;
+        }
         let cost = 1 + u32::try_from(bytes / BYTES_PER_TOKEN).unwrap_or(u32::MAX - 1);
         // While a loss is not reported yet, nothing passes: the note must stand where the gap is.
         if self.shut || self.dropped > 0 || cost > self.tokens {
@@ -387,6 +391,18 @@ mod tests {
         assert!(allowance.take(at(3600), 1));
         allowance.press(at(3600), true);
         assert!(allowance.take(at(3700), 1), "it begins anew");
+    }
+
+    /// The flood's last turn shuts the door, and nothing comes that could open it.
+    #[test]
+    fn a_line_long_after_a_flood_is_heard() {
+        let at = Duration::from_millis;
+        for (line, heard) in [(1001, false), (4900, true)] {
+            let mut allowance = Allowance::new(Duration::ZERO);
+            allowance.press(at(0), true);
+            allowance.press(at(1000), true);
+            assert_eq!(allowance.take(at(line), 1), heard, "after {line} ms");
+        }
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub enum TlsError {
     #[error("'{0}' is neither a domain name nor an address")]
     Name(String),
     /// The protocol refuses: a certificate that is not trusted, a peer that speaks no TLS.
-    #[error("TLS: {0}")]
+    #[error("TLS: {}", told(.0))]
     Protocol(#[from] rustls::Error),
     /// A socket failed.
     #[error("{what}: {source}")]
@@ -52,4 +52,17 @@ pub enum TlsError {
     /// The receiver went away before it had proved who it is.
     #[error("TLS: the connection was closed during the handshake")]
     Closed,
+}
+
+/// Without the times that rustls puts in: the same reason is to be the same text each time.
+fn told(error: &rustls::Error) -> String {
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    use rustls::Error::InvalidCertificate;
+
+    let doubt = match error {
+        InvalidCertificate(Expired | ExpiredContext { .. }) => "has expired",
+        InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => "is not valid yet",
+        other => return other.to_string(),
+    };
+    format!("the receiver's certificate {doubt}, or this machine's clock is wrong")
 }
