@@ -94,6 +94,9 @@ impl Provenance {
                 Resource::new(format!("base {}", base.written), &base.image)
                     .with("version", base.version.as_str())
             }));
+            inputs.extend(layer.tar.iter().map(|tar| {
+                Resource::new(format!("tar {} of {}", tar.path, layer.name), &tar.sha256)
+            }));
             inputs.extend(layer.packages.iter().map(|p| package(p, &layer.name)));
         }
         for (name, digest) in facts.sources {

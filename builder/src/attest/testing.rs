@@ -48,6 +48,7 @@ pub fn lock() -> LockFile {
         boards: Vec::new(),
         layers: vec![LockedLayer {
             base: None,
+            tar: None,
             name: "app".to_owned(),
             packages: vec![package("webfs")],
         }],

@@ -1,10 +1,10 @@
-//! All that one layer brings: its packages in order of their names, then the
+//! All that one layer brings: its `tar`, its packages in order of their names, then the
 //! user's own files.
 //!
 //! Who wins at one path:
-//! - the user's files, folders and links, over a package's of the same sort (a
+//! - the user's files, folders and links, over an archive's of the same sort (a
 //!   file or link over a file or link, a folder's owner and mode over a folder's);
-//! - between packages, folders merge (the first in order of names gives mode and
+//! - between archives (the `tar` and the packages), folders merge (the first in order gives mode and
 //!   owner, as the first unpacked does with dpkg) and equal files are one; different
 //!   files are an error, because dpkg's diversions and `Replaces` are not followed;
 //! - a folder meets a symbolic link: the link stays, and what is below the folder
@@ -18,7 +18,7 @@ use std::path::Path;
 
 use super::deb::UnpackedDeb;
 use super::exclude::{Excludes, promote_links};
-use super::{Content, Entry, Kind, LayersError, content, files};
+use super::{Content, Entry, Kind, LayersError, UnpackedTar, content, files};
 use crate::base::Digest;
 use crate::base::fs::At;
 use crate::spec::{LayerSpec, Owner};
@@ -44,6 +44,8 @@ pub struct CollectInput<'a> {
     pub ids: IdsOf<'a>,
     /// The binary that cargo built for the layer's `cargo` rule.
     pub built: Option<&'a Path>,
+    /// The layer's `tar`, unpacked.
+    pub tar: Option<&'a UnpackedTar>,
 }
 
 impl std::fmt::Debug for CollectInput<'_> {
@@ -71,11 +73,13 @@ pub fn collect(input: &CollectInput<'_>) -> Result<Vec<Entry>, LayersError> {
 /// As [`collect`].
 pub fn collect_with(input: &CollectInput<'_>, user: Vec<Entry>) -> Result<Vec<Entry>, LayersError> {
     let spec = input.spec;
-    let excludes = Excludes::new(spec.docs, &spec.exclude).map_err(|error| LayersError::Rule {
-        layer: spec.name.clone(),
-        rule: "exclude".into(),
-        problem: format!("the glob is malformed: {error}"),
-    })?;
+    let excludes = |docs| {
+        Excludes::new(docs, &spec.exclude).map_err(|error| LayersError::Rule {
+            layer: spec.name.clone(),
+            rule: "exclude".into(),
+            problem: format!("the glob is malformed: {error}"),
+        })
+    };
     let mut packages: Vec<&UnpackedDeb> = input.packages.iter().collect();
     packages.sort_by(|a, b| {
         (&a.name, &a.version, &a.architecture).cmp(&(&b.name, &b.version, &b.architecture))
@@ -98,9 +102,16 @@ pub fn collect_with(input: &CollectInput<'_>, user: Vec<Entry>) -> Result<Vec<En
         entries: BTreeMap::new(),
         through_links: Vec::new(),
     };
+    if let (Some(rule), Some(tar)) = (&spec.tar, input.tar) {
+        // Whoever made it chose what is in it: its documentation stays.
+        for entry in excludes(true)?.apply(tar.entries(input.store, &rule.written)?) {
+            merge.archive(entry)?;
+        }
+    }
+    let excludes = excludes(spec.docs)?;
     for package in packages {
         for entry in excludes.apply(package.entries(input.store)?) {
-            merge.package(entry)?;
+            merge.archive(entry)?;
         }
     }
     for entry in user {
@@ -161,8 +172,8 @@ impl Merge<'_> {
         }
     }
 
-    /// Adds what a package brings.
-    fn package(&mut self, entry: Entry) -> Result<(), LayersError> {
+    /// Adds what a package or the `tar` brings.
+    fn archive(&mut self, entry: Entry) -> Result<(), LayersError> {
         let Some(entry) = self.folder_or_link(entry) else {
             return Ok(());
         };
@@ -188,9 +199,9 @@ impl Merge<'_> {
     /// Adds what the user's rules bring.
     fn user(&mut self, entry: Entry) -> Result<(), LayersError> {
         let there = self.entries.get(&entry.path);
-        let from_user = there.is_some_and(|there| !there.is_of_package());
+        let from_user = there.is_some_and(|there| !there.is_of_archive());
         let pair = !from_user || matches!(entry.kind, Kind::Directory);
-        // A user's link in the place of a package's folder is a mistake more often than a wish.
+        // A user's link in the place of an archive's folder is a mistake more often than a wish.
         let link = matches!(entry.kind, Kind::Symlink(_));
         let entry = if pair && !link {
             match self.folder_or_link(entry) {

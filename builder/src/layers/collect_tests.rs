@@ -186,3 +186,42 @@ fn excludes_hold_for_packages_and_files() {
     bench.spec.exclude = vec!["/opt/[".into()];
     assert!(refusal(&bench).contains("glob is malformed"));
 }
+
+#[test]
+fn a_tar_is_merged_as_a_package_is_and_yields_to_the_users_files() {
+    let mut bench = Bench::new();
+    let archive = crate::layers::testing::tar(&[
+        Item::dir("./etc").mode(0o700),
+        Item::file("./etc/app.conf", "theirs"),
+        Item::file("./etc/left-out", ""),
+        Item::file(
+            "./usr/share/doc/app/README",
+            "kept: whoever made the tar chose it",
+        ),
+    ]);
+    let blob = bench.store.put(&archive).unwrap();
+    bench.tar = Some(crate::layers::rootfs::unpack(&bench.store, &blob, "root.tar").unwrap());
+    bench.spec.tar = Some(crate::spec::TarRule {
+        written: "root.tar".into(),
+        path: "root.tar".into(),
+    });
+    bench.spec.exclude = vec!["/etc/left-out".into()];
+    bench.package("p", &[Item::dir("./etc"), Item::file("./etc/p", "")]);
+    bench.file("app.conf", "mine", 0o644);
+    bench.spec.files = vec![file("app.conf", "/etc/app.conf")];
+    assert_eq!(
+        shown(&bench),
+        [
+            "d 0700 0:0 /etc (tar root.tar)",
+            "f 0644 0:0 /etc/app.conf (files[0] app.conf)",
+            "f 0644 0:0 /etc/p (package p)",
+            "f 0644 0:0 /usr/share/doc/app/README (tar root.tar)",
+        ]
+    );
+    bench.package("q", &[Item::file("./etc/app.conf", "another")]);
+    let message = refusal(&bench);
+    assert!(
+        message.contains("tar root.tar") && message.contains("package q"),
+        "{message}"
+    );
+}

@@ -20,12 +20,20 @@ pub struct Entry {
 
 /// How the origin of everything that a package brings begins.
 pub(crate) const PACKAGE_ORIGIN: &str = "package ";
+/// How the origin of everything that the layer's `tar` brings begins.
+pub(crate) const TAR_ORIGIN: &str = "tar ";
 
 impl Entry {
     /// Whether a package brought it, and not one of the user's rules.
     #[must_use]
     pub fn is_of_package(&self) -> bool {
         self.origin.starts_with(PACKAGE_ORIGIN)
+    }
+
+    /// Whether an archive brought it, a package or the layer's `tar`: the user's rules go before it.
+    #[must_use]
+    pub fn is_of_archive(&self) -> bool {
+        self.is_of_package() || self.origin.starts_with(TAR_ORIGIN)
     }
 }
 

@@ -19,7 +19,7 @@ pub enum LayersError {
     Stat(#[from] StatError),
     /// Reading or unpacking an archive broke off.
     #[error(
-        "cannot {operation} {archive}: {source}; fetch the package again, or report it to its maker"
+        "cannot {operation} {archive}: {source}; fetch or make it again, or report it to its maker"
     )]
     Archive {
         /// What was tried, as a verb.
@@ -30,7 +30,7 @@ pub enum LayersError {
         source: io::Error,
     },
     /// An archive that is not what it should be.
-    #[error("{archive}: {problem}; use a package built by dpkg-deb")]
+    #[error("{archive}: {problem}; use a whole one, as dpkg-deb or tar writes it")]
     Malformed {
         /// Which archive.
         archive: String,
@@ -38,9 +38,7 @@ pub enum LayersError {
         problem: String,
     },
     /// An entry of an archive that must not reach an image.
-    #[error(
-        "{archive}: refused '{path}': {rule}; leave it out with `exclude`, or mend the package"
-    )]
+    #[error("{archive}: refused '{path}': {rule}; make the archive without it")]
     Refused {
         /// Which archive.
         archive: String,
@@ -50,7 +48,7 @@ pub enum LayersError {
         rule: String,
     },
     /// A limit that keeps a hostile archive from exhausting the machine.
-    #[error("{archive}: {what} is more than the limit of {limit}; such a package cannot be used")]
+    #[error("{archive}: {what} is more than the limit of {limit}; such an archive cannot be used")]
     TooLarge {
         /// Which archive.
         archive: String,

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! deb/      a .deb blob -> the tar of its files as a blob of the store, and what its control file says
+//! rootfs.rs the user's own tar -> the same, checked while it is decompressed
 //! tar.rs    such a tar -> entries; every hostile trick of archives is refused here
 //! files.rs  the user's files, folders, globs, dirs and symlinks -> entries
 //! collect.rs  both together, one layer: excludes, collisions, who wins
@@ -11,6 +12,7 @@
 //! ```
 
 pub mod collect;
+mod compression;
 pub mod content;
 pub mod deb;
 pub mod entry;
@@ -18,6 +20,7 @@ mod error;
 mod exclude;
 mod files;
 mod pax;
+pub mod rootfs;
 pub mod tar;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -28,3 +31,4 @@ pub use entry::*;
 pub use error::LayersError;
 pub use exclude::glob;
 pub use files::user_entries;
+pub use rootfs::UnpackedTar;

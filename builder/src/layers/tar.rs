@@ -2,15 +2,17 @@
 //!
 //! Everything that an archive could do to reach out of its place is refused
 //! here, with the entry's name: absolute paths, `..`, a path through a symbolic
-//! link of the same archive, hard links to what is not there yet, device nodes,
-//! duplicates, names that no file system takes, sizes beyond the archive's end.
+//! link of the same archive, hard links to what is not there yet, duplicates,
+//! names that no file system takes, sizes beyond the archive's end. Device nodes
+//! are refused in packages and left out of other archives.
 //!
 //! The `tar` crate reads header fields. The walk is our own: the crate's
 //! iterator reads long names and PAX headers whole before one can ask for their
 //! size, and splits PAX records at line breaks, which breaks binary attributes.
 //! Formats: tar(5) (ustar, GNU long names, PAX).
 
-use std::collections::{BTreeMap, BTreeSet};
+mod whole;
+
 use std::io::{self, BufReader, ErrorKind, Read, Seek};
 
 use tar::{EntryType, Header};
@@ -18,6 +20,7 @@ use tar::{EntryType, Header};
 use super::pax::Pax;
 use super::{Content, Entry, Kind, LayersError, Meta, Source};
 use crate::base::Digest;
+use whole::check_whole;
 
 /// Most entries that one archive may hold.
 pub const MAX_ENTRIES: usize = 500_000;
@@ -29,7 +32,11 @@ pub const MAX_NAME: usize = 255;
 const MAX_EXTENSION: u64 = 1 << 20;
 /// The first and last second that ext4 can store (1901 and 2446).
 const MTIMES: std::ops::RangeInclusive<i64> = -(1 << 31)..=((1 << 34) - (1 << 31) - 1);
+/// Most device nodes that are left out of one archive; Debian's own tar of a root has a dozen.
+const MAX_DEVICES: u32 = 4096;
 const BLOCK: u64 = 512;
+/// How a limit on what is decompressed is told.
+pub(super) const UNPACKED: &str = "its unpacked size";
 
 /// An archive to read.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +49,19 @@ pub struct TarInput<'a> {
     pub origin: &'a str,
 }
 
+/// A stream of an archive that can pass over content.
+pub(super) trait Stream: Read {
+    /// Passes over `count` bytes.
+    fn pass(&mut self, count: u64) -> io::Result<()>;
+}
+
+impl<R: Read + Seek> Stream for BufReader<R> {
+    fn pass(&mut self, count: u64) -> io::Result<()> {
+        let count = i64::try_from(count).map_err(|_| ErrorKind::InvalidInput)?;
+        self.seek_relative(count)
+    }
+}
+
 /// Reads all headers of an archive; contents are skipped.
 ///
 /// Entries come in the archive's order, with clean absolute paths. The
@@ -51,38 +71,94 @@ pub struct TarInput<'a> {
 /// [`LayersError::Refused`] for an entry that must not reach an image,
 /// [`LayersError::Malformed`], [`LayersError::TooLarge`], [`LayersError::Archive`].
 pub fn read_tar<R: Read + Seek>(reader: R, input: TarInput<'_>) -> Result<Vec<Entry>, LayersError> {
-    let mut walk = Walk {
-        reader: BufReader::with_capacity(16 * 1024, reader),
-        position: 0,
-        input,
-        next: Pax::default(),
-    };
+    gather(reader, input, Mode::Package)
+}
+
+/// As [`read_tar`], for an archive that is no package: device nodes are left out.
+///
+/// # Errors
+/// As [`read_tar`].
+pub fn read_rootfs<R: Read + Seek>(
+    reader: R,
+    input: TarInput<'_>,
+) -> Result<Vec<Entry>, LayersError> {
+    gather(reader, input, Mode::Rootfs)
+}
+
+fn gather<R: Read + Seek>(
+    reader: R,
+    input: TarInput<'_>,
+    mode: Mode,
+) -> Result<Vec<Entry>, LayersError> {
+    let reader = BufReader::with_capacity(16 * 1024, reader);
     let mut entries = Vec::new();
-    while let Some(header) = walk.header()? {
-        if let Some(entry) = walk.entry(&header)? {
-            if entries.len() == MAX_ENTRIES {
-                return Err(LayersError::TooLarge {
-                    archive: input.origin.to_owned(),
-                    what: "its number of entries".into(),
-                    limit: MAX_ENTRIES as u64,
-                });
-            }
-            entries.push(entry);
-        }
-    }
+    let mut keep = |entry| entries.push(entry);
+    visit(reader, input, mode, &mut keep)?;
     check_whole(&mut entries, input.origin)?;
     Ok(entries)
 }
 
+/// Checks each header of an archive for itself as it comes by, and keeps none of them:
+/// how many device nodes it would bring. Memory is bounded whatever the archive.
+pub(super) fn check_stream(
+    reader: impl Stream,
+    input: TarInput<'_>,
+    mode: Mode,
+) -> Result<u32, LayersError> {
+    visit(reader, input, mode, &mut drop)
+}
+
+/// Whose archive it is, and what is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// A package's: device nodes are refused.
+    Package,
+    /// Any other: device nodes are left out.
+    Rootfs,
+    /// The same while it is decompressed: its length is a limit, not known.
+    Stream,
+}
+
+/// Tells of each entry; returns how many devices were left out.
+fn visit(
+    reader: impl Stream,
+    input: TarInput<'_>,
+    mode: Mode,
+    tell: &mut dyn FnMut(Entry),
+) -> Result<u32, LayersError> {
+    let mut walk = Walk {
+        reader,
+        position: 0,
+        input,
+        mode,
+        left_out: 0,
+        next: Pax::default(),
+    };
+    let mut seen = 0;
+    while let Some(header) = walk.header()? {
+        let Some(entry) = walk.entry(&header)? else {
+            continue;
+        };
+        if seen == MAX_ENTRIES {
+            return Err(walk.too_large("its number of entries", MAX_ENTRIES as u64));
+        }
+        seen += 1;
+        tell(entry);
+    }
+    Ok(walk.left_out)
+}
+
 struct Walk<'a, R> {
-    reader: BufReader<R>,
+    reader: R,
     position: u64,
     input: TarInput<'a>,
+    mode: Mode,
+    left_out: u32,
     /// What long-name and PAX headers said about the entry to come.
     next: Pax,
 }
 
-impl<R: Read + Seek> Walk<'_, R> {
+impl<R: Stream> Walk<'_, R> {
     fn broken(&self, source: io::Error) -> LayersError {
         LayersError::Archive {
             operation: "read the files of",
@@ -102,15 +178,28 @@ impl<R: Read + Seek> Walk<'_, R> {
         refused(self.input.origin, path, rule)
     }
 
+    fn too_large(&self, what: &str, limit: u64) -> LayersError {
+        LayersError::TooLarge {
+            archive: self.input.origin.to_owned(),
+            what: what.to_owned(),
+            limit,
+        }
+    }
+
+    /// An archive that ends where it must not; other errors as they are.
+    fn ended(&self, error: io::Error) -> LayersError {
+        match error.kind() {
+            ErrorKind::UnexpectedEof => self.malformed("its archive of files is cut short"),
+            _ => self.broken(error),
+        }
+    }
+
     /// The next header, checked; `None` at the end marker.
     fn header(&mut self) -> Result<Option<Header>, LayersError> {
         let mut header = Header::new_old();
-        match self.reader.read_exact(header.as_mut_bytes()) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                return Err(self.malformed("its archive of files is cut short"));
-            }
-            other => other.map_err(|e| self.broken(e))?,
-        }
+        self.reader
+            .read_exact(header.as_mut_bytes())
+            .map_err(|e| self.ended(e))?;
         self.position += BLOCK;
         let bytes = header.as_bytes();
         if bytes.iter().all(|b| *b == 0) {
@@ -135,15 +224,13 @@ impl<R: Read + Seek> Walk<'_, R> {
     fn skip(&mut self, size: u64) -> Result<(), LayersError> {
         let padded = size
             .checked_next_multiple_of(BLOCK)
-            .and_then(|padded| i64::try_from(padded).ok())
-            .filter(|padded| self.position + padded.unsigned_abs() <= self.input.size)
-            .ok_or_else(|| {
-                self.malformed("an entry of its archive of files is longer than the archive")
+            .filter(|padded| *padded <= self.input.size.saturating_sub(self.position))
+            .ok_or_else(|| match self.mode {
+                Mode::Stream => self.too_large(UNPACKED, self.input.size),
+                _ => self.malformed("an entry of its archive of files is longer than the archive"),
             })?;
-        self.reader
-            .seek_relative(padded)
-            .map_err(|e| self.broken(e))?;
-        self.position += padded.unsigned_abs();
+        self.reader.pass(padded).map_err(|e| self.ended(e))?;
+        self.position += padded;
         Ok(())
     }
 
@@ -153,11 +240,7 @@ impl<R: Read + Seek> Walk<'_, R> {
             .entry_size()
             .map_err(|_| self.malformed("a header has no proper size"))?;
         if size > MAX_EXTENSION {
-            return Err(LayersError::TooLarge {
-                archive: self.input.origin.to_owned(),
-                what: "a long name or PAX header".into(),
-                limit: MAX_EXTENSION,
-            });
+            return Err(self.too_large("a long name or PAX header", MAX_EXTENSION));
         }
         if self.position + size > self.input.size {
             return Err(self.malformed("a header is longer than the archive"));
@@ -165,16 +248,14 @@ impl<R: Read + Seek> Walk<'_, R> {
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
         self.reader
             .read_exact(&mut bytes)
-            .map_err(|e| self.broken(e))?;
+            .map_err(|e| self.ended(e))?;
         self.position += size;
         let padding = size.next_multiple_of(BLOCK) - size;
         if padding > 0 {
             if self.position + padding > self.input.size {
                 return Err(self.malformed("a header is longer than the archive"));
             }
-            self.reader
-                .seek_relative(padding.cast_signed())
-                .map_err(|e| self.broken(e))?;
+            self.reader.pass(padding).map_err(|e| self.ended(e))?;
             self.position += padding;
         }
         Ok(bytes)
@@ -228,6 +309,11 @@ impl<R: Read + Seek> Walk<'_, R> {
                 .map_err(|_| self.refused(&raw_path, "its size is no number"))?,
         };
         let path = clean_path(&raw_path).map_err(|rule| self.refused(&raw_path, rule))?;
+        if kind.is_character_special() || kind.is_block_special() {
+            self.device(&raw_path)?;
+            self.skip(size)?;
+            return Ok(None);
+        }
         let kind = self.kind(header, kind, &raw_path, &pax, size)?;
         let meta = self.meta(header, &raw_path, pax)?;
         self.skip(size)?;
@@ -237,6 +323,21 @@ impl<R: Read + Seek> Walk<'_, R> {
             kind,
             origin: self.input.origin.to_owned(),
         }))
+    }
+
+    /// Leaves a device node out, or refuses it.
+    fn device(&mut self, path: &[u8]) -> Result<(), LayersError> {
+        if self.mode == Mode::Package {
+            return Err(self.refused(
+                path,
+                "packages must not bring device nodes (Debian policy 10.6); the machine's /dev has them",
+            ));
+        }
+        if self.left_out == MAX_DEVICES {
+            return Err(self.too_large("its number of device nodes", u64::from(MAX_DEVICES)));
+        }
+        self.left_out += 1;
+        Ok(())
     }
 
     fn kind(
@@ -263,6 +364,12 @@ impl<R: Read + Seek> Walk<'_, R> {
                 },
             }));
         }
+        if kind == EntryType::GNUSparse {
+            return Err(self.refused(
+                path,
+                "sparse files in archives are not supported; make it without `tar --sparse`",
+            ));
+        }
         if size != 0 {
             return Err(self.refused(path, "only regular files have content"));
         }
@@ -283,14 +390,12 @@ impl<R: Read + Seek> Walk<'_, R> {
                 Ok(Kind::Hardlink(clean))
             }
             EntryType::Fifo => Ok(Kind::Fifo),
-            EntryType::Char | EntryType::Block => Err(self.refused(
-                path,
-                "packages must not bring device nodes (Debian policy 10.6); the machine's /dev has them",
-            )),
-            EntryType::GNUSparse => Err(self.refused(path, "sparse files in archives are not supported")),
             other => Err(self.refused(
                 path,
-                format!("its type '{}' is not supported", other.as_byte().escape_ascii()),
+                format!(
+                    "its type '{}' is not supported",
+                    other.as_byte().escape_ascii()
+                ),
             )),
         }
     }
@@ -376,83 +481,6 @@ pub(super) fn check_target(target: &str) -> Result<(), String> {
     }
     if target.len() > MAX_PATH {
         return Err(format!("its link target is longer than {MAX_PATH} bytes"));
-    }
-    Ok(())
-}
-
-/// Rules over the whole archive: no duplicates, nothing below what is no
-/// folder, hard links only to a file that came before.
-fn check_whole(entries: &mut Vec<Entry>, origin: &str) -> Result<(), LayersError> {
-    let mut kinds: BTreeMap<&str, &Kind> = BTreeMap::new();
-    let mut again = BTreeSet::new();
-    for (index, entry) in entries.iter().enumerate() {
-        let path = entry.path.as_str();
-        if let Kind::Hardlink(target) = &entry.kind {
-            match kinds.get(target.as_str()) {
-                Some(Kind::File(_) | Kind::Hardlink(_)) => {}
-                Some(_) => {
-                    return Err(refused(
-                        origin,
-                        path.as_bytes(),
-                        format!("it is a hard link to {target}, which is no file"),
-                    ));
-                }
-                None => {
-                    return Err(refused(
-                        origin,
-                        path.as_bytes(),
-                        format!(
-                            "it is a hard link to {target}, which is not in the archive before it"
-                        ),
-                    ));
-                }
-            }
-        }
-        match kinds.insert(path, &entry.kind) {
-            None => {}
-            // A folder listed twice is common and harmless; the first one counts.
-            Some(Kind::Directory) if entry.kind == Kind::Directory => {
-                again.insert(index);
-            }
-            Some(_) => {
-                return Err(refused(
-                    origin,
-                    path.as_bytes(),
-                    "it is in the archive twice",
-                ));
-            }
-        }
-    }
-    for entry in entries.iter() {
-        for (end, _) in entry.path.match_indices('/').skip(1) {
-            let parent = &entry.path[..end];
-            match kinds.get(parent) {
-                None | Some(Kind::Directory) => {}
-                Some(Kind::Symlink(target)) => {
-                    return Err(refused(
-                        origin,
-                        entry.path.as_bytes(),
-                        format!(
-                            "it lies below {parent}, which the same archive makes a link to {target}"
-                        ),
-                    ));
-                }
-                Some(_) => {
-                    return Err(refused(
-                        origin,
-                        entry.path.as_bytes(),
-                        format!("it lies below {parent}, which is no folder"),
-                    ));
-                }
-            }
-        }
-    }
-    if !again.is_empty() {
-        let mut index = 0;
-        entries.retain(|_| {
-            index += 1;
-            !again.contains(&(index - 1))
-        });
     }
     Ok(())
 }

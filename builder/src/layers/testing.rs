@@ -258,6 +258,7 @@ pub(crate) struct Bench {
     pub(crate) spec: crate::spec::LayerSpec,
     pub(crate) packages: Vec<super::UnpackedDeb>,
     pub(crate) built: Option<std::path::PathBuf>,
+    pub(crate) tar: Option<super::UnpackedTar>,
 }
 
 impl Bench {
@@ -277,6 +278,7 @@ impl Bench {
             spec,
             packages: Vec::new(),
             built: None,
+            tar: None,
         }
     }
 
@@ -321,6 +323,7 @@ impl Bench {
             digest_of: &digest_of,
             ids: &ids,
             built: self.built.as_deref(),
+            tar: self.tar.as_ref(),
         })
     }
 }

@@ -110,9 +110,24 @@ pub struct LockedLayer {
     /// from an archive: what is in the base is pinned by the base's digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<LockedBase>,
+    /// The archive of the user's whose files it brings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tar: Option<LockedTar>,
     /// Its packages; none that a layer below has.
     #[serde(default, rename = "package", skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<LockedPackage>,
+}
+
+/// An archive of the user's, pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedTar {
+    /// As the specification names it.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Of the file, compressed as it is.
+    pub sha256: Digest,
 }
 
 /// A published base, pinned.
@@ -244,6 +259,7 @@ impl LockFile {
             named("layer", old.collect(), layers.collect())
         })
         .or_else(|| self.other_base(wishes))
+        .or_else(|| self.other_tar(wishes))
         .or_else(|| {
             let old = self.tools.iter().map(|t| t.name.as_str());
             named("tool", old.collect(), tools.collect())
@@ -264,6 +280,26 @@ impl LockFile {
             wished.name,
             told(wished.base.as_deref()),
             told(locked.as_deref())
+        ))
+    }
+
+    /// A layer whose archive is another one, or was changed.
+    fn other_tar(&self, wishes: &Wishes) -> Option<String> {
+        let pairs = self.layers.iter().zip(&wishes.layers);
+        let (locked, wished) = pairs
+            .map(|(locked, wished)| (&locked.tar, wished))
+            .find(|(locked, wished)| **locked != wished.tar)?;
+        let told = |tar: &Option<LockedTar>| {
+            tar.as_ref().map_or_else(
+                || "no tar".to_owned(),
+                |tar| format!("{} ({})", tar.path, tar.sha256.short()),
+            )
+        };
+        Some(format!(
+            "layer '{}' has {}, not {}",
+            wished.name,
+            told(&wished.tar),
+            told(locked)
         ))
     }
 
@@ -299,6 +335,12 @@ impl LockFile {
     pub fn bases(&self) -> impl Iterator<Item = (&str, &LockedBase)> {
         let layers = self.layers.iter();
         layers.filter_map(|layer| Some((layer.name.as_str(), layer.base.as_ref()?)))
+    }
+
+    /// The users' archives, with the names of their layers.
+    pub fn tars(&self) -> impl Iterator<Item = (&str, &LockedTar)> {
+        let layers = self.layers.iter();
+        layers.filter_map(|layer| Some((layer.name.as_str(), layer.tar.as_ref()?)))
     }
 
     /// The packages that published bases bring.

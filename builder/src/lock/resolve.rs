@@ -230,6 +230,7 @@ impl<'a> Resolver<'a> {
         Ok(LockedLayer {
             name: layer.name.clone(),
             base: None,
+            tar: layer.tar.clone(),
             packages: chosen.iter().map(|c| self.locked(c)).collect(),
         })
     }

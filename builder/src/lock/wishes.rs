@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::archive::{Base, SuiteSource};
+use super::file::LockedTar;
 use crate::base::Digest;
 
 /// Which of Debian's components are read.
@@ -72,6 +73,9 @@ pub struct WishedLayer {
     pub local: Vec<LocalDeb>,
     /// Packages that the layer has by other means (a container layer's own, a published base's).
     pub present: Vec<PresentPackage>,
+    /// The layer's archive of files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tar: Option<LockedTar>,
     /// The published base that the layer is, as the specification names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,

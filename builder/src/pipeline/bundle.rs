@@ -159,8 +159,12 @@ impl Gather<'_> {
             if layer.dir != image.dir && own.is_file() {
                 self.file(&own)?;
             }
-            for deb in &layer.debs {
-                self.file(deb)?;
+            for archive in layer
+                .debs
+                .iter()
+                .chain(layer.tar.iter().map(|tar| &tar.path))
+            {
+                self.file(archive)?;
             }
             for rule in &layer.files {
                 self.rule(&layer.dir, &rule.from)?;

@@ -187,11 +187,15 @@ impl Settings {
             digest: package.sha256,
             size: package.size,
         });
+        let tars = lock.tars().map(|(_, tar)| Piece {
+            digest: tar.sha256,
+            size: tar.size,
+        });
         let init = Piece {
             digest: lock.init.sha256,
             size: lock.init.size,
         };
-        let mut pieces: Vec<Piece> = packages.chain([init]).collect();
+        let mut pieces: Vec<Piece> = packages.chain(tars).chain([init]).collect();
         pieces.extend(self.base_blobs(lock)?);
         pieces.sort();
         pieces.dedup();

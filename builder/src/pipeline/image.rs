@@ -477,6 +477,7 @@ fn needed(lock: &LockFile) -> impl Iterator<Item = Digest> {
     let packages = lock.packages().map(|package| package.sha256);
     packages
         .chain(lock.bases().map(|(_, base)| base.image))
+        .chain(lock.tars().map(|(_, tar)| tar.sha256))
         .chain(lock.tools.iter().map(super::tools::digest))
 }
 

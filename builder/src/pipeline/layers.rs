@@ -21,7 +21,7 @@ use super::locking::needs_tls;
 use super::{PipelineError, Settings, blob, cargo, output, packages, value};
 use crate::base::Digest;
 use crate::filesystem::ext4::{self, Ext4Options};
-use crate::layers::{self, CollectInput, Kind, UnpackedDeb, content};
+use crate::layers::{self, CollectInput, Kind, UnpackedDeb, UnpackedTar, content};
 use crate::lock::LockFile;
 use crate::spec::{Image, LayerSpec};
 use crate::store::{CAME_FROM, Descriptor, Output, Outputs, StatCache, Step, StepState};
@@ -52,6 +52,8 @@ struct Inputs<'a> {
     spec: &'a LayerSpec,
     packages: Vec<UnpackedDeb>,
     built: Option<PathBuf>,
+    /// Its `tar`, unpacked.
+    tar: Option<UnpackedTar>,
     /// The user's own, as they were looked at once.
     user: Vec<layers::Entry>,
     /// Named digests of all that it reads of its own.
@@ -172,6 +174,7 @@ impl<'a> Work<'a> {
                     spec,
                     packages: bases::unpack(settings, &facts)?,
                     built: None,
+                    tar: None,
                     user: Vec::new(),
                     own: Vec::new(),
                     base: Some(facts),
@@ -185,6 +188,8 @@ impl<'a> Work<'a> {
             {
                 packages.push(packages::unpack(settings, &package.sha256)?);
             }
+            let tar = locked.and_then(|layer| Some((spec.tar.as_ref()?, layer.tar.as_ref()?)));
+            let tar = tar.map(|(rule, tar)| settings.unpack_tar(rule, tar));
             let built = spec
                 .cargo
                 .as_ref()
@@ -193,6 +198,7 @@ impl<'a> Work<'a> {
                 spec,
                 packages,
                 built: built.transpose()?,
+                tar: tar.transpose()?,
                 user: Vec::new(),
                 own: Vec::new(),
                 base: None,
@@ -222,6 +228,7 @@ impl<'a> Work<'a> {
             digest_of: &|path, meta| self.stats.digest_seen(path, meta),
             ids: &|owner| self.accounts.ids(owner),
             built: inputs.built.as_deref(),
+            tar: inputs.tar.as_ref(),
         })
     }
 

@@ -9,12 +9,14 @@ use super::{PipelineError, Settings, now, packages, tools};
 use crate::base::Digest;
 use crate::base::fs::{At, write_atomic};
 use crate::board::Board;
+use crate::layers::LayersError;
 use crate::lock::{
-    Finding, LocalDeb, LockFile, LockedBase, LockedInit, LockedLayer, LockedPackage,
+    Finding, LocalDeb, LockFile, LockedBase, LockedInit, LockedLayer, LockedPackage, LockedTar,
     PresentPackage, ResolveOptions, Update, WishedBoard, WishedLayer, WishedSource, WishedTool,
     Wishes, resolve,
 };
-use crate::spec::Image;
+use crate::spec::{Image, TarRule};
+use crate::store::StatCache;
 
 /// File name of the lock, beside the specification.
 pub const LOCK_FILE: &str = "slipform.lock";
@@ -280,6 +282,11 @@ impl Settings {
                     .base
                     .as_ref()
                     .map_or_else(Vec::new, |_| present(bases, &layer.name)),
+                tar: layer
+                    .tar
+                    .as_ref()
+                    .map(|tar| self.local_tar(tar))
+                    .transpose()?,
                 base: layer.base.as_ref().map(|base| base.written.clone()),
             })
         });
@@ -296,6 +303,19 @@ impl Settings {
                     .map(|p| (*p).to_owned())
                     .collect(),
             }],
+        })
+    }
+
+    /// An archive of the user's as it is now; it is read only when it was changed.
+    fn local_tar(&self, tar: &TarRule) -> Result<LockedTar, PipelineError> {
+        let path = tar.path.canonicalize().at("find", &tar.path)?;
+        let stats = StatCache::load(&self.store, &format!("tar {}", path.display()));
+        let (sha256, size) = stats.digest(&path).map_err(LayersError::from)?;
+        stats.save()?;
+        Ok(LockedTar {
+            path: tar.written.clone(),
+            size,
+            sha256,
         })
     }
 
@@ -413,6 +433,19 @@ pub fn changes(before: Option<&LockFile>, after: &LockFile) -> Vec<String> {
             None => Some(format!("+ base {}: {}", base.written, told(base))),
         }
     });
+    let tars = after.tars().filter_map(|(layer, tar)| {
+        let before = before.and_then(|lock| lock.tars().find(|(other, _)| *other == layer));
+        match before {
+            Some((_, before)) if before.sha256 == tar.sha256 => None,
+            Some((_, before)) => Some(format!(
+                "~ tar {}: {} -> {}",
+                tar.path,
+                before.sha256.short(),
+                tar.sha256.short()
+            )),
+            None => Some(format!("+ tar {} ({})", tar.path, tar.sha256.short())),
+        }
+    });
     let added = new
         .iter()
         .filter_map(|(name, package)| match old.get(name) {
@@ -427,5 +460,5 @@ pub fn changes(before: Option<&LockFile>, after: &LockFile) -> Vec<String> {
         .iter()
         .filter(|(name, _)| !new.contains_key(*name))
         .map(|(name, package)| format!("- {name} {}", package.version));
-    bases.chain(added).chain(gone).collect()
+    bases.chain(tars).chain(added).chain(gone).collect()
 }

@@ -32,6 +32,7 @@ impl Settings {
         let _guard = self.store.shared(&*self.progress)?;
         let packages: Vec<&LockedPackage> = lock.packages().collect();
         self.bring_bases(image, lock)?;
+        self.bring_tars(image, lock)?;
         let summary = self.fetch(image, lock, &packages)?;
         let path = lock_path(image);
         let roots = self.store.roots()?;
@@ -39,6 +40,7 @@ impl Settings {
         let before = roots.into_values().find(|root| root.path == path);
         let mut digests = before.map(|root| root.digests).unwrap_or_default();
         digests.extend(packages.iter().map(|p| p.sha256));
+        digests.extend(lock.tars().map(|(_, tar)| tar.sha256));
         digests.extend(lock.bases().map(|(_, base)| base.image));
         self.store.set_root(&Root { path, digests })?;
         Ok(Fetched {

@@ -143,6 +143,8 @@ pub struct LayerSpec {
     pub packages: Vec<String>,
     /// Local `.deb` files.
     pub debs: Vec<PathBuf>,
+    /// An archive of the user's whose files the layer brings.
+    pub tar: Option<TarRule>,
     /// Packages that resolution treats as present.
     pub without: Vec<String>,
     /// Keeps `/usr/share/doc` and its like, which are left out otherwise.
@@ -169,6 +171,15 @@ pub struct LayerSpec {
     pub debug: bool,
     /// The program that gets the console as its terminal; none if empty.
     pub console: Vec<String>,
+}
+
+/// `tar = "…"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TarRule {
+    /// As the specification names it, relative to the layer's folder.
+    pub written: String,
+    /// Where it is.
+    pub path: PathBuf,
 }
 
 /// Owner of an entry: numbers, or names looked up in the image's own users.

@@ -6,7 +6,7 @@ use crate::base::toml as toml_text;
 
 use super::check::Source;
 use super::image::{
-    BaseUse, CargoRule, DirRule, FileRule, GroupRule, LayerSpec, SymlinkRule, UserRule,
+    BaseUse, CargoRule, DirRule, FileRule, GroupRule, LayerSpec, SymlinkRule, TarRule, UserRule,
 };
 use super::raw::{RawDir, RawFile, RawLayer, RawUser};
 use super::{SpecError, load, values};
@@ -85,6 +85,12 @@ pub(super) fn alone(
         return Err(source.near(
             "debug",
             "a debug layer cannot be published as a base: images on it would not show that they have one; name its folder in 'use'".to_owned(),
+        ));
+    }
+    if raw.tar.is_some() {
+        return Err(source.near(
+            "tar",
+            "a layer with `tar` cannot be published as a base; name its folder in 'use', or bring its files as a package (`debs`)".to_owned(),
         ));
     }
     let version = raw.version.take().unwrap_or_else(|| "0".to_owned());
@@ -173,6 +179,7 @@ fn own(raw: RawLayer, name: String, dir: &Path) -> Result<LayerSpec, String> {
             .iter()
             .map(|deb| inside(dir, deb))
             .collect::<Result<_, _>>()?,
+        tar: raw.tar.map(|path| tar(path, dir)).transpose()?,
         without: raw.without,
         docs: raw.docs,
         files: raw.files.into_iter().map(file).collect::<Result<_, _>>()?,
@@ -287,6 +294,16 @@ fn cargo(path: Option<String>, bin: String, dir: &Path) -> Result<CargoRule, Str
         ));
     }
     Ok(CargoRule { path, bin })
+}
+
+fn tar(written: String, dir: &Path) -> Result<TarRule, String> {
+    let path = inside(dir, &written).map_err(|m| format!("tar: {m}"))?;
+    if !path.is_file() {
+        return Err(format!(
+            "tar: '{written}' is no file; name an archive, or bring a folder by `files`"
+        ));
+    }
+    Ok(TarRule { written, path })
 }
 
 /// `path` below `dir`; refuses what leaves it by `..`, absolutely, or through a symbolic link.

@@ -140,6 +140,8 @@ pub struct RawLayer {
     /// Local `.deb` files.
     #[serde(default)]
     pub debs: Vec<String>,
+    /// A tar beside this file, plain or compressed by gzip, xz or zstd, whose files the layer brings with their owners and modes; device nodes are left out. Users that it needs are listed in `users`.
+    pub tar: Option<String>,
     /// Packages that count as present although they are not: cuts dependencies off.
     #[serde(default)]
     pub without: Vec<String>,

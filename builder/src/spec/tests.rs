@@ -119,6 +119,9 @@ fn refusals_name_the_line_the_rule_and_the_remedy() {
             "'../x.deb' leaves the folder of the specification",
         ),
         (layer("debs = [\"x.deb\"]\n"), "'x.deb' cannot be found"),
+        (layer("tar = \"../x.tar\"\n"), "tar: '../x.tar' leaves"),
+        (layer("tar = \"x.tar\"\n"), "'x.tar' cannot be found"),
+        (layer("tar = \".\"\n"), "tar: '.' is no file"),
         (
             layer("remove = [\"usr/bin\"]\n"),
             "must be an absolute path or glob",
@@ -420,7 +423,7 @@ fn the_readmes_tour_is_right() {
     let tour = readme.split("```toml\n").nth(1).unwrap();
     let tour = tour.split("```").next().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    for file in ["mine_1.0_amd64.deb", "acme.asc"] {
+    for file in ["mine_1.0_amd64.deb", "rootfs.tar.zst", "acme.asc"] {
         fs::write(dir.path().join(file), "").unwrap();
     }
     let image = load_in(dir.path(), tour).unwrap();
@@ -438,6 +441,7 @@ fn the_readmes_tour_is_right() {
         "packages",
         "without",
         "debs",
+        "tar",
         "files",
         "dirs",
         "symlinks",

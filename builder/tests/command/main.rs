@@ -22,3 +22,4 @@ mod mirror;
 mod publish;
 mod publish_faults;
 mod story;
+mod tars;

@@ -10,6 +10,7 @@ use super::ar::{ArReader, Member};
 use super::control;
 use crate::base::Digest;
 use crate::base::fs::At;
+use crate::layers::compression::{Compression, limit};
 use crate::layers::entry::PACKAGE_ORIGIN;
 use crate::layers::tar::{TarInput, read_tar};
 use crate::layers::{Content, Entry, Kind, LayersError, Source};
@@ -21,13 +22,6 @@ const MAX_DATA: u64 = 4 << 30;
 const MAX_CONTROL: u64 = 64 << 20;
 /// Most bytes of one text that is kept: control file, conffiles, a sysusers.d file.
 const MAX_TEXT: u64 = 1 << 20;
-/// From [`RATIO_FLOOR`] bytes on, no more than so many times the compressed size.
-const MAX_RATIO: u64 = 1000;
-const RATIO_FLOOR: u64 = 256 << 20;
-/// Memory that unpacking xz may take, in KiB (`xz -9` needs 65 MiB).
-const XZ_MEMORY_KIB: u32 = 160 << 10;
-/// Largest window of zstd, as a power of two (`zstd --ultra -22`, 128 MiB).
-const ZSTD_WINDOW_LOG: u32 = 27;
 
 /// A package whose files lie in the store as one uncompressed tar. A pure
 /// function of the package's bytes: callers may cache it by their digest.
@@ -248,17 +242,14 @@ impl Unpacker {
             return Err(unknown);
         };
         let (_, suffix) = member.name.split_once(".tar").unwrap_or_default();
-        Ok(match suffix {
-            "" => Box::new(ar),
-            ".gz" => Box::new(flate2::bufread::MultiGzDecoder::new(BufReader::new(ar))),
-            ".xz" => Box::new(lzma_rust2::XzReader::new_mem_limit(ar, true, XZ_MEMORY_KIB)),
-            ".zst" => {
-                let mut decoder = zstd::stream::read::Decoder::new(ar).map_err(broken)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(broken)?;
-                Box::new(decoder)
-            }
+        let compression = match suffix {
+            "" => Compression::None,
+            ".gz" => Compression::Gzip,
+            ".xz" => Compression::Xz,
+            ".zst" => Compression::Zstd,
             _ => return Err(unknown),
-        })
+        };
+        compression.decoder(BufReader::new(ar)).map_err(broken)
     }
 
     fn control(&mut self) -> Result<ControlFiles, LayersError> {
@@ -318,7 +309,7 @@ impl Unpacker {
     /// Streams `data.tar` into the store: its digest and length.
     fn data(&mut self, store: &Store) -> Result<(Digest, u64), LayersError> {
         let member = self.member("data.tar")?;
-        let limit = MAX_DATA.min(RATIO_FLOOR.max(member.size.saturating_mul(MAX_RATIO)));
+        let limit = limit(member.size, MAX_DATA);
         let mut writer = BufWriter::with_capacity(256 * 1024, store.writer()?);
         let mut size = 0;
         let mut buffer = vec![0; 128 * 1024];

@@ -107,6 +107,7 @@ impl BaseFacts {
                 forced: entry.record.forced.clone(),
                 provides: self.provides,
             }),
+            tar: None,
             packages: self.packages,
         }
     }

@@ -41,19 +41,22 @@ pub(super) fn own_inputs(inputs: &Inputs<'_>, user: &[layers::Entry]) -> Vec<(St
     // The folder is not an input, what is in it is.
     let rules = LayerSpec {
         dir: PathBuf::new(),
-        // Where its own packages lie is none either: they are among the packages.
+        // Where its own packages and its tar lie is none either: their bytes are.
         debs: Vec::new(),
+        tar: None,
         ..inputs.spec.clone()
     };
     let mut files = String::new();
     for entry in user {
         add_file(&mut files, entry);
     }
-    vec![
+    let mut own = vec![
         ("rules".to_owned(), Digest::of(format!("{rules:?}"))),
         ("packages".to_owned(), Digest::of(packages.join("\n"))),
         (FILES.to_owned(), Digest::of(files)),
-    ]
+    ];
+    own.extend(inputs.tar.iter().map(|tar| ("tar".to_owned(), tar.tar)));
+    own
 }
 
 /// A file of the user's as a line: everything of it that enters the image.

@@ -1,0 +1,83 @@
+//! What only the whole archive shows: duplicates, links, and what lies below them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::refused;
+use crate::layers::{Entry, Kind, LayersError};
+
+/// Rules over the whole archive: no duplicates, nothing below what is no
+/// folder, hard links only to a file that came before.
+pub(super) fn check_whole(entries: &mut Vec<Entry>, origin: &str) -> Result<(), LayersError> {
+    let mut kinds: BTreeMap<&str, &Kind> = BTreeMap::new();
+    let mut again = BTreeSet::new();
+    for (index, entry) in entries.iter().enumerate() {
+        let path = entry.path.as_str();
+        if let Kind::Hardlink(target) = &entry.kind {
+            match kinds.get(target.as_str()) {
+                Some(Kind::File(_) | Kind::Hardlink(_)) => {}
+                Some(_) => {
+                    return Err(refused(
+                        origin,
+                        path.as_bytes(),
+                        format!("it is a hard link to {target}, which is no file"),
+                    ));
+                }
+                None => {
+                    return Err(refused(
+                        origin,
+                        path.as_bytes(),
+                        format!(
+                            "it is a hard link to {target}, which is not in the archive before it"
+                        ),
+                    ));
+                }
+            }
+        }
+        match kinds.insert(path, &entry.kind) {
+            None => {}
+            // A folder listed twice is common and harmless; the first one counts.
+            Some(Kind::Directory) if entry.kind == Kind::Directory => {
+                again.insert(index);
+            }
+            Some(_) => {
+                return Err(refused(
+                    origin,
+                    path.as_bytes(),
+                    "it is in the archive twice",
+                ));
+            }
+        }
+    }
+    for entry in entries.iter() {
+        for (end, _) in entry.path.match_indices('/').skip(1) {
+            let parent = &entry.path[..end];
+            match kinds.get(parent) {
+                None | Some(Kind::Directory) => {}
+                Some(Kind::Symlink(target)) => {
+                    return Err(refused(
+                        origin,
+                        entry.path.as_bytes(),
+                        format!(
+                            "it lies below {parent}, which the same archive makes a link to {target}"
+                        ),
+                    ));
+                }
+                Some(_) => {
+                    return Err(refused(
+                        origin,
+                        entry.path.as_bytes(),
+                        format!("it lies below {parent}, which is no folder"),
+                    ));
+                }
+            }
+        }
+    }
+    if !again.is_empty() {
+        let mut index = 0;
+        entries.retain(|_| {
+            index += 1;
+            !again.contains(&(index - 1))
+        });
+    }
+    Ok(())
+}
