@@ -25,6 +25,8 @@ const DEFAULT_SUITE: &str = "trixie";
 
 /// What the kernel needs for VLANs.
 const VLAN_MODULE: &str = "8021q";
+/// What it needs for bonds.
+const BOND_MODULE: &str = "bonding";
 
 /// A file's text, to turn byte offsets into lines.
 pub(super) struct Source<'a> {
@@ -65,8 +67,11 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
         network::interfaces(raw.interface).map_err(|m| source.near("[[interface]]", m))?;
     let mut kernel = check_kernel(raw.kernel, source)?;
     let tagged = interfaces.iter().any(|interface| interface.vlan.is_some());
-    if tagged && !kernel.modules.iter().any(|module| module == VLAN_MODULE) {
-        kernel.modules.push(VLAN_MODULE.to_owned());
+    let bonded = interfaces.iter().any(|interface| interface.bond.is_some());
+    for (module, needed) in [(VLAN_MODULE, tagged), (BOND_MODULE, bonded)] {
+        if needed && !kernel.modules.iter().any(|known| known == module) {
+            kernel.modules.push(module.to_owned());
+        }
     }
     let scratch: Vec<ScratchSpec> = raw
         .scratch

@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use slipform_init::contract::machine::{FixedRoute, Interface, Network, Vlan};
+use slipform_init::contract::machine::{Bond, BondMode, FixedRoute, Interface, Network, Vlan};
 
-use super::raw::{RawInterface, RawRoute, RawTime, RawVlan};
+use super::raw::{RawBond, RawInterface, RawRoute, RawTime, RawVlan};
 
 /// Interfaces of a machine.
 const MOST: usize = 32;
+/// Members of a bond.
+const BOND_MOST: usize = 8;
 /// The kernel's `IFNAMSIZ` without its NUL.
 const NAME_MAX: usize = 15;
 
@@ -19,7 +21,8 @@ pub(super) fn interfaces(raw: Vec<RawInterface>) -> Result<Vec<Interface>, Strin
         return Err(format!("at most {MOST} [[interface]] can be named"));
     }
     let mut names = BTreeSet::new();
-    raw.into_iter()
+    let checked: Vec<Interface> = raw
+        .into_iter()
         .map(|raw| {
             let name = raw.name.clone();
             if !names.insert(name.clone()) {
@@ -29,7 +32,16 @@ pub(super) fn interfaces(raw: Vec<RawInterface>) -> Result<Vec<Interface>, Strin
             }
             interface(raw).map_err(|m| format!("interface '{name}': {m}"))
         })
-        .collect()
+        .collect::<Result<_, _>>()?;
+    let bonds = checked.iter().filter_map(|one| one.bond.as_ref());
+    for link in bonds.flat_map(|bond| &bond.links) {
+        if !names.insert(link.clone()) {
+            return Err(format!(
+                "'{link}' is a member of a bond, and used elsewhere too; a member carries nothing else"
+            ));
+        }
+    }
+    Ok(checked)
 }
 
 fn interface(raw: RawInterface) -> Result<Interface, String> {
@@ -53,6 +65,12 @@ fn interface(raw: RawInterface) -> Result<Interface, String> {
             "search: '{bad}' is no domain; write it as \"example.org\""
         ));
     }
+    if raw.vlan.is_some() && raw.bond.is_some() {
+        return Err(
+            "it is a vlan or a bond; put the vlan on the bond, as one more [[interface]]"
+                .to_owned(),
+        );
+    }
     Ok(Interface {
         name: raw.name,
         dhcp: raw.dhcp.unwrap_or(addresses.is_empty()),
@@ -66,6 +84,34 @@ fn interface(raw: RawInterface) -> Result<Interface, String> {
         search: raw.search,
         mtu: raw.mtu,
         vlan: raw.vlan.map(vlan).transpose()?,
+        bond: raw.bond.map(bond).transpose()?,
+    })
+}
+
+fn bond(raw: RawBond) -> Result<Bond, String> {
+    if !(1..=BOND_MOST).contains(&raw.links.len()) {
+        return Err(format!("bond: links must name 1 to {BOND_MOST} interfaces"));
+    }
+    for link in &raw.links {
+        named(link).map_err(|m| format!("bond: link '{link}': {m}"))?;
+    }
+    let mode = match raw.mode.as_deref().unwrap_or("active-backup") {
+        "active-backup" => BondMode::ActiveBackup,
+        "802.3ad" => BondMode::Lacp,
+        "balance-rr" => BondMode::BalanceRr,
+        "balance-xor" => BondMode::BalanceXor,
+        "broadcast" => BondMode::Broadcast,
+        "balance-tlb" => BondMode::BalanceTlb,
+        "balance-alb" => BondMode::BalanceAlb,
+        other => {
+            return Err(format!(
+                "bond: there is no mode '{other}'; the modes are active-backup, 802.3ad, balance-rr, balance-xor, broadcast, balance-tlb and balance-alb"
+            ));
+        }
+    };
+    Ok(Bond {
+        links: raw.links,
+        mode,
     })
 }
 
@@ -238,6 +284,36 @@ mod tests {
         assert!(tagged("eth0", 10).is_ok());
         assert!(tagged("eth0", 4095).unwrap_err().contains("4094"));
         assert!(tagged("", 1).unwrap_err().contains("kernel's name"));
+        let bonds = |list: &[(&str, &[&str])], mode: Option<&str>| {
+            let one = |(name, links): &(&str, &[&str])| {
+                let mut raw = raw(name);
+                raw.bond = Some(RawBond {
+                    links: links.iter().map(|link| (*link).to_owned()).collect(),
+                    mode: mode.map(str::to_owned),
+                });
+                raw
+            };
+            interfaces(list.iter().map(one).collect())
+        };
+        let fine = bonds(&[("bond0", &["eth0", "eth1"])], None).unwrap();
+        assert_eq!(
+            fine[0].bond.as_ref().map(|bond| bond.mode),
+            Some(BondMode::ActiveBackup)
+        );
+        assert!(bonds(&[("b", &["eth0"])], Some("802.3ad")).is_ok());
+        let error = |list: &[(&str, &[&str])], mode| bonds(list, mode).unwrap_err();
+        assert!(error(&[("b", &["eth0"])], Some("lacp")).contains("802.3ad"));
+        assert!(error(&[("b", &[])], None).contains("1 to 8"));
+        assert!(error(&[("b", &["b"])], None).contains("member of a bond"));
+        assert!(error(&[("b", &["eth0", "eth0"])], None).contains("member of a bond"));
+        assert!(error(&[("b", &["eth0"]), ("c", &["eth0"])], None).contains("member of a bond"));
+        let mut both = raw("b");
+        both.vlan = Some(RawVlan {
+            link: "eth0".to_owned(),
+            id: 1,
+        });
+        both.bond = Some(RawBond::default());
+        assert!(interfaces(vec![both]).unwrap_err().contains("one more"));
         let mut bits = raw("eth0");
         bits.routes = vec![route("10.0.0.1/8", "10.0.0.1")];
         assert!(interfaces(vec![bits]).unwrap_err().contains("bits behind"));

@@ -115,6 +115,46 @@ pub struct Interface {
     /// It is a VLAN of another interface, and made by init.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<Vlan>,
+    /// It is a bond of other interfaces, and made by init.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bond: Option<Bond>,
+}
+
+/// Several interfaces that are used as one (bonding, linux/if_bonding.h).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bond {
+    /// Its members.
+    pub links: Vec<String>,
+    /// How they share the work.
+    pub mode: BondMode,
+}
+
+/// How the members of a bond share the work, by the kernel's names and numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum BondMode {
+    /// One after the other.
+    #[serde(rename = "balance-rr")]
+    BalanceRr = 0,
+    /// One works, the others wait.
+    #[serde(rename = "active-backup")]
+    ActiveBackup = 1,
+    /// By the hash of addresses.
+    #[serde(rename = "balance-xor")]
+    BalanceXor = 2,
+    /// All send everything.
+    #[serde(rename = "broadcast")]
+    Broadcast = 3,
+    /// Link aggregation with the switch (LACP).
+    #[serde(rename = "802.3ad")]
+    Lacp = 4,
+    /// By load, sending.
+    #[serde(rename = "balance-tlb")]
+    BalanceTlb = 5,
+    /// By load, both ways.
+    #[serde(rename = "balance-alb")]
+    BalanceAlb = 6,
 }
 
 /// A tagged network on an interface (IEEE 802.1Q).

@@ -64,6 +64,16 @@ impl Link {
         read(&self.folder, "carrier").as_deref() == Some("1")
     }
 
+    /// It is the lower half of another interface, such as a bond.
+    pub(crate) fn is_member(&self) -> bool {
+        self.folder.join("master").exists()
+    }
+
+    /// It is a bond that has members.
+    pub(crate) fn has_members(&self) -> bool {
+        read(&self.folder, "bonding/slaves").is_some_and(|members| !members.is_empty())
+    }
+
     /// It has not been taken away, nor replaced by another of the same name.
     pub(crate) fn exists(&self) -> bool {
         read(&self.folder, "ifindex").is_some_and(|index| index == self.index.to_string())

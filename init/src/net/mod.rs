@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! link.rs   interfaces in /sys            rtnl.rs   requests to the kernel as bytes (pure)
+//! made.rs   bonds and VLANs
 //! kernel.rs one request, one answer       resolv.rs resolv.conf
 //! ra.rs     names in router advertisements (pure)
 //! time/     SNTP (pure) and the clock
@@ -13,6 +14,7 @@ mod dhcp;
 mod dhcp6;
 mod kernel;
 mod link;
+mod made;
 mod ra;
 mod resolv;
 mod rtnl;

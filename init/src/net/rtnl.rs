@@ -25,10 +25,13 @@ const EXCLUSIVE: u16 = 0x200;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VLAN_ID: u16 = 1;
+const IFLA_BOND_MODE: u16 = 1;
+const IFLA_BOND_MIIMON: u16 = 3;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
@@ -117,17 +120,47 @@ impl Request {
         Request::new(RTM_NEWLINK, 0, &ifinfo(index, IFF_UP, IFF_UP))
     }
 
+    /// Switches an interface off.
+    pub(crate) fn link_down(index: u32) -> Request {
+        Request::new(RTM_NEWLINK, 0, &ifinfo(index, 0, IFF_UP))
+    }
+
     /// Makes the interface `name` for VLAN `id` on the interface `link`.
     pub(crate) fn add_vlan(name: &str, link: u32, id: u16) -> Request {
         let data = attribute(IFLA_VLAN_ID, &id.to_ne_bytes());
-        let info = [
-            attribute(IFLA_INFO_KIND, b"vlan"),
-            attribute(IFLA_INFO_DATA, &data),
-        ];
+        Request::named(name)
+            .attribute(IFLA_LINK, &link.to_ne_bytes())
+            .info(b"vlan", &data)
+    }
+
+    /// Makes the bond `name` of a mode (linux/if_bonding.h) that looks at its members'
+    /// carriers every `miimon` milliseconds.
+    pub(crate) fn add_bond(name: &str, mode: u8, miimon: u32) -> Request {
+        Request::named(name).info(b"bond", &bond(mode, miimon))
+    }
+
+    /// The same for a bond that is there, down and without members.
+    pub(crate) fn set_bond(index: u32, mode: u8, miimon: u32) -> Request {
+        Request::new(RTM_NEWLINK, 0, &ifinfo(index, 0, 0)).info(b"bond", &bond(mode, miimon))
+    }
+
+    /// Makes an interface, which is down, a member of the bond `master`.
+    pub(crate) fn link_master(index: u32, master: u32) -> Request {
+        Request::new(RTM_NEWLINK, 0, &ifinfo(index, 0, 0))
+            .attribute(IFLA_MASTER, &master.to_ne_bytes())
+    }
+
+    fn named(name: &str) -> Request {
         Request::new(RTM_NEWLINK, CREATE | EXCLUSIVE, &ifinfo(0, 0, 0))
             .attribute(IFLA_IFNAME, &[name.as_bytes(), &[0]].concat())
-            .attribute(IFLA_LINK, &link.to_ne_bytes())
-            .attribute(IFLA_LINKINFO, &info.concat())
+    }
+
+    fn info(self, kind: &[u8], data: &[u8]) -> Request {
+        let info = [
+            attribute(IFLA_INFO_KIND, kind),
+            attribute(IFLA_INFO_DATA, data),
+        ];
+        self.attribute(IFLA_LINKINFO, &info.concat())
     }
 
     /// Sets an interface's MTU.
@@ -173,6 +206,11 @@ fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(value);
     bytes.resize(length.next_multiple_of(4), 0);
     bytes
+}
+
+fn bond(mode: u8, miimon: u32) -> Vec<u8> {
+    let miimon = attribute(IFLA_BOND_MIIMON, &miimon.to_ne_bytes());
+    [attribute(IFLA_BOND_MODE, &[mode]), miimon].concat()
 }
 
 /// ifinfomsg: family u8, pad u8, type u16, index i32, flags u32, change mask u32.
@@ -311,6 +349,29 @@ mod tests {
             12, 0, 2, 0, 6, 0, 1, 0, 10, 0, 0, 0, // IFLA_INFO_DATA, IFLA_VLAN_ID
         ];
         assert_eq!(bytes[32..], attributes);
+    }
+
+    /// As `ip link add b0 type bond mode 802.3ad miimon 100` and `ip link set eth1 master b0`
+    /// have it.
+    #[test]
+    fn bonds_byte_for_byte() {
+        let bytes = Request::add_bond("b0", 4, 100).numbered(1);
+        assert_eq!(bytes[4..8], [16, 0, 5, 6]);
+        let info = [
+            32, 0, 18, 0, 8, 0, 1, 0, b'b', b'o', b'n', b'd', // IFLA_LINKINFO, IFLA_INFO_KIND
+            20, 0, 2, 0, 5, 0, 1, 0, 4, 0, 0, 0, // IFLA_INFO_DATA, IFLA_BOND_MODE
+            8, 0, 3, 0, 100, 0, 0, 0, // IFLA_BOND_MIIMON
+        ];
+        assert_eq!(bytes[32..40], [7, 0, 3, 0, b'b', b'0', 0, 0]);
+        assert_eq!(bytes[40..], info);
+        let bytes = Request::set_bond(5, 4, 100).numbered(1);
+        assert_eq!((&bytes[4..8], bytes[20]), (&[16, 0, 5, 0][..], 5));
+        assert_eq!(bytes[32..], info);
+        let bytes = Request::link_master(3, 5).numbered(1);
+        assert_eq!(bytes[20], 3);
+        assert_eq!(bytes[32..], [8, 0, 10, 0, 5, 0, 0, 0]);
+        let bytes = Request::link_down(3).numbered(1);
+        assert_eq!(bytes[20..], [3, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Real images, really booted: TCG only, two machines at a time. One program, so that it
 //! is linked once and a long test runs beside many short ones.
 
+mod bond;
 mod boots;
 mod broken;
 mod clouds;

@@ -27,6 +27,18 @@ pub struct RawInterface {
     pub mtu: Option<u16>,
     /// Makes it a VLAN of another interface, such as `{ link = "eth0", id = 10 }`.
     pub vlan: Option<RawVlan>,
+    /// Makes it a bond of other interfaces, such as `{ links = ["eth0", "eth1"] }`.
+    pub bond: Option<RawBond>,
+}
+
+/// Several interfaces that are used as one.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RawBond {
+    /// Its members, 1 to 8; none of them is an `[[interface]]` itself.
+    pub links: Vec<String>,
+    /// `"active-backup"` (default), `"802.3ad"` (LACP), `"balance-rr"`, `"balance-xor"`, `"broadcast"`, `"balance-tlb"` or `"balance-alb"`.
+    pub mode: Option<String>,
 }
 
 /// A tagged network (IEEE 802.1Q).

@@ -25,11 +25,11 @@ use slipform_init::contract::event::Event;
 use slipform_init::contract::machine;
 
 use super::dhcp6::Dhcp6;
-use super::kernel::{Kernel, KernelError};
+use super::kernel::KernelError;
 use super::link::{self, Link};
+use super::made;
 use super::ra::{self, Names};
 use super::resolv::{self, Server};
-use super::rtnl::Request;
 use crate::sys::net;
 use crate::sys::packet::Packets;
 use crate::turn::{Turn, Watched};
@@ -64,6 +64,8 @@ pub(crate) struct Dhcp {
     written: Option<String>,
     look_at: Option<Duration>,
     looks: u32,
+    /// What the kernel refused when interfaces were made, the last time.
+    refused: Vec<String>,
 }
 
 impl Dhcp {
@@ -82,6 +84,7 @@ impl Dhcp {
             written: None,
             look_at: None,
             looks: 0,
+            refused: Vec::new(),
         }
     }
 
@@ -138,7 +141,7 @@ impl Dhcp {
 
     fn find(&mut self, turn: &mut Turn<'_>) {
         self.looks = self.looks.saturating_add(1);
-        self.make_vlans(turn);
+        self.make(turn);
         for (link, fixed) in self.wanted() {
             let known = |active: &Active| active.interface.link.index == link.index;
             if !self.active.iter().any(known) {
@@ -173,38 +176,21 @@ impl Dhcp {
         let fixed = self.fixed.iter();
         let there = fixed.filter_map(|fixed| {
             let link = Link::named(&self.sysfs, &fixed.name)?;
-            Some((link, Some(fixed.clone())))
+            made::is_whole(&link, fixed).then(|| (link, Some(fixed.clone())))
         });
         there.collect()
     }
 
-    /// VLANs whose carrier is there by now; the next step finds them as interfaces.
-    fn make_vlans(&mut self, turn: &mut Turn<'_>) {
-        for fixed in &self.fixed {
-            let Some(vlan) = &fixed.vlan else {
-                continue;
-            };
-            if Link::named(&self.sysfs, &fixed.name).is_some() {
-                continue;
-            }
-            let Some(carrier) = Link::named(&self.sysfs, &vlan.link) else {
-                continue;
-            };
-            let made = Kernel::open().and_then(|mut kernel| {
-                let up = format!("switch on {}", carrier.name);
-                kernel.run(&up, Request::link_up(carrier.index), &[])?;
-                let what = format!(
-                    "make {} for VLAN {} on {}",
-                    fixed.name, vlan.id, carrier.name
-                );
-                let request = Request::add_vlan(&fixed.name, carrier.index, vlan.id);
-                kernel.run(&what, request, &[libc::EEXIST])
-            });
-            match made {
-                Err(error) if self.looks == 1 => tell_kernel(&error, turn),
-                Ok(()) | Err(_) => {}
+    /// Bonds and VLANs whose parts are there by now; the next step finds them as interfaces.
+    /// What is refused is tried again with each look; once said is enough.
+    fn make(&mut self, turn: &mut Turn<'_>) {
+        let refused = made::make(&self.sysfs, &self.fixed);
+        for error in &refused {
+            if !self.refused.contains(&error.to_string()) {
+                tell_kernel(error, turn);
             }
         }
+        self.refused = refused.iter().map(ToString::to_string).collect();
     }
 
     fn use_link(&mut self, link: Link, fixed: Option<&machine::Interface>, turn: &mut Turn<'_>) {

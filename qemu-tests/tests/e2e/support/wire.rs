@@ -38,6 +38,8 @@ pub(crate) struct Extra {
     pub(crate) netdev: Option<String>,
     /// Hardware address, where there are two machines on a link.
     pub(crate) mac: Option<String>,
+    /// A second interface, on a network of QEMU's of its own.
+    pub(crate) second_nic: bool,
 }
 
 impl Extra {
@@ -51,6 +53,16 @@ impl Extra {
             "-device".to_owned(),
             format!("virtio-blk-pci,drive=second,serial={serial}"),
         ]
+    }
+
+    fn second_nic(&self) -> &'static [&'static str] {
+        let nic = &[
+            "-netdev",
+            "user,id=net2",
+            "-device",
+            "virtio-net-pci,netdev=net2,id=nic2,romfile=",
+        ];
+        if self.second_nic { nic } else { &[] }
     }
 
     fn mac(&self) -> String {
@@ -153,7 +165,8 @@ impl Machine {
             .arg(format!(
                 "virtio-net-pci,netdev=net,id=nic,romfile={}",
                 extra.mac()
-            ));
+            ))
+            .args(extra.second_nic());
         command
     }
 
