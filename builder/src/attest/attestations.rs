@@ -112,7 +112,9 @@ fn check(evidence: &Evidence<'_>) -> Result<(), AttestError> {
     }
     if report.debug && !evidence.accept_debug {
         let why = "the image has a debug layer, and the policy takes none";
-        return refuse(why.to_owned(), "`slipform test` without the debug layer");
+        let remedy =
+            "`slipform test` without the debug layer, or set `accept-debug = true` under [gate]";
+        return refuse(why.to_owned(), remedy);
     }
     if report.disk_before != report.disk_after {
         return refuse("the artifact changed while it ran".to_owned(), plain);

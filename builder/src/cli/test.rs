@@ -68,6 +68,12 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
     }
     // Asked for its passphrase before the machine boots, not when everybody has gone for coffee.
     let key = named_signer(&verb.signing)?;
+    if key.is_some() && image.is_debug() && !image.gate.accept_debug {
+        return Err(BadInput(
+            "--key: the image has a debug layer, and the gate takes none; test it without --key, or set `accept-debug = true` under [gate]".to_owned(),
+        )
+        .into());
+    }
     let runs = all_runs(&settings, &tested, &emulator, verb)?;
     let mut reports = tell(cli, &tested, &runs)?;
     let mut swept = Vec::new();

@@ -178,6 +178,7 @@ fn a_machine_with_a_debug_layer_is_looked_into_from_outside_and_from_its_console
     let banner = machine.until(0, "*** DEBUG IMAGE, not for production *** peek 0.1.0");
     let up = machine.until(banner, "slipform: ready");
     ps_shows_it(&person);
+    two_ask_at_once(&person);
     logs_come(&person);
     let at = the_shell_has_a_terminal(&mut machine, up);
 
@@ -201,6 +202,7 @@ fn a_machine_with_a_debug_layer_is_looked_into_from_outside_and_from_its_console
         "{}",
         inspected.stdout
     );
+    the_gate_refuses_it(&person);
 }
 
 fn ps_shows_it(person: &Person) {
@@ -257,6 +259,45 @@ fn ps_shows_it(person: &Person) {
     person
         .run(&["ps", "other"])
         .refused(2, &["'other' does not run", "peek"]);
+}
+
+fn two_ask_at_once(person: &Person) {
+    let ask = || {
+        let mut command = person.command(&["ps", "--json"]);
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    for child in [ask(), ask(), ask()] {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let names = [&all["services"][0]["name"], &all["services"][1]["name"]];
+        assert_eq!(names, ["talker", "debug-console"], "{all}");
+    }
+}
+
+/// The very image boots and is signed, and still the gate refuses it, until somebody who
+/// may write the specification wants it.
+fn the_gate_refuses_it(person: &Person) {
+    person.run(&["key", "new", "--no-passphrase"]).good();
+    let key = person.path(".config/slipform/key.pem");
+    let key = key.to_str().unwrap();
+    let remote = format!("file://{}", person.path("releases").display());
+    let publish = ["--quiet", "publish", "--remote", &remote];
+    let test = ["--quiet", "test", "--accel", "tcg"];
+    let signed = [&test[..], &["--key", key]].concat();
+    person
+        .run(&signed)
+        .refused(2, &["debug layer", "accept-debug"]);
+    person.run(&test).good();
+    person
+        .run(&publish)
+        .refused(1, &["debug layer", "accept-debug"]);
+    let accepting = format!("{SPEC}\n[gate]\naccept-debug = true\n");
+    write(&person.project().join("slipform.toml"), &accepting);
+    // What is wanted is no part of the image: it need not boot again.
+    person.run(&publish).good();
+    let log = person.run(&["log", "candidate", "--remote", &remote]);
+    assert!(log.good().stdout.contains("peek"));
 }
 
 fn logs_come(person: &Person) {
