@@ -218,6 +218,12 @@ impl Probe {
                 );
                 false
             }
+            // Nobody listens, and the kernel happened to call from the very port that is
+            // called: the connection is with itself (RFC 793 section 3.4, both open at once).
+            (Ok(None), Ok(peer)) if stream.local_addr().is_ok_and(|own| own == peer) => {
+                self.fail(now, format!("connect {peer}: nobody but init itself"));
+                false
+            }
             (Ok(None), Ok(_)) => match &self.kind {
                 Kind::Http(..) => {
                     let until = now.saturating_add(self.limit);
@@ -540,6 +546,31 @@ mod tests {
         let (ready, seen) = probe(vec![Vec::new()]);
         assert!(!ready);
         assert_eq!(seen, "http: no answer");
+    }
+
+    #[test]
+    fn a_connection_with_itself_is_no_answer() {
+        // Where other tests have no ports, so that nobody else gets this one meanwhile.
+        let Ok(listener) = TcpListener::bind("[::1]:0") else {
+            return println!("Skipped: this machine has no IPv6");
+        };
+        // The kernel gives odd ports to who listens, and calls from even ones.
+        let mut address = listener.local_addr().expect("address");
+        address.set_port(address.port() & !1);
+        let mut probe = Probe::new(&Ready::Tcp(address.to_string())).expect("address");
+        let (mut now, mut own) = (Duration::ZERO, 0);
+        probe.begin(now);
+        // More often than there are ports to call from.
+        for _ in 0..70_000 {
+            assert!(!probe.advance(now));
+            while probe.fd().is_some() {
+                assert!(!probe.advance(now));
+            }
+            own += u32::from(probe.seen().contains("itself"));
+            now = probe.deadline().expect("it goes on");
+        }
+        drop(listener);
+        println!("{own} connections with itself");
     }
 
     #[test]

@@ -1,16 +1,20 @@
 //! Tests of the whole fleet on a simulated clock: random services, random fates.
 //! The world here knows what a real one would never forgive.
 
+use std::fs;
+use std::net::TcpListener;
 use std::time::Duration;
 
-use slipform_init::contract::event::ServiceState;
-use slipform_init::contract::machine::Restart;
-use slipform_init::contract::service::{Kind, StartLimit, Then};
+use slipform_init::contract::event::{LimitKind, ServiceState};
+use slipform_init::contract::machine::{Ready, Restart};
+use slipform_init::contract::service::{Health, Kind, StartLimit, Then};
 
 use super::escalate::Patience;
 use super::fleet::{Fleet, Ordered};
+use super::meter::Meter;
 use super::order;
 use super::state::{Action, BACKOFF_CAP, BACKOFF_FIRST, End, Input, KILL_GRACE, Policy};
+use super::vitals::{Verdict, Vitals};
 
 /// splitmix64: small, seeded, good enough for dice.
 struct Dice(u64);
@@ -383,4 +387,138 @@ fn a_day_of_crashes_leaves_no_trace() {
         );
         world.stop();
     }
+}
+
+/// A service that is watched for a day: it dies, comes back, forgets its signs, and the
+/// port that is probed opens and closes.
+#[test]
+fn a_day_of_signs_is_judged_as_it_went_and_leaves_no_trace() {
+    let mut dice = Dice(86_400);
+    let (limit, interval) = (Duration::from_secs(30), Duration::from_secs(10));
+    // An address of its own: while the port is closed, nobody else may get it.
+    let mut listener = TcpListener::bind("127.83.0.2:0").ok();
+    let port = listener.as_ref().expect("a port").local_addr();
+    let address = port.expect("its address").to_string();
+    let health = Health {
+        probe: Ready::Tcp(address.clone()),
+        interval_ms: 10_000,
+        timeout_ms: 5000,
+        failures: 3,
+        restarts: 3,
+        within_ms: 1000,
+        then: Then::GiveUp,
+    };
+    let mut vitals = Vitals::new(Some(&health), Some(limit)).expect("an address");
+    let (mut now, mut signed) = (Duration::ZERO, Duration::ZERO);
+    vitals.begin(now);
+    let first = format!("{vitals:?}").len();
+    let (mut failed, mut probe_at, mut is_hung) = (0, interval, false);
+    // By the model: silent, unanswered.
+    let (mut expected, mut told) = ([0, 0], [0, 0]);
+    while now < Duration::from_secs(24 * 3600) {
+        let due = vitals.deadline().expect("it is watched");
+        assert_eq!(due, probe_at.min(signed + limit), "at {now:?}");
+        if !is_hung && now + Duration::from_secs(1) < due && dice.roll(9) > 0 {
+            // It signs in between, or says something else.
+            now += Duration::from_secs(1);
+            assert_eq!(vitals.advance(now), None, "before it is due");
+            vitals.sign(now);
+            signed = now;
+            continue;
+        }
+        if dice.roll(20) == 0 {
+            listener = match listener.take() {
+                Some(_) => None,
+                None => TcpListener::bind(&address).ok(),
+            };
+        }
+        let is_open = listener.is_some();
+        is_hung |= dice.roll(10) == 0;
+        now = due;
+        let mut verdict = vitals.advance(now);
+        while verdict.is_none() && vitals.fd().is_some() {
+            verdict = vitals.advance(now);
+        }
+        let mut is_over = signed + limit <= now;
+        expected[0] += u32::from(is_over);
+        if !is_over {
+            failed = if is_open { 0 } else { failed + 1 };
+            probe_at = now + interval;
+            is_over = failed == health.failures;
+            expected[1] += u32::from(is_over);
+        }
+        match verdict {
+            Some(Verdict::Sick(why)) => {
+                told[usize::from(why.contains("probes in a row"))] += 1;
+                assert!(is_over, "{why}");
+                assert_eq!((vitals.deadline(), vitals.fd()), (None, None));
+                vitals.reset();
+                now += Duration::from_secs(dice.roll(60));
+                vitals.begin(now);
+                (signed, failed, probe_at) = (now, 0, now + interval);
+                is_hung = false;
+            }
+            Some(Verdict::Well) | None => assert!(!is_over, "at {now:?}"),
+        }
+        if let Some(listener) = &listener {
+            // Whoever is probed takes the calls, or they pile up in the kernel.
+            listener.set_nonblocking(true).expect("no waiting");
+            while listener.accept().is_ok() {}
+        }
+    }
+    assert_eq!(told, expected);
+    assert!(told.iter().all(|count| *count > 50), "{told:?}");
+    let last = format!("{vitals:?}").len();
+    assert!(last < first + 512, "{first} bytes became {last}");
+}
+
+/// A day of kills and refused forks: each is told once, and no look comes early.
+#[test]
+fn a_day_of_counters_is_told_to_the_last_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: String| fs::write(folder.path().join(name), text).expect(name);
+    let (mut killed, mut refused) = (0, 0);
+    write("memory.events", format!("oom 0\noom_kill {killed}\n"));
+    write("pids.events", format!("max {refused}\n"));
+    let mut meter = Meter::open(folder.path());
+    let (mut dice, mut now) = (Dice(7), Duration::ZERO);
+    let mut told = [0, 0];
+    let mut looks = 0;
+    while now < Duration::from_secs(24 * 3600) {
+        let (kills, forks) = match dice.roll(50) {
+            0 => (1 + dice.roll(3), 0),
+            1 => (0, 1 + dice.roll(100_000)),
+            _ => (0, 0),
+        };
+        killed += kills;
+        refused += forks;
+        if kills > 0 {
+            write(
+                "memory.events",
+                format!("oom {killed}\noom_kill {killed}\n"),
+            );
+        }
+        if forks > 0 {
+            write("pids.events", format!("max {refused}\n"));
+        }
+        // The kernel wakes init only where it polls.
+        let is_woken = kills + forks > 0 && meter.fds().iter().any(Option::is_some);
+        if is_woken || meter.is_due(now) {
+            looks += 1;
+            for finding in meter.look(now) {
+                told[usize::from(finding.kind == LimitKind::Pids)] += finding.count;
+            }
+            assert!(meter.deadline().is_none_or(|due| due > now));
+        }
+        now += Duration::from_millis(200 + dice.roll(2000));
+    }
+    while meter.deadline().is_some() {
+        now += Duration::from_secs(1);
+        for finding in meter.look(now) {
+            told[usize::from(finding.kind == LimitKind::Pids)] += finding.count;
+        }
+    }
+    assert_eq!(told, [killed, refused]);
+    assert!(killed > 100 && refused > 10_000 && looks < 24 * 3600);
+    assert!(format!("{meter:?}").len() < 1024);
 }
