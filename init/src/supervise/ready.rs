@@ -549,6 +549,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::print_stdout)]
     fn a_connection_with_itself_is_no_answer() {
         // Where other tests have no ports, so that nobody else gets this one meanwhile.
         let Ok(listener) = TcpListener::bind("[::1]:0") else {

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use slipform_init::contract::event::{Event, NONCE_FW_CFG, REPORT_PORT, Record};
 use slipform_qemu_tests::{BootPath, Plan};
@@ -210,9 +210,14 @@ impl Machine {
         }
     }
 
-    /// Takes records until one is `wanted`; false if the machine ended before.
+    /// Takes records until one is `wanted`; false if the machine ended before, or does not
+    /// come to it in time, whatever else it tells meanwhile.
     pub(crate) fn until(&mut self, wanted: impl Fn(&Event) -> bool) -> bool {
-        while let Ok(line) = self.lines.recv_timeout(LIMIT) {
+        let end = Instant::now() + LIMIT;
+        while let Ok(line) = self
+            .lines
+            .recv_timeout(end.saturating_duration_since(Instant::now()))
+        {
             let Some(record) = line.trim_end().strip_prefix(&self.prefix) else {
                 continue;
             };
