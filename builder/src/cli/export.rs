@@ -16,7 +16,7 @@ use crate::pipeline::diff::Side;
 pub struct Export {
     /// An image file of any format, or `sha256:…` of the store.
     pub image: String,
-    /// The format to write: raw, raw.zst, qcow2, qcow2-zlib, vhd, vhd-dynamic, vhdx, vmdk, vmdk-stream, ova or gcp-tar.
+    /// The format to write: raw, raw.zst, qcow2, qcow2-zlib, vhd, vhd-dynamic, vhdx, vmdk, vmdk-stream, ova, gcp-tar or iso.
     #[arg(long, value_name = "FORMAT")]
     pub format: OutputFormat,
     /// The file to write; NAME-VERSION-BOARD in this folder by default.

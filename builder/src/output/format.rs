@@ -32,6 +32,8 @@ pub enum OutputFormat {
     Ova,
     /// Google Compute Engine's tar.gz with a sparse `disk.raw`.
     GcpTar,
+    /// A CD that is the disk, too: ISO 9660 beside the partition table.
+    Iso,
 }
 
 /// A name that is no format.
@@ -43,7 +45,7 @@ pub struct FormatError {
 
 impl OutputFormat {
     /// All formats.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Raw,
         Self::RawZst,
         Self::Qcow2,
@@ -55,6 +57,7 @@ impl OutputFormat {
         Self::VmdkStream,
         Self::Ova,
         Self::GcpTar,
+        Self::Iso,
     ];
 
     /// The name.
@@ -72,6 +75,7 @@ impl OutputFormat {
             Self::VmdkStream => "vmdk-stream",
             Self::Ova => "ova",
             Self::GcpTar => "gcp-tar",
+            Self::Iso => "iso",
         }
     }
 
@@ -122,6 +126,6 @@ mod tests {
         let extensions: BTreeSet<_> = OutputFormat::ALL.map(OutputFormat::extension).into();
         assert_eq!(extensions.len(), OutputFormat::ALL.len());
         let error = "vdi".parse::<OutputFormat>().unwrap_err().to_string();
-        assert!(error.contains("vmdk-stream, ova, gcp-tar"), "{error}");
+        assert!(error.contains("ova, gcp-tar, iso"), "{error}");
     }
 }

@@ -16,6 +16,7 @@ mod error;
 mod flash;
 mod format;
 mod gcp_tar;
+mod iso;
 mod opening;
 mod ova;
 mod ovf;
@@ -43,6 +44,7 @@ pub use error::OutputError;
 pub use flash::Flashed;
 pub use format::OutputFormat;
 pub use gcp_tar::GcpTarReader;
+pub use iso::IsoReader;
 pub use opening::{DiskSource, open};
 pub use ova::open_ova;
 pub use qcow2_reader::Qcow2Reader;
@@ -213,6 +215,7 @@ fn write_job(format: OutputFormat, mut job: Job<'_>, path: &Path) -> Result<(), 
         OutputFormat::VmdkStream => vmdk_stream::write,
         OutputFormat::Ova => ova::write,
         OutputFormat::GcpTar => gcp_tar::write,
+        OutputFormat::Iso => iso::write,
     };
     let partial = Partial::create(path)?;
     match writer(&mut job, partial.file()) {

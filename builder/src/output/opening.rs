@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::blocks::Source;
 use super::gcp_tar::{self, GcpTarReader};
+use super::iso::{self, IsoReader};
 use super::ova::open_ova;
 use super::raw_zst::{self, RawZstReader};
 use super::reading::le32;
@@ -60,6 +61,8 @@ fn detect(file: &mut File) -> io::Result<OutputFormat> {
         }
     } else if start.starts_with(&gcp_tar::MAGIC) {
         OutputFormat::GcpTar
+    } else if is_disk && iso::is_ours(file)? {
+        OutputFormat::Iso
     } else if is_tar {
         OutputFormat::Ova
     } else if has_footer(file)? {
@@ -84,6 +87,7 @@ pub(super) fn reader<'f>(
         OutputFormat::Vmdk | OutputFormat::VmdkStream => Box::new(VmdkReader::open(file)?),
         OutputFormat::Ova => Box::new(open_ova(file)?),
         OutputFormat::GcpTar => Box::new(GcpTarReader::open(file)?),
+        OutputFormat::Iso => Box::new(IsoReader::open(file)?),
     })
 }
 
@@ -102,7 +106,10 @@ impl<'f> FileDisk<'f> {
         disk: Box<dyn DiskSource + 'f>,
         file: Option<File>,
     ) -> Self {
-        let plain = matches!(format, OutputFormat::Raw | OutputFormat::Vhd);
+        let plain = matches!(
+            format,
+            OutputFormat::Raw | OutputFormat::Vhd | OutputFormat::Iso
+        );
         Self {
             disk,
             holes: file.filter(|_| plain),

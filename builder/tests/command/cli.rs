@@ -231,7 +231,10 @@ fn export_gives_the_same_file_from_the_store_and_from_any_other_format() {
         digest(&project.join("fixture-1.0.0-qemu-x86_64.vhd")).to_string(),
         sum
     );
-    for from in [path, built.artifact(0, "path")] {
+    let iso = export(built.image(), &["iso"]).good().json();
+    assert_eq!(iso["path"], "fixture-1.0.0-qemu-x86_64.iso");
+    let iso = iso["path"].as_str().unwrap();
+    for from in [path, built.artifact(0, "path"), iso] {
         let other = export(from, &["vhd", "--output", "other.vhd"])
             .good()
             .json();

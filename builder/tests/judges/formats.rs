@@ -60,7 +60,7 @@ fn qemu_name(format: OutputFormat) -> Option<&'static str> {
         OutputFormat::Vhd | OutputFormat::VhdDynamic => Some("vpc"),
         OutputFormat::Vhdx => Some("vhdx"),
         OutputFormat::Vmdk | OutputFormat::VmdkStream => Some("vmdk"),
-        OutputFormat::RawZst | OutputFormat::Ova | OutputFormat::GcpTar => None,
+        OutputFormat::RawZst | OutputFormat::Ova | OutputFormat::GcpTar | OutputFormat::Iso => None,
     }
 }
 
@@ -429,7 +429,8 @@ fn random_disks_come_back_from_every_format_whatever_the_order_of_reading() {
             .read_to_end(&mut expected)
             .unwrap();
         for format in OutputFormat::ALL {
-            if format == OutputFormat::GcpTar {
+            // Not of every size, not of every content.
+            if matches!(format, OutputFormat::GcpTar | OutputFormat::Iso) {
                 continue;
             }
             let path = scene

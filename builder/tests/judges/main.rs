@@ -5,6 +5,7 @@ mod disks;
 mod filesystems;
 mod formats;
 mod fuzz;
+mod media;
 mod pinned;
 mod scene;
 mod stores;

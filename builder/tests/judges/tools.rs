@@ -35,6 +35,18 @@ pub(crate) fn archiver(name: &str) -> Option<Command> {
     command
 }
 
+/// xorriso, which knows ISO images.
+pub(crate) fn xorriso() -> Option<Command> {
+    static XORRISO: OnceLock<Option<Tools>> = OnceLock::new();
+    let tools = XORRISO.get_or_init(|| {
+        testing::tools("xorriso", &["xorriso"])
+            .unwrap_or_else(|error| panic!("xorriso cannot be had: {error}"))
+    });
+    let command = tools.as_ref()?.command("xorriso");
+    assert!(command.is_some(), "the package xorriso has no xorriso");
+    command
+}
+
 /// Runs a judge that must be content; gives what it said.
 pub(crate) fn content(command: &mut Command) -> String {
     let Output {
