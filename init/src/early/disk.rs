@@ -9,6 +9,10 @@
 //! for a look), so it is no error: the first in the order of names is taken, which one
 //! is said, and dm-verity checks every block of it either way. The same holds for a
 //! GUID that appears twice on a disk: the lower partition number is taken.
+//!
+//! A CD is the disk too, but its sectors have 2048 bytes and the table speaks of 512: the
+//! kernel sees no partitions there, so they are found by their place. A drive may take
+//! long to look for a medium, so that it is only asked when no disk has all layers.
 
 use std::fmt::Write;
 use std::fs::{self, File};
@@ -37,9 +41,13 @@ const QUIET: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 
 const SYS_BLOCK: &str = "/sys/class/block";
-/// Block devices that are no disks.
+/// What CD drives are called.
+const CD: &str = "sr";
+/// Bytes that a partition table on a CD takes for a sector.
+const CD_TABLE_SECTOR: u64 = 512;
+/// Block devices that are no disks to write to.
 const NO_DISKS: [&str; 9] = [
-    "loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd", "mtdblock",
+    "loop", "ram", "zram", "dm-", "md", CD, "fd", "nbd", "mtdblock",
 ];
 
 /// The partition of a layer.
@@ -49,6 +57,8 @@ pub(crate) struct Partition {
     pub(crate) device: String,
     /// Path in /dev.
     pub(crate) path: PathBuf,
+    /// First byte on the device: 0 where the kernel has made it one of its own.
+    pub(crate) start: u64,
     /// Length in bytes.
     pub(crate) bytes: u64,
 }
@@ -77,7 +87,11 @@ impl Whole {
     /// The disk that the kernel names so.
     pub(crate) fn of(name: &str) -> io::Result<Self> {
         let folder = folder_of(name);
-        let sector_size = number_in(&folder.join("queue/logical_block_size"))?;
+        let sector_size = if is_cd(name) {
+            CD_TABLE_SECTOR
+        } else {
+            number_in(&folder.join("queue/logical_block_size"))?
+        };
         let sectors = number_in(&folder.join("size"))?.saturating_mul(512) / sector_size.max(1);
         Ok(Self {
             path: device_of(name),
@@ -130,9 +144,9 @@ pub(crate) fn find(layers: &[Layer], report: &mut Reporter) -> Result<BootDisk, 
     let begin = clock::monotonic();
     let mut changed = begin;
     let mut disks: Vec<Disk> = Vec::new();
-    let mut told = false;
+    let (mut told, mut cds) = (false, false);
     loop {
-        if look(&mut disks) {
+        if look(&mut disks, cds) {
             changed = clock::monotonic();
         }
         let complete: Vec<_> = disks
@@ -156,6 +170,7 @@ pub(crate) fn find(layers: &[Layer], report: &mut Reporter) -> Result<BootDisk, 
                 partitions: partitions.clone(),
             });
         }
+        cds = true;
         let now = clock::monotonic();
         if is_over(
             now - begin,
@@ -216,10 +231,13 @@ fn guid_text(guid: &[u8; 16]) -> String {
 }
 
 /// Brings `disks` up to date; true if something changed. Disks that are known and
-/// unchanged are not read again.
-fn look(disks: &mut Vec<Disk>) -> bool {
+/// unchanged are not read again. With `cds`, drives are asked, too, behind all disks.
+fn look(disks: &mut Vec<Disk>, cds: bool) -> bool {
     let mut names = names();
     names.sort_by_key(|name| name_order(name));
+    if cds {
+        names.extend(drives());
+    }
     let mut changed = false;
     let mut old = std::mem::take(disks);
     for name in names {
@@ -247,11 +265,29 @@ fn look(disks: &mut Vec<Disk>) -> bool {
 
 /// The kernel's names of all disks that there are now.
 pub(crate) fn names() -> Vec<String> {
+    let mut names = devices();
+    names.retain(|name| is_disk(name));
+    names
+}
+
+/// The kernel's names of all CD drives, in their order.
+fn drives() -> Vec<String> {
+    let mut names = devices();
+    names.retain(|name| is_cd(name));
+    names.sort();
+    names
+}
+
+/// Whether the kernel's name is that of a CD drive.
+pub(crate) fn is_cd(name: &str) -> bool {
+    name.starts_with(CD)
+}
+
+fn devices() -> Vec<String> {
     fs::read_dir(SYS_BLOCK)
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| is_disk(name))
         .collect()
 }
 
@@ -270,6 +306,19 @@ fn partitions(name: &str, folder: &Path) -> Result<Vec<Found>, String> {
     let file = File::open(&disk.path).map_err(|error| error.to_string())?;
     let table = gpt::read(&file, disk.sector_size, disk.sectors);
     let table = table.map_err(|error| error.to_string())?;
+    if is_cd(name) {
+        let device = fs::read_to_string(folder.join("dev")).map_err(|error| error.to_string())?;
+        let on_cd = |entry: gpt::Partition| Found {
+            guid: entry.guid,
+            partition: Partition {
+                device: device.trim().to_owned(),
+                path: disk.path.clone(),
+                start: entry.start,
+                bytes: entry.bytes,
+            },
+        };
+        return Ok(table.into_iter().map(on_cd).collect());
+    }
     let nodes = kernel_partitions(folder).map_err(|error| error.to_string())?;
     table
         .into_iter()
@@ -281,6 +330,7 @@ fn partitions(name: &str, folder: &Path) -> Result<Vec<Found>, String> {
             let partition = Partition {
                 device: node.device.clone(),
                 path: node.path.clone(),
+                start: 0,
                 bytes: entry.bytes,
             };
             Ok(Found {
@@ -407,6 +457,7 @@ mod tests {
             let partition = Partition {
                 device: format!("8:{index}"),
                 path: PathBuf::from(name),
+                start: 0,
                 bytes: 4096,
             };
             Found {

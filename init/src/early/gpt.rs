@@ -36,6 +36,8 @@ pub(crate) struct Partition {
     pub(crate) number: u32,
     /// Its GUID in the order of its text, not of the disk.
     pub(crate) guid: [u8; 16],
+    /// First byte on the disk.
+    pub(crate) start: u64,
     /// Length in bytes.
     pub(crate) bytes: u64,
 }
@@ -264,6 +266,7 @@ impl Disk<'_> {
         Some(Partition {
             number,
             guid: text_order(&entry[16..32]),
+            start: first * self.sector_size,
             bytes: (last - first + 1) * self.sector_size,
         })
     }

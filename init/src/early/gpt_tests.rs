@@ -84,11 +84,13 @@ fn expected(shape: &Shape) -> Vec<Partition> {
         Partition {
             number: 1,
             guid: guid(0),
+            start: 40 * shape.sector as u64,
             bytes: 8 * shape.sector as u64,
         },
         Partition {
             number: 3,
             guid: guid(2),
+            start: 48 * shape.sector as u64,
             bytes: shape.sector as u64,
         },
     ]

@@ -5,6 +5,9 @@
 //! No option is set: a corrupted block is an I/O error for whoever reads it, and a line
 //! in the kernel's log that [`crate::report::kmsg`] turns into an event. All-zero blocks
 //! are checked like all others.
+//!
+//! verity wants a device that begins with the data: on a CD, which has no partitions,
+//! dm-linear cuts it out.
 
 use std::path::PathBuf;
 
@@ -58,13 +61,26 @@ fn map_one(
             why,
         )));
     }
+    let below = if partition.start == 0 {
+        partition.device.clone()
+    } else {
+        let linear = Device {
+            name: &format!("slipform-{index}-part"),
+            uuid: &format!("SLIPFORM-LINEAR-{index}-{}", layer.root_hash),
+            sectors: partition.bytes / 512,
+            target: "linear",
+            parameters: &format!("{} {}", partition.device, partition.start / 512),
+        };
+        let minor = control.create(&linear).map_err(failed)?;
+        format!("/dev/dm-{minor}")
+    };
     let device = Device {
         name: &format!("slipform-{index}"),
         // With the index: two layers may have the same content.
         uuid: &format!("SLIPFORM-VERITY-{index}-{}", layer.root_hash),
         sectors: layer.data_blocks * (BLOCK / 512),
         target: "verity",
-        parameters: &parameters(layer, &partition.device),
+        parameters: &parameters(layer, &below),
     };
     let minor = control.create(&device).map_err(failed)?;
     Ok(PathBuf::from(format!("/dev/dm-{minor}")))
