@@ -218,10 +218,11 @@ impl Board {
                 raw.disk_multiple
             )));
         }
-        if !["virtio-blk", "virtio-scsi", "nvme"].contains(&raw.emulation.disk.as_str()) {
+        if !Emulation::DISKS.contains(&raw.emulation.disk.as_str()) {
             return Err(bad(format!(
-                "emulation.disk = \"{}\" is not supported; write \"virtio-blk\", \"virtio-scsi\" or \"nvme\"",
-                raw.emulation.disk
+                "emulation.disk = \"{}\" is not supported; write one of {}",
+                raw.emulation.disk,
+                Emulation::DISKS.join(", ")
             )));
         }
         let metadata = metadata_sources(&raw.metadata).map_err(&bad)?;

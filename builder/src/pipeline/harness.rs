@@ -68,6 +68,11 @@ impl Settings {
             .iter()
             .map(|service| service.ready_timeout)
             .sum();
+        let mut emulation = cast.board.emulation.clone();
+        if artifact.format == OutputFormat::Iso {
+            // A stick is the disk that other formats test; here it is the CD that counts.
+            emulation.disk = "cdrom".to_owned();
+        }
         Plan {
             name: image.name.clone(),
             image: cast.manifest.to_string(),
@@ -78,7 +83,7 @@ impl Settings {
                 _ => DiskFormat::Raw,
             },
             sector_size: cast.board.sector_size,
-            emulation: cast.board.emulation.clone(),
+            emulation,
             boot: BootPath::Firmware,
             layers: cast
                 .layers
@@ -116,11 +121,14 @@ impl Settings {
     ) -> Result<(OutputFormat, Vec<String>), PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
         let (format, mut theirs) = output::open(file)?;
-        if !matches!(format, OutputFormat::Raw | OutputFormat::Qcow2) {
+        if !matches!(
+            format,
+            OutputFormat::Raw | OutputFormat::Qcow2 | OutputFormat::Iso
+        ) {
             return Err(PipelineError::NoImage {
                 what: file.display().to_string(),
                 why: format!(
-                    "it is {format}, and the boot test takes raw or qcow2; slipform export gives either"
+                    "it is {format}, and the boot test takes raw, qcow2 or iso; slipform export gives either"
                 ),
             });
         }

@@ -17,6 +17,10 @@ use crate::accel::{Accel, AccelKind};
 use crate::metadata::forward_command;
 use crate::plan::{BootPath, DiskFormat, Emulator, Plan};
 
+/// A disk that is a CD in a SATA drive.
+const CDROM: &str = "cdrom";
+/// A disk that is a USB stick.
+const USB_STICK: &str = "usb-storage";
 /// QEMU's trace events of a read, by disk interface.
 const READS: [&str; 2] = ["virtio_blk_handle_read", "pci_nvme_read"];
 
@@ -179,7 +183,11 @@ impl Words {
         // A disk that is kept must outlive a crash of the host.
         let writes = plan.run.writes && setup.overlay.is_none();
         let cache = if writes { "writeback" } else { "unsafe" };
+        let is_cd = plan.emulation.disk == CDROM;
         let mut options = format!(",cache={cache}");
+        if is_cd {
+            options.push_str(",media=cdrom,readonly=on");
+        }
         if let Some((bytes, operations)) = hardware.throttle {
             options.push_str(&format!(
                 ",throttling.bps-total={bytes},throttling.iops-total={operations}"
@@ -189,7 +197,7 @@ impl Words {
         match setup.overlay {
             // `snapshot=on`: the artifact is opened read-only below a temporary overlay in TMPDIR.
             None => {
-                let snapshot = if writes { "off" } else { "on" };
+                let snapshot = if writes || is_cd { "off" } else { "on" };
                 let drive =
                     format!("if=none,id=disk0,format={format},snapshot={snapshot}{options}");
                 self.option("-drive", with_file(&drive, "file.filename", artifact));
@@ -204,11 +212,24 @@ impl Words {
                 self.option("-drive", drive);
             }
         }
+        if is_cd {
+            // q35 has a SATA controller of its own, whose first place is `ide.0`.
+            let first = match plan.boot {
+                BootPath::Firmware => ",bootindex=0",
+                BootPath::Direct { .. } => "",
+            };
+            self.option("-device", format!("ide-cd,bus=ide.0,drive=disk0{first}"));
+            return;
+        }
         let device = match plan.emulation.disk.as_str() {
             "nvme" => "nvme,serial=slipform",
             "virtio-scsi" => {
                 self.option("-device", "virtio-scsi-pci");
                 "scsi-hd,serial=slipform"
+            }
+            USB_STICK => {
+                self.option("-device", "qemu-xhci");
+                "usb-storage,serial=slipform"
             }
             _ => "virtio-blk-pci",
         };
@@ -530,6 +551,27 @@ mod tests {
             .replace("/img/hello.raw", "/img/a,,b:c.qcow2")
             .replace("virtio-blk-pci,drive", "nvme,serial=slipform,drive")
             .replace("block_size=512", "block_size=4096");
+        assert_eq!(line(&plan, AccelKind::Tcg, &test_mode()), want);
+    }
+
+    #[test]
+    fn a_cd_is_only_read_and_a_stick_hangs_on_usb() {
+        let mut plan = plan();
+        plan.emulation.disk = "cdrom".into();
+        let sector = ",logical_block_size=512,physical_block_size=512";
+        let want = GOLDEN
+            .replace(
+                "snapshot=on,cache=unsafe",
+                "snapshot=off,cache=unsafe,media=cdrom,readonly=on",
+            )
+            .replace("virtio-blk-pci,drive=disk0", "ide-cd,bus=ide.0,drive=disk0")
+            .replace(sector, "");
+        assert_eq!(line(&plan, AccelKind::Tcg, &test_mode()), want);
+        plan.emulation.disk = "usb-storage".into();
+        let want = GOLDEN.replace(
+            "-device virtio-blk-pci,drive",
+            "-device qemu-xhci\n-device usb-storage,serial=slipform,drive",
+        );
         assert_eq!(line(&plan, AccelKind::Tcg, &test_mode()), want);
     }
 

@@ -46,8 +46,13 @@ pub struct Emulation {
     pub processors: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// Disk interface: `virtio-blk` or `nvme`.
+    /// Disk interface, one of [`Emulation::DISKS`].
     pub disk: String,
+}
+
+impl Emulation {
+    /// Disk interfaces; `cdrom` is a drive that the disk lies in as a CD.
+    pub const DISKS: [&str; 5] = ["virtio-blk", "virtio-scsi", "nvme", "usb-storage", "cdrom"];
 }
 
 /// How the kernel is started.

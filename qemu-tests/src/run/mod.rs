@@ -22,7 +22,7 @@ use crate::machine::hardware::Hardware;
 use crate::machine::overlay::{self, Kept};
 use crate::machine::{Machine, Mode};
 use crate::metadata::Metadata;
-use crate::plan::{BootPath, Check, Emulator, HttpProbe, Plan, Probe, Step};
+use crate::plan::{BootPath, Check, Emulation, Emulator, HttpProbe, Plan, Probe, Step};
 use crate::probes::guest_port;
 use crate::probes::patterns::Patterns;
 use crate::report::{BootReport, REPORT_SCHEMA};
@@ -265,14 +265,11 @@ pub(crate) fn check_plan(plan: &Plan) -> Result<(), HarnessError> {
             "mend the board's file",
         );
     }
-    if !matches!(
-        emulation.disk.as_str(),
-        "virtio-blk" | "virtio-scsi" | "nvme"
-    ) {
+    if !Emulation::DISKS.contains(&emulation.disk.as_str()) {
         return wrong(
             "disk",
             format!("`{}`", emulation.disk),
-            "it must be `virtio-blk`, `virtio-scsi` or `nvme`",
+            &format!("it must be one of {}", Emulation::DISKS.join(", ")),
             "mend the board's file",
         );
     }

@@ -8,6 +8,7 @@ mod clouds;
 mod hostile;
 mod identity;
 mod lan;
+mod media;
 mod peers;
 mod state;
 mod support;

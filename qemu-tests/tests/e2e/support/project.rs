@@ -142,6 +142,17 @@ impl Project {
         project
     }
 
+    /// The same for a board of its own, whose file lies beside it, locked anew.
+    pub(crate) fn on_own_board(&self, name: &str, board: (&str, &str)) -> Self {
+        let version = "version = \"0.1.0\"";
+        let with_board = format!("{version}\nboards = [\"{}\"]", board.0);
+        let file = format!("boards/{}.toml", board.0);
+        let edits = [(version, with_board.as_str())];
+        let project = self.variant(name, &edits, &[(file.as_str(), board.1)]);
+        project.lock();
+        project
+    }
+
     /// Its lock.
     pub(crate) fn locked(&self) -> LockFile {
         settings()
