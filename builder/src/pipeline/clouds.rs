@@ -278,16 +278,12 @@ impl Settings {
         if record.clouds.is_empty() {
             return Err(PublishError::NoCloud(record.release).into());
         }
-        let aws = aws()?;
         let mut findings = Vec::new();
-        for made in record.clouds.iter().filter(|made| made.provider == AWS) {
+        for made in &record.clouds {
             let image = record.images.iter().find(|image| image.board == made.board);
             let subject = format!("{} in {} for {}", made.id, made.region, made.board);
             let wrong = match image {
-                Some(RecordImage { image, .. }) => {
-                    let disk = self.disk_map(image)?;
-                    cloud::verify(&self.store, &aws, made, (image, &disk), &*self.progress)?
-                }
+                Some(RecordImage { image, .. }) => self.verify_cloud(made, image)?,
                 None => Some("the release has no image for that board".to_owned()),
             };
             findings.push(Finding {
@@ -299,6 +295,35 @@ impl Settings {
             });
         }
         Ok(findings)
+    }
+
+    /// What is wrong with an image in a cloud; only its own cloud's keys are needed.
+    fn verify_cloud(
+        &self,
+        made: &CloudImage,
+        image: &Digest,
+    ) -> Result<Option<String>, PipelineError> {
+        let disk = self.disk_map(image)?;
+        let of = (image, &disk);
+        match made.provider.as_str() {
+            AWS => {
+                let aws = aws()?;
+                let wrong = cloud::verify(&self.store, &aws, made, of, &*self.progress)?;
+                Ok(wrong)
+            }
+            AZURE => {
+                let Ok(target) = AzureTarget::of_blob(&made.region, &made.id) else {
+                    return Ok(Some("its address names no container of Azure's".to_owned()));
+                };
+                let blobs = azure(&target, &Host::real())?;
+                let footer = self.footer(image, &disk)?;
+                let page_blob = self.page_blob(&blobs, &target);
+                Ok(page_blob.verify(made, of, &footer)?)
+            }
+            other => Ok(Some(format!(
+                "nothing here reads images of {other} back; a newer slipform may"
+            ))),
+        }
     }
 
     /// The channel has its record; now the parameter names what it names.

@@ -330,6 +330,19 @@ fn a_container_of_azure_holds_the_vhd_and_the_record_names_it() {
         moved(&second) < moved(&published) / 2,
         "{second} after {published}"
     );
+
+    // Read back, without any keys of AWS's; and what somebody changed there is found.
+    let verify = ["verify", "candidate", "--clouds"];
+    let made = &second["clouds"][0];
+    let line = format!("{} in testaccount for small", made["id"].as_str().unwrap());
+    let good = scene.run(&verify).good().stdout;
+    assert!(good.contains(&format!("every block of {line}")), "{good}");
+    service.corrupt(made["snapshot"].as_str().unwrap(), 0);
+    let bad = scene.run(&verify);
+    assert_eq!(bad.code, Some(1), "{bad:?}");
+    let line = format!("{line}: byte 0 is not the disk's");
+    assert!(bad.stdout.contains(&line), "{bad:?}");
+
     let bad = ["publish", "--to", "azure://x/images"];
     scene
         .run(&bad)

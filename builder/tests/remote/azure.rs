@@ -53,6 +53,14 @@ impl Client {
     fn make(&self, scene: &Scene, parent: Option<&Parent>) -> Result<Made, PublishError> {
         self.page_blob(scene).make(&scene.casting(parent), &FOOTER)
     }
+
+    /// What is wrong with what was made; nothing when it is good.
+    fn wrong(&self, scene: &Scene, made: &Made) -> Option<String> {
+        let casting = scene.casting(None);
+        let of = (casting.image.image(), &scene.disk);
+        let page_blob = self.page_blob(scene);
+        page_blob.verify(&made.images[0], of, &FOOTER).unwrap()
+    }
 }
 
 fn name(made: &Made) -> &str {
@@ -136,6 +144,86 @@ fn the_next_release_moves_only_the_pages_that_changed() {
     parents.extend(FOOTER);
     assert_eq!(service.blob(&parent.snapshot).unwrap().0, parents);
     assert_eq!(service.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn a_blob_is_read_back_and_every_byte_that_somebody_changed_is_found() {
+    let scene = Scene::new();
+    let service = TestAzure::new(AzureRules::default());
+    let client = Client::at(&service, service.address());
+    let made = client.make(&scene, None).unwrap();
+    assert_eq!(client.wrong(&scene, &made), None);
+    let size = scene.raw().len();
+    let half = 512 * 1024;
+    // Zeros at the beginning, data and its end, zeros behind it, the disk's end, the footer.
+    let places = [
+        0,
+        2 * half,
+        7 * half - 1,
+        7 * half,
+        size - 1,
+        size,
+        size + 511,
+    ];
+    for at in places {
+        service.corrupt(name(&made), at);
+        let said = client.wrong(&scene, &made);
+        assert_eq!(said, Some(format!("byte {at} is not the disk's")));
+        service.corrupt(name(&made), at);
+    }
+    assert_eq!(client.wrong(&scene, &made), None);
+    service.corrupt(name(&made), 7 * half);
+    service.corrupt(name(&made), 2 * half);
+    let first = format!("byte {} is not the disk's", 2 * half);
+    assert_eq!(client.wrong(&scene, &made), Some(first));
+    service.corrupt(name(&made), 7 * half);
+    service.corrupt(name(&made), 2 * half);
+    service.lose(name(&made), 3 * half);
+    let lost = client.wrong(&scene, &made).unwrap();
+    assert!(lost.ends_with("is not the disk's"), "{lost}");
+
+    for (key, value, said) in [
+        ("slipformstate", "open", "not complete"),
+        ("slipformimage", "another", "another image"),
+    ] {
+        service.retag(name(&made), key, value);
+        let wrong = client.wrong(&scene, &made).unwrap();
+        assert!(wrong.contains(said), "{wrong}");
+    }
+    service.remove(name(&made));
+    let wrong = client.wrong(&scene, &made).unwrap();
+    assert!(wrong.contains("not there any more"), "{wrong}");
+    let mut elsewhere = made;
+    elsewhere.images[0].id = elsewhere.images[0].id.replace("testaccount", "other");
+    let wrong = client.wrong(&scene, &elsewhere).unwrap();
+    assert!(wrong.contains("the login leads to"), "{wrong}");
+    assert_eq!(service.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn a_blob_is_read_back_over_a_network_that_cuts_each_request_once() {
+    let scene = Scene::new();
+    let service = TestAzure::new(AzureRules::default());
+    let direct = Client::at(&service, service.address());
+    let made = direct.make(&scene, None).unwrap();
+    let proxy = FaultProxy::new(service.address());
+    let through = Client::at(&service, proxy.address());
+    let mut made_through = made;
+    made_through.images[0].id = through.blobs.address(name(&made_through));
+    assert_eq!(through.wrong(&scene, &made_through), None);
+    let requests = proxy.requests().len();
+    assert!(requests > 4, "{requests}");
+    for at in 0..requests {
+        for fault in [Fault::CutBefore, Fault::CutRequest, Fault::CutAnswer] {
+            let proxy = FaultProxy::new(service.address());
+            proxy.fault_at(at, fault.clone());
+            let through = Client::at(&service, proxy.address());
+            made_through.images[0].id = through.blobs.address(name(&made_through));
+            let wrong = through.wrong(&scene, &made_through);
+            assert_eq!(wrong, None, "{fault:?} at request {at} of {requests}");
+            assert!(proxy.requests().len() > requests, "{fault:?} at {at}");
+        }
+    }
 }
 
 #[test]
@@ -312,6 +400,7 @@ fn azurite_takes_a_disk_and_the_pages_that_the_next_one_changes() {
         second.moved > 0 && second.moved < first.moved,
         "{second:?} after {first:?}"
     );
+    assert_eq!(client.wrong(&scene, &second), None);
     let wrong = [(
         variables[0].0.clone(),
         variables[0].1.replace("AccountKey=E", "AccountKey=F"),

@@ -7,7 +7,7 @@
 //!                 ami.rs     find, register, copy, share: each step is found again after a cut
 //!                 dry.rs     every call, sent to nobody
 //! azure://…       page_blob.rs  a fixed VHD: create or copy, only the pages that differ, state
-//!                 verify.rs  reads an image back, block by block
+//!                 verify.rs  reads an image back, block by block; page_verify.rs a page blob
 //!                 switch.rs  the parameter that names the release; deprecation of older images
 //! ```
 //!
@@ -19,6 +19,7 @@ mod blocks;
 mod dry;
 mod journal;
 mod page_blob;
+mod page_verify;
 mod snapshot;
 mod switch;
 mod target;

@@ -23,7 +23,7 @@ use crate::remote::azure::{Blob, PageBlobs, PageCall};
 use crate::store::Store;
 
 /// Bytes that are compared at a time.
-const UNIT: u64 = 64 * 1024;
+pub(super) const UNIT: u64 = 64 * 1024;
 /// Bytes of a VHD's footer.
 pub const FOOTER: usize = 512;
 /// Largest disk: what Azure and Hyper-V attach.
@@ -32,7 +32,7 @@ const LARGEST: u64 = 2040 << 30;
 const BEGINNINGS: u32 = 3;
 
 /// Names of metadata.
-const IMAGE: &str = "slipformimage";
+pub(super) const IMAGE: &str = "slipformimage";
 const DISK: &str = "slipformdisk";
 const PARENT: &str = "slipformparent";
 const STATE: &str = "slipformstate";
@@ -329,7 +329,7 @@ impl PageBlob<'_> {
     }
 }
 
-fn complete(blob: &Blob) -> bool {
+pub(super) fn complete(blob: &Blob) -> bool {
     blob.metadata
         .get(STATE)
         .is_some_and(|state| state == COMPLETE)

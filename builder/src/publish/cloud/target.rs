@@ -97,6 +97,18 @@ pub struct AzureTarget {
     pub container: String,
 }
 
+impl AzureTarget {
+    /// The container of a blob that a record names by account and address.
+    ///
+    /// # Errors
+    /// [`PublishError::Target`] for an address that names none.
+    pub fn of_blob(account: &str, address: &str) -> Result<Self, PublishError> {
+        let mut parts = address.rsplit('/');
+        let container = parts.nth(1).unwrap_or_default();
+        format!("azure://{account}/{container}").parse()
+    }
+}
+
 impl FromStr for AzureTarget {
     type Err = PublishError;
 
@@ -171,6 +183,10 @@ mod tests {
         let read = |text: &str| text.parse::<AzureTarget>();
         let good = "azure://acc0unt/my-images";
         assert_eq!(read(good).unwrap().to_string(), good);
+        let of_blob = |address: &str| AzureTarget::of_blob("acc0unt", address);
+        let address = "https://acc0unt.blob.core.windows.net/my-images/web-1.vhd";
+        assert_eq!(of_blob(address).unwrap().to_string(), good);
+        assert!(of_blob("web-1.vhd").is_err() && of_blob("").is_err());
         for bad in [
             "azure://acc",
             "azure://Acc/images",

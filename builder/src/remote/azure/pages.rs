@@ -12,7 +12,7 @@ use super::login::MD5;
 use crate::base::base64;
 use crate::remote::aws::{Pace, now, xml};
 use crate::remote::http::{
-    Answer, Call, Http, Payload, Refusal, Trouble, header, read_all, strict,
+    Answer, Call, Http, Payload, Refusal, Trouble, again, header, read_all, strict,
 };
 use crate::remote::{RemoteError, RemoteOptions};
 use crate::sources::Host;
@@ -101,6 +101,17 @@ impl PageBlobs {
         good: &[u16],
         pace: Option<&Pace>,
     ) -> Result<Answer, RemoteError> {
+        self.ask_for(page, body, (good, pace), Ok)
+    }
+
+    /// The same for what an answer brings: one that breaks off is asked for again.
+    fn ask_for<T>(
+        &self,
+        page: &PageCall,
+        body: &[u8],
+        (good, pace): (&[u16], Option<&Pace>),
+        take: impl Fn(Answer) -> Result<T, Trouble>,
+    ) -> Result<T, RemoteError> {
         let operation = format!("{} of {}", page.action, page.blob);
         self.http.retry(&operation, &self.name, || {
             let turn = pace.map(Pace::enter);
@@ -120,7 +131,7 @@ impl PageBlobs {
                 if let Some(pace) = pace {
                     pace.good();
                 }
-                return Ok(answer);
+                return take(answer);
             }
             if let Some(pace) = pace
                 && matches!(status, 429 | 503)
@@ -268,6 +279,28 @@ impl PageBlobs {
         Err(self.malformed(what, "it has no end"))
     }
 
+    /// Reads `length` bytes from `at` on, at most [`MOST`]; those that were never written
+    /// are zeros.
+    ///
+    /// # Errors
+    /// [`RemoteError`].
+    pub fn read(
+        &self,
+        blob: &str,
+        (at, length): (u64, u64),
+        pace: &Pace,
+    ) -> Result<Vec<u8>, RemoteError> {
+        let call = read(blob, at, length);
+        self.ask_for(&call, &[], (&[206], Some(pace)), |answer| {
+            let bytes = read_all(answer, length, "a range of pages")?;
+            let got = bytes.len() as u64;
+            if got < length {
+                return Err(again(format!("the answer has {got} of {length} bytes")));
+            }
+            Ok(bytes)
+        })
+    }
+
     /// A [`copy`] of another blob of the container.
     #[must_use]
     pub fn copy_of(&self, from: &str, blob: &str, metadata: &[(&str, String)]) -> PageCall {
@@ -373,6 +406,13 @@ pub fn write(blob: &str, at: u64, bytes: &[u8]) -> PageCall {
 pub fn clear(blob: &str, at: u64, length: u64) -> PageCall {
     PageCall::new("Put Page", Method::PUT, blob, "?comp=page")
         .with(WRITE, "clear")
+        .with(PAGES, format!("bytes={at}-{}", at + length - 1))
+}
+
+/// `Get Blob`: a range of it.
+#[must_use]
+pub fn read(blob: &str, at: u64, length: u64) -> PageCall {
+    PageCall::new("Get Blob", Method::GET, blob, "")
         .with(PAGES, format!("bytes={at}-{}", at + length - 1))
 }
 

@@ -111,6 +111,28 @@ impl TestAzure {
         Some((blob.bytes.clone(), blob.metadata.clone()))
     }
 
+    /// Changes one byte behind everybody's back.
+    pub fn corrupt(&self, blob: &str, at: usize) {
+        if let Some(blob) = lock(&self.state).blobs.get_mut(blob) {
+            blob.bytes[at] ^= 1;
+            blob.pages[at / 512] = true;
+        }
+    }
+
+    /// Makes a page zero behind everybody's back, as if it had never been written.
+    pub fn lose(&self, blob: &str, at: usize) {
+        if let Some(blob) = lock(&self.state).blobs.get_mut(blob) {
+            let page = at / 512;
+            blob.bytes[page * 512..(page + 1) * 512].fill(0);
+            blob.pages[page] = false;
+        }
+    }
+
+    /// Removes a blob behind everybody's back.
+    pub fn remove(&self, blob: &str) {
+        lock(&self.state).blobs.remove(blob);
+    }
+
     /// Changes metadata behind everybody's back.
     pub fn retag(&self, blob: &str, name: &str, value: &str) {
         if let Some(blob) = lock(&self.state).blobs.get_mut(blob) {
@@ -167,6 +189,7 @@ fn answer(state: &mut State, rules: &AzureRules, request: &Request) -> Reply {
             blob.metadata = metadata(request);
             Reply::status(200)
         }),
+        ("GET", "") => read(state, request, &name),
         ("GET", "pagelist") => list(state, request, &name),
         ("DELETE", "") => {
             state.blobs.remove(&name);
@@ -279,12 +302,29 @@ fn copy(
     Ok(Reply::status(202).with("x-ms-copy-status", "pending"))
 }
 
-fn page(state: &mut State, request: &Request, name: &str) -> Result<Reply, Refusal> {
-    let wrong = |why| (400, "InvalidPageRange", why);
+/// First and last byte of the range that a request is about.
+fn range(request: &Request) -> Result<(u64, u64), Refusal> {
     let range = request.header("x-ms-range").strip_prefix("bytes=");
     let range = range.and_then(|range| range.split_once('-'));
     let range = range.and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
-    let (from, to): (u64, u64) = range.ok_or_else(|| wrong("a range that is none"))?;
+    let range = range.filter(|(from, to)| from <= to);
+    range.ok_or((400, "InvalidPageRange", "a range that is none"))
+}
+
+fn read(state: &mut State, request: &Request, name: &str) -> Result<Reply, Refusal> {
+    let (from, to) = range(request)?;
+    let blob = blob(state, name)?;
+    let at = |byte: u64| usize::try_from(byte).unwrap_or(usize::MAX);
+    // Ours never asks behind the end, where the service would send less than was asked for.
+    let bytes = at(from)..at(to).saturating_add(1);
+    let bytes = blob.bytes.get(bytes);
+    let bytes = bytes.ok_or((416, "InvalidRange", "a range behind the end"))?;
+    Ok(Reply::status(206).body(bytes.to_vec()))
+}
+
+fn page(state: &mut State, request: &Request, name: &str) -> Result<Reply, Refusal> {
+    let wrong = |why| (400, "InvalidPageRange", why);
+    let (from, to) = range(request)?;
     let length = (to + 1).saturating_sub(from);
     let blob = blob(state, name)?;
     if blob.copy.is_some_and(|left| left > 0) {
