@@ -9,6 +9,7 @@ use slipform_init::contract::event::{Command, Event, Phase};
 use slipform_init::contract::machine::{Interface, METADATA_TIMEOUT_MS, Machine, Service};
 
 use crate::early::Booted;
+use crate::early::modules::Late;
 use crate::inside::Inside;
 use crate::layers::LayerReader;
 use crate::metadata::{self, Found, Metadata};
@@ -79,6 +80,7 @@ pub(crate) struct Cycle {
     kmsg: Kmsg,
     signals: SignalPart,
     buttons: Buttons,
+    late: Late,
     dhcp: Dhcp,
     time: Time,
     /// The machine got its name by metadata or a lease.
@@ -87,6 +89,7 @@ pub(crate) struct Cycle {
     supervisor: Supervisor,
     layers: LayerReader,
     watchdog: Watchdog,
+    watchdog_seconds: u32,
     healthy_after: Duration,
     /// When this boot will have been a healthy one.
     healthy_at: Option<Duration>,
@@ -111,6 +114,7 @@ impl Cycle {
             mut machine,
             watchdog,
             past,
+            late,
         } = booted;
         if report.settle_channel() {
             kmsg.follow(report.spool());
@@ -154,6 +158,7 @@ impl Cycle {
                 request: None,
             },
             buttons: Buttons::open(),
+            late,
             dhcp,
             time,
             named: false,
@@ -161,6 +166,7 @@ impl Cycle {
             supervisor,
             layers,
             watchdog,
+            watchdog_seconds: machine.health.watchdog_seconds,
             healthy_after,
             healthy_at: None,
             looker,
@@ -189,6 +195,7 @@ impl Cycle {
         let mut fds = Vec::new();
         loop {
             self.advance();
+            self.load_late();
             self.identify();
             self.heed_leases();
             self.inside.advance(&mut self.report);
@@ -215,7 +222,8 @@ impl Cycle {
                 self.healthy_at = None;
                 power::mark::healthy(&mut self.report);
             }
-            State::Starting if self.supervisor.all_ready() => {
+            // Late modules, too: whoever sees a ready machine may press its button.
+            State::Starting if self.supervisor.all_ready() && self.late.is_empty() => {
                 self.state = State::Running;
                 self.healthy_at = Some(now + self.healthy_after);
                 self.report.event(Event::Ready {
@@ -234,6 +242,19 @@ impl Cycle {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Services run already (or wait for the end of a pause): the next late module has its
+    /// turn. Behind the last one, the devices that they brought are taken.
+    fn load_late(&mut self) {
+        if !self.late.load_next(&mut self.report) {
+            return;
+        }
+        self.buttons = Buttons::open();
+        if !self.watchdog.is_armed() {
+            let slowdown = self.report.slowdown();
+            self.watchdog = Watchdog::arm(self.watchdog_seconds, slowdown, &mut self.report);
         }
     }
 
@@ -321,6 +342,7 @@ impl Cycle {
             State::Starting => None,
         };
         let answers = self.inside.deadline(&self.report);
+        let late = (!self.late.is_empty()).then(clock::monotonic);
         let (parts, report) = self.parts();
         fds.clear();
         report.fds(fds);
@@ -334,6 +356,7 @@ impl Cycle {
             .chain(report.deadline())
             .chain(end)
             .chain(answers)
+            .chain(late)
             .min();
         // At least a millisecond: a deadline that stays in the past must not eat the processor.
         let limit = next.map(|next| {

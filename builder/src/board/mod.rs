@@ -51,6 +51,8 @@ pub struct Board {
     pub stub_path: String,
     /// Kernel modules that init loads, in order; dependencies are added.
     pub modules: Vec<String>,
+    /// Those that init loads after it has started the services.
+    pub late_modules: Vec<String>,
     /// Words of the kernel's command line.
     pub cmdline: Vec<String>,
     /// Bytes of the EFI system partition.
@@ -79,6 +81,9 @@ pub struct RawBoard {
     pub stub: RawStub,
     /// Kernel modules that init loads, in order.
     pub modules: Vec<String>,
+    /// Kernel modules that no service waits for: init loads them after it has started the services, and is ready behind them.
+    #[serde(default)]
+    pub late_modules: Vec<String>,
     /// Words of the kernel's command line.
     #[serde(default)]
     pub cmdline: Vec<String>,
@@ -234,6 +239,7 @@ impl Board {
             stub_package: raw.stub.package,
             stub_path: raw.stub.path,
             modules: raw.modules,
+            late_modules: raw.late_modules,
             cmdline: raw.cmdline,
             esp_size,
             disk_multiple,

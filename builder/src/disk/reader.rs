@@ -8,7 +8,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use slipform_init::contract::machine::{MACHINE_PATH, MODULES_LIST, Machine};
+use slipform_init::contract::machine::{MACHINE_PATH, MODULES_LATE, MODULES_LIST, Machine};
 
 use super::esp;
 use super::gpt::{self, Partition};
@@ -297,8 +297,9 @@ fn read_initrd<R: Read + Seek>(
     boot: &mut BootInfo,
     info: &mut ImageInfo,
 ) -> io::Result<()> {
-    let paths = [MACHINE_PATH, MODULES_LIST, INIT_PATH].map(|path| path.trim_start_matches('/'));
-    let [machine, modules, init] = find_in_initrd(initrd, paths, MAX_FILE)?;
+    let paths = [MACHINE_PATH, MODULES_LIST, MODULES_LATE, INIT_PATH]
+        .map(|path| path.trim_start_matches('/'));
+    let [machine, modules, late, init] = find_in_initrd(initrd, paths, MAX_FILE)?;
     match machine.map(|bytes| serde_json::from_slice(&bytes)) {
         None => info
             .problems
@@ -308,7 +309,7 @@ fn read_initrd<R: Read + Seek>(
             .push(format!("{MACHINE_PATH} does not read: {error}")),
         Some(Ok(machine)) => info.machine = Some(machine),
     }
-    let modules = modules.unwrap_or_default();
+    let modules = [modules, late].map(Option::unwrap_or_default).concat();
     boot.modules = String::from_utf8_lossy(&modules)
         .lines()
         .map(str::to_owned)

@@ -4,7 +4,7 @@
 use std::io::Read;
 
 use serde::{Deserialize, Serialize};
-use slipform_init::contract::machine::{MODULES_DIR, MODULES_LIST};
+use slipform_init::contract::machine::{MODULES_DIR, MODULES_LATE, MODULES_LIST};
 
 use super::{PipelineError, Settings, blob, output, packages, value};
 use crate::base::Digest;
@@ -14,7 +14,7 @@ use crate::layers::{Content, Entry, Kind, content};
 use crate::lock::{LockFile, LockedBoard};
 use crate::spec::Image;
 use crate::store::{Output, Outputs, Step};
-use crate::uki::modules::{Kernel, Module};
+use crate::uki::modules::{Kernel, Module, Wanted};
 
 /// No part of a kernel package that is read into memory is larger.
 const LARGEST: u64 = 64 << 20;
@@ -47,13 +47,14 @@ pub(super) fn parts(
         .cloned()
         .collect();
     let step = Step::new(
-        "boot parts 1",
+        "boot parts 2",
         format!("{} of {}", board.name, image.dir.display()),
     )
     .input("kernel package", locked.kernel.sha256)
     .input("stub package", locked.stub.sha256)
     .value("stub path", &board.stub_path)
     .value("modules", modules.join(" "))
+    .value("late modules", board.late_modules.join(" "))
     .input("init", lock.init.sha256);
     let sound = |outputs: &Outputs| boot_parts(outputs).map(drop);
     let outputs = settings.shared_step(&step, &sound, || {
@@ -100,7 +101,11 @@ fn make(
             locked.stub.name, board.stub_path
         ))
     })?;
-    let chosen = choose(&package, board, &release, modules)?;
+    let wanted = Wanted {
+        early: modules,
+        late: &board.late_modules,
+    };
+    let chosen = choose(&package, board, &release, wanted)?;
     let initrd = initrd(&chosen, init)?;
     let store = &settings.store;
     Ok(Outputs::from([
@@ -121,7 +126,7 @@ fn choose(
     package: &Package<'_>,
     board: &Board,
     release: &str,
-    wanted: &[String],
+    wanted: Wanted<'_>,
 ) -> Result<Vec<Module>, PipelineError> {
     let mut builtin = Vec::new();
     for root in ["/usr/lib/modules", "/lib/modules"] {
@@ -177,16 +182,18 @@ fn initrd(modules: &[Module], init: &[u8]) -> Result<Vec<u8>, PipelineError> {
     // The kernel opens it for init before there is a devtmpfs.
     archive.device("/dev/console", 0o600, 5, 1)?;
     archive.folder(MODULES_DIR, 0o755)?;
-    let mut list = String::new();
+    let (mut list, mut late) = (String::new(), String::new());
     for module in modules {
         archive.file(
             &format!("{MODULES_DIR}/{}.ko", module.name),
             0o644,
             &module.bytes,
         )?;
+        let list = if module.late { &mut late } else { &mut list };
         list.push_str(&format!("{}.ko\n", module.name));
     }
     archive.file(MODULES_LIST, 0o644, list.as_bytes())?;
+    archive.file(MODULES_LATE, 0o644, late.as_bytes())?;
     Ok(archive.finish()?)
 }
 

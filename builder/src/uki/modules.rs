@@ -33,11 +33,22 @@ pub enum ModuleError {
     },
 }
 
+/// Which modules are wanted, in order.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// What the boot and the services stand on.
+    pub early: &'a [String],
+    /// What can wait until the services were started.
+    pub late: &'a [String],
+}
+
 /// A module, uncompressed, ready for the initrd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Module {
     /// Name with underscores, without `.ko`.
     pub name: String,
+    /// No service waits for it.
+    pub late: bool,
     /// The ELF file.
     pub bytes: Vec<u8>,
 }
@@ -69,20 +80,27 @@ impl Kernel {
         }
     }
 
-    /// The wanted modules with all that they need, each behind what it needs.
+    /// The wanted modules with all that they need, each behind what it needs, the late ones
+    /// behind all others.
     /// `read` gives a module's uncompressed bytes by the path of its file.
     ///
     /// # Errors
     /// [`ModuleError`] names the module and who needs it.
     pub fn select(
         &self,
-        wanted: &[String],
+        wanted: Wanted<'_>,
         read: &mut dyn FnMut(&str) -> Result<Vec<u8>, String>,
     ) -> Result<Vec<Module>, ModuleError> {
         let mut chosen = Vec::new();
         let mut seen = BTreeSet::new();
-        for name in wanted {
-            self.visit(&name.replace('-', "_"), None, read, &mut seen, &mut chosen)?;
+        for (names, late) in [(wanted.early, false), (wanted.late, true)] {
+            let behind = chosen.len();
+            for name in names {
+                self.visit(&name.replace('-', "_"), None, read, &mut seen, &mut chosen)?;
+            }
+            chosen[behind..]
+                .iter_mut()
+                .for_each(|module| module.late = late);
         }
         Ok(chosen)
     }
@@ -113,6 +131,7 @@ impl Kernel {
         }
         chosen.push(Module {
             name: name.to_owned(),
+            late: false,
             bytes,
         });
         Ok(())
@@ -241,7 +260,11 @@ mod tests {
     fn select(wanted: &[&str]) -> Result<Vec<String>, ModuleError> {
         let (kernel, files) = kernel();
         let wanted: Vec<String> = wanted.iter().map(|n| (*n).to_owned()).collect();
-        let chosen = kernel.select(&wanted, &mut |path| Ok(files[path].clone()))?;
+        let wanted = Wanted {
+            early: &wanted,
+            late: &[],
+        };
+        let chosen = kernel.select(wanted, &mut |path| Ok(files[path].clone()))?;
         Ok(chosen.into_iter().map(|module| module.name).collect())
     }
 
@@ -251,6 +274,22 @@ mod tests {
             select(&["ext4", "dm-verity", "dm_mod"]).unwrap(),
             ["dm_mod", "dm_bufio", "dm_verity"]
         );
+    }
+
+    #[test]
+    fn a_late_module_does_not_take_what_an_early_one_needs_with_it() {
+        let (kernel, files) = kernel();
+        let names = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let (early, late) = (names("dm-bufio"), names("dm-verity dm-mod"));
+        let wanted = Wanted {
+            early: &early,
+            late: &late,
+        };
+        let chosen = kernel.select(wanted, &mut |path| Ok(files[path].clone()));
+        let chosen = chosen.unwrap().into_iter();
+        let told: Vec<_> = chosen.map(|module| (module.name, module.late)).collect();
+        let expected = [("dm_mod", false), ("dm_bufio", false), ("dm_verity", true)];
+        assert_eq!(told, expected.map(|(name, late)| (name.to_owned(), late)));
     }
 
     #[test]

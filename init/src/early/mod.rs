@@ -11,7 +11,7 @@ pub(crate) mod disk;
 pub(crate) mod gpt;
 mod kernel;
 pub(crate) mod machine;
-mod modules;
+pub(crate) mod modules;
 mod mounts;
 mod run_files;
 mod stack;
@@ -23,6 +23,7 @@ use std::path::Path;
 use slipform_init::contract::event::{Event, Phase};
 use slipform_init::contract::machine::{MACHINE_PATH, Machine};
 
+use crate::early::modules::Late;
 use crate::error::BootError;
 use crate::power;
 use crate::power::mark::{self, Past};
@@ -40,13 +41,15 @@ pub(crate) struct Booted {
     pub(crate) watchdog: Watchdog,
     /// How its last life ended.
     pub(crate) past: Past,
+    /// Modules that are still to be loaded.
+    pub(crate) late: Late,
 }
 
 /// Takes the machine to its own root and says what it is.
 pub(crate) fn boot(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Booted, BootError> {
     let machine = start(kmsg, report)?;
     report.phase(Phase::Modules);
-    modules::load(report)?;
+    let late = modules::load(report)?;
     report.find_channel();
     let health = machine.health;
     let mut watchdog = Watchdog::arm(health.watchdog_seconds, report.slowdown(), report);
@@ -75,6 +78,7 @@ pub(crate) fn boot(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Booted, Boo
         machine,
         watchdog,
         past,
+        late,
     })
 }
 

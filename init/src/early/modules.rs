@@ -1,11 +1,12 @@
-//! Loads the board's modules, in the order of the builder's list.
+//! Loads the board's modules, in the order of the builder's lists.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use slipform_init::contract::event::{Event, Phase};
-use slipform_init::contract::machine::{MODULES_DIR, MODULES_LIST};
+use slipform_init::contract::machine::{MODULES_DIR, MODULES_LATE, MODULES_LIST};
 
 use crate::error::BootError;
 use crate::report::Reporter;
@@ -22,54 +23,130 @@ struct Entry<'a> {
     parameters: &'a str,
 }
 
-/// Loads them all. A module that is missing or that the kernel refuses is reported by
-/// name and left out: a machine that needed it will say so in a later step, and one
-/// that has no such device goes on. Only a list that cannot be read ends the boot.
-pub(crate) fn load(report: &mut Reporter) -> Result<(), BootError> {
-    let failed = |error| {
-        BootError::new(
-            Phase::Modules,
-            format!("read {MODULES_LIST} of the initrd"),
-            error,
-        )
-    };
-    let list = match read_list(Path::new(MODULES_LIST)) {
-        Ok(list) => list,
-        // A kernel with everything built in.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-    };
-    let (mut loaded, mut absent) = (0, Vec::new());
-    for entry in entries(&list) {
-        match entry.and_then(|entry| load_one(&entry).map_err(|error| (entry.file, error))) {
-            Ok(()) => loaded += 1,
-            Err((_, error)) if error.raw_os_error() == Some(libc::EEXIST) => loaded += 1,
-            // The driver looked and found nothing of its kind, or not this kind of processor.
-            Err((file, error)) if error.raw_os_error() == Some(libc::ENODEV) => absent.push(file),
-            // It misses a symbol of one that was left out: it drives devices on a bus that is
-            // not here (a cloud's, in the boot test).
-            Err((file, error)) if stands_on_absent(file, &error, &absent) => absent.push(file),
-            Err((file, error)) => report.event(Event::Error {
+/// Loads those that the boot stands on, and opens the late ones: their files go with the
+/// initrd. A module that is missing or that the kernel refuses is reported by name and left
+/// out: a machine that needed it will say so in a later step, and one that has no such
+/// device goes on. Only a list that cannot be read ends the boot.
+pub(crate) fn load(report: &mut Reporter) -> Result<Late, BootError> {
+    let mut tally = Tally::default();
+    for found in entries(&list(MODULES_LIST)?).map(Held::open) {
+        tally.load(found, report);
+    }
+    report.note(&format!("modules: {}", tally.tell()));
+    let waiting = entries(&list(MODULES_LATE)?).map(Held::open).collect();
+    Ok(Late { waiting, tally })
+}
+
+/// Modules that no service waits for: the main loop loads them, one a turn.
+#[derive(Debug)]
+pub(crate) struct Late {
+    waiting: VecDeque<Result<Held, (String, io::Error)>>,
+    /// Of the early ones, too: a late one may stand on one that found no device.
+    tally: Tally,
+}
+
+impl Late {
+    /// Whether there is none left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Loads the next one; true if it was the last.
+    pub(crate) fn load_next(&mut self, report: &mut Reporter) -> bool {
+        let Some(found) = self.waiting.pop_front() else {
+            return false;
+        };
+        self.tally.load(found, report);
+        if self.waiting.is_empty() {
+            report.note(&format!("modules, late ones too: {}", self.tally.tell()));
+        }
+        self.waiting.is_empty()
+    }
+}
+
+/// A module's open file.
+#[derive(Debug)]
+struct Held {
+    name: String,
+    parameters: String,
+    file: File,
+}
+
+impl Held {
+    fn open(entry: Result<Entry<'_>, (&str, io::Error)>) -> Result<Self, (String, io::Error)> {
+        let entry = entry.map_err(|(name, error)| (name.to_owned(), error))?;
+        let file = File::open(Path::new(MODULES_DIR).join(entry.file))
+            // Without its number: for a module, ENOENT is an unknown symbol (init_module(2)).
+            .map_err(|error| (entry.file.to_owned(), io::Error::other(error.to_string())))?;
+        Ok(Self {
+            name: entry.file.to_owned(),
+            parameters: entry.parameters.to_owned(),
+            file,
+        })
+    }
+}
+
+/// What became of them.
+#[derive(Debug, Default)]
+struct Tally {
+    loaded: usize,
+    absent: Vec<String>,
+}
+
+impl Tally {
+    fn load(&mut self, found: Result<Held, (String, io::Error)>, report: &mut Reporter) {
+        let result = found.and_then(|held| {
+            module::load(&held.file, &held.parameters)
+                .map_err(|error| (held.name.clone(), error))?;
+            Ok(held.name)
+        });
+        if let Some((file, error)) = self.count(result) {
+            report.event(Event::Error {
                 phase: Phase::Modules,
                 what: format!("load kernel module {file}"),
                 why: error.to_string(),
-            }),
+            });
         }
     }
-    let without = if absent.is_empty() {
-        String::new()
-    } else {
-        format!(", no device for {}", absent.join(", "))
-    };
-    report.note(&format!("modules: {loaded} loaded{without}"));
-    Ok(())
+
+    /// Gives back what is to be reported.
+    fn count(
+        &mut self,
+        result: Result<String, (String, io::Error)>,
+    ) -> Option<(String, io::Error)> {
+        let number = result.as_ref().err().and_then(|(_, e)| e.raw_os_error());
+        match (result, number) {
+            (Ok(_), _) | (Err(_), Some(libc::EEXIST)) => self.loaded += 1,
+            // The driver looked and found nothing of its kind, or not this kind of processor.
+            (Err((file, _)), Some(libc::ENODEV)) => self.absent.push(file),
+            // It misses a symbol of one that was left out: it drives devices on a bus that is
+            // not here (a cloud's, in the boot test).
+            (Err((file, _)), Some(libc::ENOENT)) if !self.absent.is_empty() => {
+                self.absent.push(file);
+            }
+            (Err(failed), _) => return Some(failed),
+        }
+        None
+    }
+
+    fn tell(&self) -> String {
+        let without = match self.absent.is_empty() {
+            true => String::new(),
+            false => format!(", no device for {}", self.absent.join(", ")),
+        };
+        format!("{} loaded{without}", self.loaded)
+    }
 }
 
-/// init_module(2): ENOENT is an unknown symbol, if the file itself is there.
-fn stands_on_absent(file: &str, error: &io::Error, absent: &[&str]) -> bool {
-    error.raw_os_error() == Some(libc::ENOENT)
-        && !absent.is_empty()
-        && Path::new(MODULES_DIR).join(file).exists()
+/// A list of the initrd; without it there are none (a kernel with everything built in).
+fn list(path: &str) -> Result<String, BootError> {
+    match read_list(Path::new(path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        read => read.map_err(|error| {
+            let what = format!("read {path} of the initrd");
+            BootError::new(Phase::Modules, what, error)
+        }),
+    }
 }
 
 fn read_list(path: &Path) -> io::Result<String> {
@@ -84,11 +161,6 @@ fn read_list(path: &Path) -> io::Result<String> {
         ));
     }
     Ok(list)
-}
-
-fn load_one(entry: &Entry<'_>) -> io::Result<()> {
-    let file = File::open(Path::new(MODULES_DIR).join(entry.file))?;
-    module::load(&file, entry.parameters)
 }
 
 /// The list's lines; a name that is no plain file name comes back as an error.
@@ -134,5 +206,37 @@ mod tests {
             let (file, _) = entries(name).next().unwrap().unwrap_err();
             assert_eq!(file, name);
         }
+    }
+
+    #[test]
+    fn what_has_no_device_is_no_error_and_what_is_missing_is() {
+        let mut tally = Tally::default();
+        let os = |name: &str, code| Err((name.to_owned(), io::Error::from_raw_os_error(code)));
+        let refused = |result: Option<(String, io::Error)>| result.map(|(name, _)| name);
+        // Nothing was left out so far that could have the symbol.
+        assert_eq!(
+            refused(tally.count(os("a.ko", libc::ENOENT))),
+            Some("a.ko".to_owned())
+        );
+        for result in [
+            Ok("b.ko".to_owned()),
+            os("c.ko", libc::EEXIST),
+            os("bus.ko", libc::ENODEV),
+            os("driver.ko", libc::ENOENT),
+        ] {
+            assert_eq!(refused(tally.count(result)), None);
+        }
+        assert_eq!(
+            refused(tally.count(os("d.ko", libc::ENOEXEC))),
+            Some("d.ko".to_owned())
+        );
+        assert_eq!(tally.tell(), "2 loaded, no device for bus.ko, driver.ko");
+        // A file that is not there is told from a symbol that is not there.
+        let gone = Held::open(Ok(Entry {
+            file: "gone.ko",
+            parameters: "",
+        }));
+        let (name, error) = gone.unwrap_err();
+        assert_eq!((name.as_str(), error.raw_os_error()), ("gone.ko", None));
     }
 }

@@ -63,6 +63,11 @@ impl Watchdog {
         watchdog
     }
 
+    /// Whether there is one, and it runs.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.device.is_some()
+    }
+
     /// Whether the last reset of the machine was its doing.
     pub(crate) fn has_reset(&self) -> bool {
         self.has_reset

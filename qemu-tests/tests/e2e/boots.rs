@@ -61,7 +61,7 @@ fn hello_boots_on_the_boards_of_clouds() {
     for board in boards.into_iter().take(count) {
         let _slot = slot();
         let name = format!("hello-{board}");
-        let subject = Project::shipped("hello").on_board(&name, board).cast();
+        let subject = Project::shipped("hello").on_board(&name, board, &[]).cast();
         let plan = subject.by_firmware(&name);
         assert_green(&plan, &boot(&plan));
     }
@@ -143,19 +143,35 @@ fn hello_boots_on_a_base_that_was_published() {
     assert_green(&plan, &report);
 }
 
+/// A new board is one file beside the specification. What no service waits for is loaded
+/// when they were started, and before the machine is ready.
 #[test]
-fn redis_boots_from_qcow2_on_an_nvme_disk() {
+fn redis_boots_from_qcow2_on_an_nvme_disk_of_a_board_of_its_own() {
     let _slot = slot();
-    let board = board(&[NVME]);
-    let files = [("boards/qemu-x86_64.toml", board.as_str())];
+    let name = ("name = \"qemu-x86_64\"", "name = \"rack\"");
+    let board = board(&[NVME, name]);
+    let files = [("boards/rack.toml", board.as_str())];
     let subject = Project::shipped("redis")
-        .variant("redis-nvme", &[], &files)
+        .on_board("redis-nvme", "rack", &files)
         .cast();
     let plan = subject.plan(&subject.write(OutputFormat::Qcow2), "redis-nvme");
     assert_eq!(plan.format, DiskFormat::Qcow2);
     assert_eq!(plan.emulation.disk, "nvme");
     let report = boot(&plan);
     assert_green(&plan, &report);
+    let events = || report.events.iter().map(|record| &record.event);
+    let started = events().position(
+        |event| matches!(event, Event::Service { state, .. } if *state == ServiceState::Started),
+    );
+    let armed = events().position(
+        |event| matches!(event, Event::Watchdog { device, .. } if device == "Software Watchdog"),
+    );
+    let ready = events().position(|event| matches!(event, Event::Ready { .. }));
+    assert!(
+        started.is_some() && started < armed && armed < ready,
+        "{}",
+        tell(&plan, &report)
+    );
 }
 
 #[test]

@@ -133,11 +133,11 @@ impl Project {
         project
     }
 
-    /// The same for another shipped board, locked anew.
-    pub(crate) fn on_board(&self, name: &str, board: &str) -> Self {
+    /// The same for another board, shipped or among `files`, locked anew.
+    pub(crate) fn on_board(&self, name: &str, board: &str, files: &[(&str, &str)]) -> Self {
         let version = "version = \"0.1.0\"";
         let with_board = format!("{version}\nboards = [\"{board}\"]");
-        let project = self.variant(name, &[(version, with_board.as_str())], &[]);
+        let project = self.variant(name, &[(version, with_board.as_str())], files);
         project.lock();
         project
     }
