@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use slipform_init::contract::machine::MetadataSource;
 use slipform_qemu_tests::Emulation;
+use slipform_qemu_tests::devices::{self, DISKS, NETWORKS};
 
 /// Boards that ship with Slipform, by name, found wherever the command runs from.
 pub const SHIPPED: &[(&str, &str)] = &[
@@ -26,6 +27,10 @@ pub const SHIPPED: &[(&str, &str)] = &[
     (
         "qemu-x86_64",
         include_str!("../../../boards/qemu-x86_64.toml"),
+    ),
+    (
+        "vmware-x86_64",
+        include_str!("../../../boards/vmware-x86_64.toml"),
     ),
 ];
 
@@ -96,7 +101,7 @@ pub struct RawBoard {
     /// Where a machine learns who it is, tried in this order: `fw-cfg`, `smbios`, `nocloud`, `ec2`, `gce`, `azure`, `openstack`. A cloud is only asked where the firmware says that the machine runs there. Default: nowhere.
     #[serde(default)]
     pub metadata: Vec<String>,
-    /// How QEMU plays this board: `machine`, `cpu`, `processors`, `memory-mib`, `disk`.
+    /// How QEMU plays this board: `machine`, `cpu`, `processors`, `memory-mib`, `disk` (`virtio-blk`, `virtio-scsi`, `nvme`, `ahci`, `pvscsi`, `usb-storage`, `cdrom`), `network` (`virtio-net`, which is the default, `vmxnet3`, `e1000e`).
     #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub emulation: Emulation,
 }
@@ -223,12 +228,12 @@ impl Board {
                 raw.disk_multiple
             )));
         }
-        if !Emulation::DISKS.contains(&raw.emulation.disk.as_str()) {
-            return Err(bad(format!(
-                "emulation.disk = \"{}\" is not supported; write one of {}",
-                raw.emulation.disk,
-                Emulation::DISKS.join(", ")
-            )));
+        for (key, devices, name) in [
+            ("disk", &DISKS[..], &raw.emulation.disk),
+            ("network", &NETWORKS[..], &raw.emulation.network),
+        ] {
+            devices::find(devices, name)
+                .map_err(|rule| bad(format!("emulation.{key} = \"{name}\": {rule}")))?;
         }
         let metadata = metadata_sources(&raw.metadata).map_err(&bad)?;
         Ok(Self {
@@ -320,6 +325,8 @@ mod tests {
             error("qemu-x86_64", &text.replace("\"ec2\"", "\"ecc2\""))
                 .contains("did you mean 'ec2'")
         );
+        let nic = text.replace("disk = ", "network = \"ne2k\"\ndisk = ");
+        assert!(error("qemu-x86_64", &nic).contains("emulation.network = \"ne2k\": it must be"));
         assert!(error("qemu-x86_64", &text.replace("\"ec2\"", "\"gce\"")).contains("stands twice"));
         assert!(error("qemu-x86_64", &text.replace("64MiB", "16MiB")).contains("33MiB"));
         assert!(

@@ -15,12 +15,11 @@ use super::hardware::Trace;
 use super::sockets::Channel;
 use crate::accel::{Accel, AccelKind};
 use crate::metadata::forward_command;
+use crate::plan::devices::{DISKS, NETWORKS, find};
 use crate::plan::{BootPath, DiskFormat, Emulator, Plan};
 
 /// A disk that is a CD in a SATA drive.
 const CDROM: &str = "cdrom";
-/// A disk that is a USB stick.
-const USB_STICK: &str = "usb-storage";
 /// QEMU's trace events of a read, by disk interface.
 const READS: [&str; 2] = ["virtio_blk_handle_read", "pci_nvme_read"];
 
@@ -221,18 +220,12 @@ impl Words {
             self.option("-device", format!("ide-cd,bus=ide.0,drive=disk0{first}"));
             return;
         }
-        let device = match plan.emulation.disk.as_str() {
-            "nvme" => "nvme,serial=slipform",
-            "virtio-scsi" => {
-                self.option("-device", "virtio-scsi-pci");
-                "scsi-hd,serial=slipform"
-            }
-            USB_STICK => {
-                self.option("-device", "qemu-xhci");
-                "usb-storage,serial=slipform"
-            }
-            _ => "virtio-blk-pci",
-        };
+        // The plan was checked.
+        let disk = find(&DISKS, &plan.emulation.disk).unwrap_or(&DISKS[0]);
+        if let Some(controller) = disk.controller {
+            self.option("-device", controller);
+        }
+        let device = disk.device;
         let sector = plan.sector_size;
         let physical = hardware.physical_sector.unwrap_or(sector);
         // A direct boot's kernel takes the first place itself.
@@ -328,7 +321,8 @@ impl Words {
         }
         self.option("-netdev", netdev);
         // No option ROM: a disk that does not boot must not fall through to the network.
-        self.option("-device", "virtio-net-pci,netdev=net0,romfile=");
+        let card = find(&NETWORKS, &setup.plan.emulation.network).unwrap_or(&NETWORKS[0]);
+        self.option("-device", format!("{},netdev=net0,romfile=", card.device));
     }
 }
 
@@ -367,6 +361,7 @@ mod tests {
                 processors: 2,
                 memory_mib: 256,
                 disk: "virtio-blk".into(),
+                network: "virtio-net".into(),
             },
             boot: BootPath::Firmware,
             layers: Vec::new(),
@@ -572,6 +567,18 @@ mod tests {
             "-device virtio-blk-pci,drive",
             "-device qemu-xhci\n-device usb-storage,serial=slipform,drive",
         );
+        assert_eq!(line(&plan, AccelKind::Tcg, &test_mode()), want);
+    }
+
+    #[test]
+    fn a_machine_of_vmware() {
+        let mut plan = plan();
+        plan.emulation.disk = "pvscsi".into();
+        plan.emulation.network = "vmxnet3".into();
+        let disk = "pvscsi\n-device scsi-hd,serial=slipform,drive";
+        let want = GOLDEN
+            .replace("virtio-blk-pci,drive", disk)
+            .replace("virtio-net-pci,netdev", "vmxnet3,netdev");
         assert_eq!(line(&plan, AccelKind::Tcg, &test_mode()), want);
     }
 

@@ -11,6 +11,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 mod check;
+pub mod devices;
 
 use crate::report::BootKind;
 pub use check::*;
@@ -46,13 +47,20 @@ pub struct Emulation {
     pub processors: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// Disk interface, one of [`Emulation::DISKS`].
+    /// Disk, one of [`devices::DISKS`].
     pub disk: String,
+    /// Network card, one of [`devices::NETWORKS`]; without, virtio's.
+    #[serde(default = "virtio_net", skip_serializing_if = "is_virtio_net")]
+    pub network: String,
 }
 
-impl Emulation {
-    /// Disk interfaces; `cdrom` is a drive that the disk lies in as a CD.
-    pub const DISKS: [&str; 5] = ["virtio-blk", "virtio-scsi", "nvme", "usb-storage", "cdrom"];
+fn virtio_net() -> String {
+    devices::NETWORKS[0].name.to_owned()
+}
+
+/// Then the plan's identity is what it was before there were others.
+fn is_virtio_net(name: &String) -> bool {
+    name == devices::NETWORKS[0].name
 }
 
 /// How the kernel is started.
@@ -225,6 +233,7 @@ mod tests {
                 processors: 1,
                 memory_mib: 256,
                 disk: "virtio-blk".into(),
+                network: "virtio-net".into(),
             },
             boot: BootPath::Firmware,
             layers: vec![("base".into(), "aa".into())],

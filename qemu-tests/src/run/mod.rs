@@ -22,7 +22,8 @@ use crate::machine::hardware::Hardware;
 use crate::machine::overlay::{self, Kept};
 use crate::machine::{Machine, Mode};
 use crate::metadata::Metadata;
-use crate::plan::{BootPath, Check, Emulation, Emulator, HttpProbe, Plan, Probe, Step};
+use crate::plan::devices::{DISKS, NETWORKS, find};
+use crate::plan::{BootPath, Check, Emulator, HttpProbe, Plan, Probe, Step};
 use crate::probes::guest_port;
 use crate::probes::patterns::Patterns;
 use crate::report::{BootReport, REPORT_SCHEMA};
@@ -265,13 +266,13 @@ pub(crate) fn check_plan(plan: &Plan) -> Result<(), HarnessError> {
             "mend the board's file",
         );
     }
-    if !Emulation::DISKS.contains(&emulation.disk.as_str()) {
-        return wrong(
-            "disk",
-            format!("`{}`", emulation.disk),
-            &format!("it must be one of {}", Emulation::DISKS.join(", ")),
-            "mend the board's file",
-        );
+    for (what, devices, name) in [
+        ("disk", &DISKS[..], &emulation.disk),
+        ("network", &NETWORKS[..], &emulation.network),
+    ] {
+        if let Err(rule) = find(devices, name) {
+            return wrong(what, format!("`{name}`"), &rule, "mend the board's file");
+        }
     }
     if !(1..=64).contains(&emulation.processors) {
         return wrong(

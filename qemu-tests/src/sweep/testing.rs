@@ -25,6 +25,7 @@ pub(crate) fn plan() -> Plan {
             processors: 2,
             memory_mib: 256,
             disk: "virtio-blk".into(),
+            network: "virtio-net".into(),
         },
         boot: BootPath::Firmware,
         layers: vec![("base".into(), ROOT_HASH.into())],

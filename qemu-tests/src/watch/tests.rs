@@ -16,6 +16,7 @@ fn watch() -> Watch {
             processors: 1,
             memory_mib: 256,
             disk: "virtio-blk".into(),
+            network: "virtio-net".into(),
         },
         boot: BootPath::Firmware,
         layers: vec![("base".into(), "aa".into())],

@@ -56,7 +56,7 @@ fn hello_boots_by_firmware_from_a_raw_disk() {
 /// disk is of a kind that no other test boots.
 #[test]
 fn hello_boots_on_the_boards_of_clouds() {
-    let boards = ["gcp-x86_64", "aws-x86_64", "azure-x86_64"];
+    let boards = ["gcp-x86_64", "aws-x86_64", "azure-x86_64", "vmware-x86_64"];
     let count = if is_nightly() { boards.len() } else { 1 };
     for board in boards.into_iter().take(count) {
         let _slot = slot();

@@ -400,6 +400,7 @@ fn interactive(arguments: &[String]) -> Result<()> {
             processors: 1,
             memory_mib: 256,
             disk: "virtio-blk".into(),
+            network: "virtio-net".into(),
         },
         boot: BootPath::Direct {
             kernel: disk.into(),

@@ -82,6 +82,7 @@ impl Fixture {
                 processors: 1,
                 memory_mib: 256,
                 disk: "virtio-blk".into(),
+                network: "virtio-net".into(),
             },
             boot: BootPath::Firmware,
             layers: vec![

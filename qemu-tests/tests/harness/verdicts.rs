@@ -408,6 +408,10 @@ fn contradictory_plans_are_refused() {
         &|plan| plan.emulation.disk = "ide".into(),
         &["`ide`", "nvme"],
     );
+    refuse(
+        &|plan| plan.emulation.network = "ne2k".into(),
+        &["`ne2k`", "vmxnet3"],
+    );
     refuse(&|plan| plan.emulation.processors = 0, &["processors is 0"]);
     refuse(&|plan| plan.emulation.memory_mib = 1, &["memory-mib is 1"]);
     refuse(
