@@ -245,7 +245,7 @@ impl Cycle {
         }
     }
 
-    /// Services run already (or wait for the end of a pause): the next late module has its
+    /// Services that wait for nothing run already: the next late module has its
     /// turn. Behind the last one, the devices that they brought are taken.
     fn load_late(&mut self) {
         if !self.late.load_next(&mut self.report) {

@@ -56,7 +56,7 @@ pub struct Board {
     pub stub_path: String,
     /// Kernel modules that init loads, in order; dependencies are added.
     pub modules: Vec<String>,
-    /// Those that init loads after it has started the services.
+    /// Those that init loads beside the start of the services.
     pub late_modules: Vec<String>,
     /// Words of the kernel's command line.
     pub cmdline: Vec<String>,
@@ -86,7 +86,7 @@ pub struct RawBoard {
     pub stub: RawStub,
     /// Kernel modules that init loads, in order.
     pub modules: Vec<String>,
-    /// Kernel modules that no service waits for: init loads them after it has started the services, and is ready behind them.
+    /// Kernel modules that no service waits for: init loads them beside the start of the services, and is ready behind them.
     #[serde(default)]
     pub late_modules: Vec<String>,
     /// Words of the kernel's command line.

@@ -17,7 +17,7 @@ pub const MACHINE_PATH: &str = "/machine.json";
 pub const MODULES_DIR: &str = "/modules";
 /// File names of [`MODULES_DIR`] in the order of loading, one a line; a line may go on with module parameters after a space.
 pub const MODULES_LIST: &str = "/modules/list";
-/// The same for those that no service waits for: they are loaded after the services were started, before the machine is ready.
+/// The same for those that no service waits for: they are loaded beside the start of the services, before the machine is ready.
 pub const MODULES_LATE: &str = "/modules/late";
 /// Folder of each layer's file system that is stacked; what stands beside it (`lost+found`) is not.
 pub const LAYER_ROOT: &str = "rootfs";
