@@ -21,6 +21,8 @@ mod bundle;
 mod cache;
 mod cargo;
 mod clouds;
+mod container_project;
+mod containers;
 pub mod diff;
 mod elsewhere;
 mod error;

@@ -97,6 +97,10 @@ impl Provenance {
             inputs.extend(layer.tar.iter().map(|tar| {
                 Resource::new(format!("tar {} of {}", tar.path, layer.name), &tar.sha256)
             }));
+            inputs.extend(layer.oci.iter().map(|container| {
+                let name = format!("container {} of {}", container.image, layer.name);
+                Resource::new(name, &container.sha256)
+            }));
             inputs.extend(layer.packages.iter().map(|p| package(p, &layer.name)));
         }
         for (name, digest) in facts.sources {

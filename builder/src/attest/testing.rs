@@ -49,6 +49,7 @@ pub fn lock() -> LockFile {
         layers: vec![LockedLayer {
             base: None,
             tar: None,
+            oci: None,
             name: "app".to_owned(),
             packages: vec![package("webfs")],
         }],

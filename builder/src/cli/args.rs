@@ -184,6 +184,9 @@ pub enum Verb {
 pub struct New {
     /// Folder to make; its name becomes the image's.
     pub dir: PathBuf,
+    /// Run this container image: `oci://host/repository:tag`, an OCI layout's folder or an archive, `:NAME` behind it where it holds several. What is a file is copied into the folder.
+    #[arg(long, value_name = "IMAGE")]
+    pub from: Option<String>,
 }
 
 /// `slipform fetch`.

@@ -1,10 +1,10 @@
-//! All that one layer brings: its `tar`, its packages in order of their names, then the
+//! All that one layer brings: its container or its `tar`, its packages in order of their names, then the
 //! user's own files.
 //!
 //! Who wins at one path:
 //! - the user's files, folders and links, over an archive's of the same sort (a
 //!   file or link over a file or link, a folder's owner and mode over a folder's);
-//! - between archives (the `tar` and the packages), folders merge (the first in order gives mode and
+//! - between archives (the container or `tar` and the packages), folders merge (the first in order gives mode and
 //!   owner, as the first unpacked does with dpkg) and equal files are one; different
 //!   files are an error, because dpkg's diversions and `Replaces` are not followed;
 //! - a folder meets a symbolic link: the link stays, and what is below the folder
@@ -18,7 +18,7 @@ use std::path::Path;
 
 use super::deb::UnpackedDeb;
 use super::exclude::{Excludes, promote_links};
-use super::{Content, Entry, Kind, LayersError, UnpackedTar, content, files};
+use super::{Content, Entry, Kind, LayersError, UnpackedContainer, UnpackedTar, content, files};
 use crate::base::Digest;
 use crate::base::fs::At;
 use crate::spec::{LayerSpec, Owner};
@@ -46,6 +46,8 @@ pub struct CollectInput<'a> {
     pub built: Option<&'a Path>,
     /// The layer's `tar`, unpacked.
     pub tar: Option<&'a UnpackedTar>,
+    /// The layer's container, unpacked.
+    pub container: Option<&'a UnpackedContainer>,
 }
 
 impl std::fmt::Debug for CollectInput<'_> {
@@ -105,6 +107,11 @@ pub fn collect_with(input: &CollectInput<'_>, user: Vec<Entry>) -> Result<Vec<En
     if let (Some(rule), Some(tar)) = (&spec.tar, input.tar) {
         // Whoever made it chose what is in it: its documentation stays.
         for entry in excludes(true)?.apply(tar.entries(input.store, &rule.written)?) {
+            merge.archive(entry)?;
+        }
+    }
+    if let (Some(rule), Some(container)) = (&spec.oci, input.container) {
+        for entry in excludes(true)?.apply(container.entries(input.store, &rule.written)?) {
             merge.archive(entry)?;
         }
     }

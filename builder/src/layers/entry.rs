@@ -22,6 +22,8 @@ pub struct Entry {
 pub(crate) const PACKAGE_ORIGIN: &str = "package ";
 /// How the origin of everything that the layer's `tar` brings begins.
 pub(crate) const TAR_ORIGIN: &str = "tar ";
+/// How the origin of everything that the layer's container brings begins.
+pub(crate) const CONTAINER_ORIGIN: &str = "container ";
 
 impl Entry {
     /// Whether a package brought it, and not one of the user's rules.
@@ -30,10 +32,12 @@ impl Entry {
         self.origin.starts_with(PACKAGE_ORIGIN)
     }
 
-    /// Whether an archive brought it, a package or the layer's `tar`: the user's rules go before it.
+    /// Whether an archive brought it, a package, the layer's `tar` or its container: the user's rules go before it.
     #[must_use]
     pub fn is_of_archive(&self) -> bool {
-        self.is_of_package() || self.origin.starts_with(TAR_ORIGIN)
+        self.is_of_package()
+            || self.origin.starts_with(TAR_ORIGIN)
+            || self.origin.starts_with(CONTAINER_ORIGIN)
     }
 }
 

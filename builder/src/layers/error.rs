@@ -57,6 +57,14 @@ pub enum LayersError {
         /// The limit.
         limit: u64,
     },
+    /// What was named as a container image is none, or not a fitting one.
+    #[error("container {container}: {problem}")]
+    Container {
+        /// As the specification names it.
+        container: String,
+        /// Value, rule and remedy.
+        problem: String,
+    },
     /// A rule of the layer (`files[0] www`) that cannot be followed.
     #[error("layer '{layer}', {rule}: {problem}")]
     Rule {

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! deb/      a .deb blob -> the tar of its files as a blob of the store, and what its control file says
+//! container/ a container image's documents and archives, and its layers applied on each other
 //! rootfs.rs the user's own tar -> the same, checked while it is decompressed
 //! tar.rs    such a tar -> entries; every hostile trick of archives is refused here
 //! files.rs  the user's files, folders, globs, dirs and symlinks -> entries
@@ -13,6 +14,7 @@
 
 pub mod collect;
 mod compression;
+pub mod container;
 pub mod content;
 pub mod deb;
 pub mod entry;
@@ -26,6 +28,7 @@ pub mod tar;
 pub(crate) mod testing;
 
 pub use collect::{CollectInput, collect, collect_with};
+pub use container::UnpackedContainer;
 pub use deb::{UnpackedDeb, unpack};
 pub use entry::*;
 pub use error::LayersError;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::compression::{Compression, limit};
 use super::entry::TAR_ORIGIN;
-use super::tar::{Mode, Stream, TarInput, UNPACKED, check_stream, read_rootfs};
-use super::{Entry, LayersError};
+use super::tar::{Mode, Stream, TarInput, UNPACKED, check_stream, gather};
+use super::{Entry, LayersError, container};
 use crate::base::Digest;
 use crate::base::fs::At;
 use crate::store::{BlobWriter, Store, StoreError};
@@ -40,15 +40,26 @@ impl UnpackedTar {
     /// # Errors
     /// [`LayersError`] when the blob is missing or damaged.
     pub fn entries(&self, store: &Store, name: &str) -> Result<Vec<Entry>, LayersError> {
-        let origin = format!("{TAR_ORIGIN}{name}");
-        read_rootfs(
-            store.open_blob(&self.tar)?,
-            TarInput {
-                blob: self.tar,
-                size: self.size,
-                origin: &origin,
-            },
-        )
+        self.read(store, &format!("{TAR_ORIGIN}{name}"), Mode::Rootfs)
+    }
+
+    /// Its files as a container's layer has them: hard links may name files of the layers
+    /// below, and device nodes are there, for what they hide.
+    pub(super) fn layer_entries(
+        &self,
+        store: &Store,
+        origin: &str,
+    ) -> Result<Vec<Entry>, LayersError> {
+        self.read(store, origin, Mode::Container)
+    }
+
+    fn read(&self, store: &Store, origin: &str, mode: Mode) -> Result<Vec<Entry>, LayersError> {
+        let input = TarInput {
+            blob: self.tar,
+            size: self.size,
+            origin,
+        };
+        gather(store.open_blob(&self.tar)?, input, mode)
     }
 }
 
@@ -60,17 +71,33 @@ impl UnpackedTar {
 /// that must not reach an image, [`LayersError::TooLarge`] for more than any image has,
 /// and what the store says.
 pub fn unpack(store: &Store, blob: &Digest, name: &str) -> Result<UnpackedTar, LayersError> {
-    let origin = format!("{TAR_ORIGIN}{name}");
+    unpack_as(store, blob, &format!("{TAR_ORIGIN}{name}"), Mode::Rootfs)
+}
+
+/// As [`unpack`], for a layer of a container or an archive of one.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn unpack_layer(store: &Store, blob: &Digest, name: &str) -> Result<UnpackedTar, LayersError> {
+    unpack_as(store, blob, &container::origin(name), Mode::Container)
+}
+
+fn unpack_as(
+    store: &Store,
+    blob: &Digest,
+    origin: &str,
+    mode: Mode,
+) -> Result<UnpackedTar, LayersError> {
     let broken = |source| LayersError::Archive {
         operation: "unpack",
-        archive: origin.clone(),
+        archive: origin.to_owned(),
         source,
     };
     let compressed = store.size(blob).unwrap_or_default();
     let mut reader = BufReader::with_capacity(CHUNK, store.open_blob(blob)?);
     let compression = Compression::of(reader.fill_buf().map_err(broken)?).map_err(|found| {
         LayersError::Malformed {
-            archive: origin.clone(),
+            archive: origin.to_owned(),
             problem: format!(
                 "it is compressed by {found}, which is not known (gzip, xz and zstd are)"
             ),
@@ -83,19 +110,19 @@ pub fn unpack(store: &Store, blob: &Digest, name: &str) -> Result<UnpackedTar, L
     let input = TarInput {
         blob: *blob,
         size,
-        origin: &origin,
+        origin,
     };
     let unpacked = if compression == Compression::None {
         UnpackedTar {
             tar: *blob,
             size,
-            devices: check_stream(reader, input, Mode::Rootfs)?,
+            devices: check_stream(reader, input, mode)?,
         }
     } else {
         decompress(store, compression.decoder(reader).map_err(broken)?, input)?
     };
     // What only the whole shows, before anything is made of it.
-    unpacked.entries(store, name)?;
+    unpacked.read(store, origin, mode)?;
     Ok(unpacked)
 }
 

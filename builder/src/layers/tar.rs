@@ -74,18 +74,8 @@ pub fn read_tar<R: Read + Seek>(reader: R, input: TarInput<'_>) -> Result<Vec<En
     gather(reader, input, Mode::Package)
 }
 
-/// As [`read_tar`], for an archive that is no package: device nodes are left out.
-///
-/// # Errors
-/// As [`read_tar`].
-pub fn read_rootfs<R: Read + Seek>(
-    reader: R,
-    input: TarInput<'_>,
-) -> Result<Vec<Entry>, LayersError> {
-    gather(reader, input, Mode::Rootfs)
-}
-
-fn gather<R: Read + Seek>(
+/// As [`read_tar`], for other archives too.
+pub(super) fn gather<R: Read + Seek>(
     reader: R,
     input: TarInput<'_>,
     mode: Mode,
@@ -94,7 +84,7 @@ fn gather<R: Read + Seek>(
     let mut entries = Vec::new();
     let mut keep = |entry| entries.push(entry);
     visit(reader, input, mode, &mut keep)?;
-    check_whole(&mut entries, input.origin)?;
+    check_whole(&mut entries, input.origin, mode)?;
     Ok(entries)
 }
 
@@ -115,6 +105,8 @@ pub(super) enum Mode {
     Package,
     /// Any other: device nodes are left out.
     Rootfs,
+    /// A container's layer: they are told, for what they hide; hard links may lead to layers below.
+    Container,
     /// The same while it is decompressed: its length is a limit, not known.
     Stream,
 }
@@ -312,7 +304,9 @@ impl<R: Stream> Walk<'_, R> {
         if kind.is_character_special() || kind.is_block_special() {
             self.device(&raw_path)?;
             self.skip(size)?;
-            return Ok(None);
+            return Ok(path
+                .filter(|_| self.mode == Mode::Container)
+                .map(|path| self.hiding(path)));
         }
         let kind = self.kind(header, kind, &raw_path, &pax, size)?;
         let meta = self.meta(header, &raw_path, pax)?;
@@ -338,6 +332,23 @@ impl<R: Stream> Walk<'_, R> {
         }
         self.left_out += 1;
         Ok(())
+    }
+
+    /// What stands for a device node that is left out.
+    fn hiding(&self, path: String) -> Entry {
+        let meta = Meta {
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: std::collections::BTreeMap::new(),
+        };
+        Entry {
+            path,
+            meta,
+            kind: Kind::CharDevice(0, 0),
+            origin: self.input.origin.to_owned(),
+        }
     }
 
     fn kind(

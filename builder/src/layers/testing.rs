@@ -324,6 +324,7 @@ impl Bench {
             ids: &ids,
             built: self.built.as_deref(),
             tar: self.tar.as_ref(),
+            container: None,
         })
     }
 }

@@ -113,6 +113,9 @@ pub struct LockedLayer {
     /// The archive of the user's whose files it brings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tar: Option<LockedTar>,
+    /// The container image whose files it brings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci: Option<LockedContainer>,
     /// Its packages; none that a layer below has.
     #[serde(default, rename = "package", skip_serializing_if = "Vec::is_empty")]
     pub packages: Vec<LockedPackage>,
@@ -127,6 +130,31 @@ pub struct LockedTar {
     /// Bytes.
     pub size: u64,
     /// Of the file, compressed as it is.
+    pub sha256: Digest,
+}
+
+/// A container image, pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedContainer {
+    /// As the specification names it.
+    pub image: String,
+    /// Bytes of its manifest.
+    pub size: u64,
+    /// Of its manifest, the board's architecture's.
+    pub sha256: Digest,
+    /// Its configuration, then its layers from bottom to top.
+    #[serde(rename = "blob")]
+    pub blobs: Vec<LockedBlob>,
+}
+
+/// A part of a container image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedBlob {
+    /// Bytes.
+    pub size: u64,
+    /// Of the blob, compressed as it is.
     pub sha256: Digest,
 }
 
@@ -260,6 +288,7 @@ impl LockFile {
         })
         .or_else(|| self.other_base(wishes))
         .or_else(|| self.other_tar(wishes))
+        .or_else(|| self.other_container(wishes))
         .or_else(|| {
             let old = self.tools.iter().map(|t| t.name.as_str());
             named("tool", old.collect(), tools.collect())
@@ -303,6 +332,26 @@ impl LockFile {
         ))
     }
 
+    /// A layer whose container image is another one, or was changed.
+    fn other_container(&self, wishes: &Wishes) -> Option<String> {
+        let pairs = self.layers.iter().zip(&wishes.layers);
+        let (locked, wished) = pairs
+            .map(|(locked, wished)| (&locked.oci, wished))
+            .find(|(locked, wished)| **locked != wished.oci)?;
+        let told = |container: &Option<LockedContainer>| {
+            container.as_ref().map_or_else(
+                || "no container that is locked".to_owned(),
+                |container| format!("{} ({})", container.image, container.sha256.short()),
+            )
+        };
+        Some(format!(
+            "layer '{}' has {}, not {}",
+            wished.name,
+            told(&wished.oci),
+            told(locked)
+        ))
+    }
+
     /// A wish that no package of its layer or of those below meets.
     fn missing_wish(&self, wishes: &Wishes) -> Option<String> {
         let mut there = BTreeSet::new();
@@ -341,6 +390,12 @@ impl LockFile {
     pub fn tars(&self) -> impl Iterator<Item = (&str, &LockedTar)> {
         let layers = self.layers.iter();
         layers.filter_map(|layer| Some((layer.name.as_str(), layer.tar.as_ref()?)))
+    }
+
+    /// The container images, with the names of their layers.
+    pub fn containers(&self) -> impl Iterator<Item = (&str, &LockedContainer)> {
+        let layers = self.layers.iter();
+        layers.filter_map(|layer| Some((layer.name.as_str(), layer.oci.as_ref()?)))
     }
 
     /// The packages that published bases bring.

@@ -231,6 +231,7 @@ impl<'a> Resolver<'a> {
             name: layer.name.clone(),
             base: None,
             tar: layer.tar.clone(),
+            oci: layer.oci.clone(),
             packages: chosen.iter().map(|c| self.locked(c)).collect(),
         })
     }

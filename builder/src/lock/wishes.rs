@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::archive::{Base, SuiteSource};
-use super::file::LockedTar;
+use super::file::{LockedContainer, LockedTar};
 use crate::base::Digest;
 
 /// Which of Debian's components are read.
@@ -76,6 +76,9 @@ pub struct WishedLayer {
     /// The layer's archive of files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tar: Option<LockedTar>,
+    /// The layer's container image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci: Option<LockedContainer>,
     /// The published base that the layer is, as the specification names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,

@@ -17,7 +17,7 @@ use crate::board::{BOARDS_DIR, SHIPPED, VENDOR_DIR};
 use crate::layers;
 use crate::lock::LockFile;
 use crate::publish::{Kept, KeptKind, Sources};
-use crate::spec::{Image, LAYER_FILE, SHIPPED_LAYERS, SPEC_FILE};
+use crate::spec::{ContainerPlace, Image, LAYER_FILE, SHIPPED_LAYERS, SPEC_FILE};
 use crate::store::Store;
 
 /// Folders of a cargo package that are not its source.
@@ -165,6 +165,15 @@ impl Gather<'_> {
                 .chain(layer.tar.iter().map(|tar| &tar.path))
             {
                 self.file(archive)?;
+            }
+            if let Some(ContainerPlace::Local { path, .. }) =
+                layer.oci.as_ref().map(|rule| &rule.place)
+            {
+                if path.is_dir() {
+                    self.all(path, None, &[])?;
+                } else {
+                    self.file(path)?;
+                }
             }
             for rule in &layer.files {
                 self.rule(&layer.dir, &rule.from)?;

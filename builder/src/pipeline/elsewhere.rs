@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::cache::{CacheMode, CacheUse};
-use super::{PipelineError, Settings};
+use super::{PipelineError, Settings, containers};
 use crate::base::Digest;
 use crate::base::progress::Quiet;
 use crate::lock::LockFile;
@@ -196,6 +196,7 @@ impl Settings {
             size: lock.init.size,
         };
         let mut pieces: Vec<Piece> = packages.chain(tars).chain([init]).collect();
+        pieces.extend(lock.containers().flat_map(|(_, c)| containers::pieces(c)));
         pieces.extend(self.base_blobs(lock)?);
         pieces.sort();
         pieces.dedup();

@@ -203,6 +203,7 @@ fn layers_are_input(error: &LayersError) -> bool {
     matches!(
         error,
         LayersError::Malformed { .. }
+            | LayersError::Container { .. }
             | LayersError::Refused { .. }
             | LayersError::TooLarge { .. }
             | LayersError::Rule { .. }

@@ -478,6 +478,11 @@ fn needed(lock: &LockFile) -> impl Iterator<Item = Digest> {
     packages
         .chain(lock.bases().map(|(_, base)| base.image))
         .chain(lock.tars().map(|(_, tar)| tar.sha256))
+        .chain(lock.containers().flat_map(|(_, container)| {
+            super::containers::pieces(container)
+                .into_iter()
+                .map(|piece| piece.digest)
+        }))
         .chain(lock.tools.iter().map(super::tools::digest))
 }
 

@@ -21,7 +21,9 @@ use super::locking::needs_tls;
 use super::{PipelineError, Settings, blob, cargo, output, packages, value};
 use crate::base::Digest;
 use crate::filesystem::ext4::{self, Ext4Options};
-use crate::layers::{self, CollectInput, Kind, UnpackedDeb, UnpackedTar, content};
+use crate::layers::{
+    self, CollectInput, Kind, UnpackedContainer, UnpackedDeb, UnpackedTar, content,
+};
 use crate::lock::LockFile;
 use crate::spec::{Image, LayerSpec};
 use crate::store::{CAME_FROM, Descriptor, Output, Outputs, StatCache, Step, StepState};
@@ -54,6 +56,8 @@ struct Inputs<'a> {
     built: Option<PathBuf>,
     /// Its `tar`, unpacked.
     tar: Option<UnpackedTar>,
+    /// Its container, unpacked.
+    container: Option<UnpackedContainer>,
     /// The user's own, as they were looked at once.
     user: Vec<layers::Entry>,
     /// Named digests of all that it reads of its own.
@@ -175,6 +179,7 @@ impl<'a> Work<'a> {
                     packages: bases::unpack(settings, &facts)?,
                     built: None,
                     tar: None,
+                    container: None,
                     user: Vec::new(),
                     own: Vec::new(),
                     base: Some(facts),
@@ -190,6 +195,9 @@ impl<'a> Work<'a> {
             }
             let tar = locked.and_then(|layer| Some((spec.tar.as_ref()?, layer.tar.as_ref()?)));
             let tar = tar.map(|(rule, tar)| settings.unpack_tar(rule, tar));
+            let container =
+                locked.and_then(|layer| Some((spec.oci.as_ref()?, layer.oci.as_ref()?)));
+            let container = container.map(|(rule, c)| settings.unpack_container(rule, c));
             let built = spec
                 .cargo
                 .as_ref()
@@ -199,6 +207,7 @@ impl<'a> Work<'a> {
                 packages,
                 built: built.transpose()?,
                 tar: tar.transpose()?,
+                container: container.transpose()?,
                 user: Vec::new(),
                 own: Vec::new(),
                 base: None,
@@ -229,6 +238,7 @@ impl<'a> Work<'a> {
             ids: &|owner| self.accounts.ids(owner),
             built: inputs.built.as_deref(),
             tar: inputs.tar.as_ref(),
+            container: inputs.container.as_ref(),
         })
     }
 

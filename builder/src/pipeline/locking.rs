@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use slipform_init::contract::telemetry::Telemetry;
 
+use super::containers::Containers;
 use super::{PipelineError, Settings, now, packages, tools};
 use crate::base::Digest;
 use crate::base::fs::{At, write_atomic};
@@ -78,21 +79,27 @@ impl Settings {
     /// and [`PipelineError::Source`] when resolving fails.
     pub fn lock(&self, image: &Image, locking: &Locking) -> Result<LockFile, PipelineError> {
         let before = self.read_lock(image)?;
-        let bases = {
+        let (bases, containers) = {
             let _guard = self.store.shared(&*self.progress)?;
-            self.pin_bases(image, before.as_ref(), locking)?
+            (
+                self.pin_bases(image, before.as_ref(), locking)?,
+                self.pin_containers(image, before.as_ref(), locking)?,
+            )
         };
-        let wishes = self.wishes(image, &bases)?;
+        let wishes = self.wishes(image, &bases, &containers)?;
         let reason = match &before {
             None => Some("there is no lock".to_owned()),
             Some(lock) => lock.stale(&wishes),
         };
         let update = match locking {
-            // Bases have moved by now, and are no packages.
+            // Bases and containers have moved by now, and are no packages.
             Locking::Update(names) => Update::Named(
                 names
                     .iter()
-                    .filter(|name| !bases.iter().any(|base| base.name == **name))
+                    .filter(|name| {
+                        !bases.iter().any(|base| base.name == **name)
+                            && !containers.contains_key(*name)
+                    })
                     .cloned()
                     .collect(),
             ),
@@ -166,6 +173,7 @@ impl Settings {
         }
         let lock = self.lock(image, &Locking::AsItIs)?;
         let mut found = self.newer_bases(image, &lock)?;
+        found.extend(self.newer_containers(image, &lock)?);
         found.extend(self.findings(&lock, &self.lock_wishes(image, &lock)?, &self.mirrors()?)?);
         Ok(found)
     }
@@ -246,17 +254,24 @@ impl Settings {
         Ok(())
     }
 
-    /// As [`Settings::wishes`], with the bases that a lock pins.
+    /// As [`Settings::wishes`], with the bases and containers that a lock pins.
     pub(super) fn lock_wishes(
         &self,
         image: &Image,
         lock: &LockFile,
     ) -> Result<Wishes, PipelineError> {
-        self.wishes(image, &lock.layers)
+        let containers = lock.containers();
+        let containers = containers.map(|(name, c)| (name.to_owned(), c.clone()));
+        self.wishes(image, &lock.layers, &containers.collect())
     }
 
-    /// What resolution reads from the specification and from the pinned `bases`.
-    fn wishes(&self, image: &Image, bases: &[LockedLayer]) -> Result<Wishes, PipelineError> {
+    /// What resolution reads from the specification and from the pinned `bases` and `containers`.
+    fn wishes(
+        &self,
+        image: &Image,
+        bases: &[LockedLayer],
+        containers: &Containers,
+    ) -> Result<Wishes, PipelineError> {
         let boards = image.boards.iter().map(|name| {
             let board = Board::find(name, &image.dir)?;
             Ok(WishedBoard {
@@ -287,6 +302,7 @@ impl Settings {
                     .as_ref()
                     .map(|tar| self.local_tar(tar))
                     .transpose()?,
+                oci: containers.get(&layer.name).cloned(),
                 base: layer.base.as_ref().map(|base| base.written.clone()),
             })
         });
@@ -446,6 +462,18 @@ pub fn changes(before: Option<&LockFile>, after: &LockFile) -> Vec<String> {
             None => Some(format!("+ tar {} ({})", tar.path, tar.sha256.short())),
         }
     });
+    let containers = after.containers().filter_map(|(layer, container)| {
+        let before = before.and_then(|lock| lock.containers().find(|(other, _)| *other == layer));
+        let (image, now) = (&container.image, container.sha256.short());
+        match before {
+            Some((_, before)) if before.sha256 == container.sha256 => None,
+            Some((_, before)) => Some(format!(
+                "~ container {image}: {} -> {now}",
+                before.sha256.short()
+            )),
+            None => Some(format!("+ container {image} ({now})")),
+        }
+    });
     let added = new
         .iter()
         .filter_map(|(name, package)| match old.get(name) {
@@ -460,5 +488,10 @@ pub fn changes(before: Option<&LockFile>, after: &LockFile) -> Vec<String> {
         .iter()
         .filter(|(name, _)| !new.contains_key(*name))
         .map(|(name, package)| format!("- {name} {}", package.version));
-    bases.chain(tars).chain(added).chain(gone).collect()
+    bases
+        .chain(tars)
+        .chain(containers)
+        .chain(added)
+        .chain(gone)
+        .collect()
 }

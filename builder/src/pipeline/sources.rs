@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 
 use serde::Serialize;
 
+use super::containers::pieces;
 use super::locking::{lock_path, options};
 use super::{PipelineError, Settings};
 use crate::lock::{Finding, LockFile, LockedBoard, LockedPackage, Update, Wishes, check};
@@ -33,6 +34,7 @@ impl Settings {
         let packages: Vec<&LockedPackage> = lock.packages().collect();
         self.bring_bases(image, lock)?;
         self.bring_tars(image, lock)?;
+        self.bring_containers(image, lock)?;
         let summary = self.fetch(image, lock, &packages)?;
         let path = lock_path(image);
         let roots = self.store.roots()?;
@@ -41,6 +43,10 @@ impl Settings {
         let mut digests = before.map(|root| root.digests).unwrap_or_default();
         digests.extend(packages.iter().map(|p| p.sha256));
         digests.extend(lock.tars().map(|(_, tar)| tar.sha256));
+        let containers = lock
+            .containers()
+            .flat_map(|(_, container)| pieces(container));
+        digests.extend(containers.map(|piece| piece.digest));
         digests.extend(lock.bases().map(|(_, base)| base.image));
         self.store.set_root(&Root { path, digests })?;
         Ok(Fetched {

@@ -145,6 +145,8 @@ pub struct LayerSpec {
     pub debs: Vec<PathBuf>,
     /// An archive of the user's whose files the layer brings.
     pub tar: Option<TarRule>,
+    /// A container image whose files the layer brings.
+    pub oci: Option<ContainerRule>,
     /// Packages that resolution treats as present.
     pub without: Vec<String>,
     /// Keeps `/usr/share/doc` and its like, which are left out otherwise.
@@ -180,6 +182,34 @@ pub struct TarRule {
     pub written: String,
     /// Where it is.
     pub path: PathBuf,
+}
+
+/// `oci = "…"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerRule {
+    /// As the specification names it.
+    pub written: String,
+    /// Where it is.
+    pub place: ContainerPlace,
+}
+
+/// Where a container image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContainerPlace {
+    /// In a registry.
+    Registry {
+        /// `oci://host/repository`.
+        remote: String,
+        /// A tag or a digest.
+        reference: String,
+    },
+    /// In a folder (an OCI layout) or an archive.
+    Local {
+        /// Where that is.
+        path: PathBuf,
+        /// The image's name, where there are several.
+        tag: Option<String>,
+    },
 }
 
 /// Owner of an entry: numbers, or names looked up in the image's own users.

@@ -6,7 +6,8 @@ use crate::base::toml as toml_text;
 
 use super::check::Source;
 use super::image::{
-    BaseUse, CargoRule, DirRule, FileRule, GroupRule, LayerSpec, SymlinkRule, TarRule, UserRule,
+    BaseUse, CargoRule, ContainerPlace, ContainerRule, DirRule, FileRule, GroupRule, LayerSpec,
+    SymlinkRule, TarRule, UserRule,
 };
 use super::raw::{RawDir, RawFile, RawLayer, RawUser};
 use super::{SpecError, load, values};
@@ -93,6 +94,12 @@ pub(super) fn alone(
             "a layer with `tar` cannot be published as a base; name its folder in 'use', or bring its files as a package (`debs`)".to_owned(),
         ));
     }
+    if raw.oci.is_some() {
+        return Err(source.near(
+            "oci",
+            "a layer with `oci` cannot be published as a base; name its folder in 'use'".to_owned(),
+        ));
+    }
     let version = raw.version.take().unwrap_or_else(|| "0".to_owned());
     values::version(&version).map_err(|m| source.near("version", m))?;
     let folder = dir.file_name().and_then(|name| name.to_str());
@@ -157,6 +164,9 @@ fn own(raw: RawLayer, name: String, dir: &Path) -> Result<LayerSpec, String> {
     if !raw.keys.is_empty() {
         return Err("'keys' is for a layer with use = \"oci://…\", which they check; the image's own are in [gate]".to_owned());
     }
+    if raw.tar.is_some() && raw.oci.is_some() {
+        return Err("a layer has `tar` or `oci`, not both; make two layers of it".to_owned());
+    }
     if let Some(program) = raw.console.first() {
         if !raw.debug {
             return Err("'console' is for a layer that says `debug = true`; say so, or make the program a [[service]]".to_owned());
@@ -180,6 +190,7 @@ fn own(raw: RawLayer, name: String, dir: &Path) -> Result<LayerSpec, String> {
             .map(|deb| inside(dir, deb))
             .collect::<Result<_, _>>()?,
         tar: raw.tar.map(|path| tar(path, dir)).transpose()?,
+        oci: raw.oci.map(|image| container(image, dir)).transpose()?,
         without: raw.without,
         docs: raw.docs,
         files: raw.files.into_iter().map(file).collect::<Result<_, _>>()?,
@@ -304,6 +315,68 @@ fn tar(written: String, dir: &Path) -> Result<TarRule, String> {
         ));
     }
     Ok(TarRule { written, path })
+}
+
+/// The rule of `oci://host/repository:tag`, `…@sha256:…`, or of a file or folder below
+/// `dir`, with `:NAME` behind it where it holds several images.
+///
+/// # Errors
+/// A text that says what is wrong with it, and the remedy.
+pub fn container(written: String, dir: &Path) -> Result<ContainerRule, String> {
+    let place = if written.starts_with("oci://") {
+        registry(&written)?
+    } else if written.contains("://") {
+        return Err(format!(
+            "oci = \"{written}\": a container image lies at oci://host/repository, or in a folder or an archive beside this file"
+        ));
+    } else {
+        // A name may have a colon of its own, as those of `docker save` do.
+        let named = written.match_indices(':').find_map(|(colon, _)| {
+            let path = inside(dir, &written[..colon]).ok()?;
+            Some((path, written[colon + 1..].to_owned()))
+        });
+        match (inside(dir, &written), named) {
+            (Ok(path), _) => ContainerPlace::Local { path, tag: None },
+            (Err(_), Some((path, tag))) => ContainerPlace::Local {
+                path,
+                tag: Some(tag),
+            },
+            (Err(message), None) => return Err(format!("oci: {message}")),
+        }
+    };
+    Ok(ContainerRule { written, place })
+}
+
+/// Remote and tag or digest; of both the digest counts.
+fn registry(written: &str) -> Result<ContainerPlace, String> {
+    let missing = || {
+        format!(
+            "oci = \"{written}\" does not say which image: put a tag (`:1.4`) or a digest (`@sha256:…`) behind it"
+        )
+    };
+    let tagged = |text: &str| {
+        let name = text.rfind('/').unwrap_or_default();
+        text[name..].find(':').map(|colon| name + colon)
+    };
+    let (remote, reference) = match written.split_once('@') {
+        Some((image, digest)) => {
+            digest
+                .parse::<crate::base::Digest>()
+                .map_err(|error| format!("oci = \"{written}\": {error}"))?;
+            (&image[..tagged(image).unwrap_or(image.len())], digest)
+        }
+        None => {
+            let colon = tagged(written).ok_or_else(missing)?;
+            (&written[..colon], &written[colon + 1..])
+        }
+    };
+    if reference.is_empty() || remote.ends_with('/') {
+        return Err(missing());
+    }
+    Ok(ContainerPlace::Registry {
+        remote: remote.to_owned(),
+        reference: reference.to_owned(),
+    })
 }
 
 /// `path` below `dir`; refuses what leaves it by `..`, absolutely, or through a symbolic link.

@@ -23,6 +23,7 @@ mod values;
 
 pub use error::SpecError;
 pub use image::*;
+pub use layer::container as container_rule;
 pub use load::{LAYER_FILE, SHIPPED_LAYERS, SPEC_FILE, load};
 pub use service::{CAPABILITIES, CREDENTIALS_DIRECTORY, LIMITS};
 pub(crate) use values::age;

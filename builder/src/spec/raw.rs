@@ -142,6 +142,8 @@ pub struct RawLayer {
     pub debs: Vec<String>,
     /// A tar beside this file, plain or compressed by gzip, xz or zstd, whose files the layer brings with their owners and modes; device nodes are left out. Users that it needs are listed in `users`.
     pub tar: Option<String>,
+    /// A container image whose files the layer brings: `oci://host/repository:tag` (or `…@sha256:…`), or beside this file a folder with an OCI layout or an archive (OCI, or of `docker save`), with `:NAME` behind it where that has several. Users that it needs are listed in `users`.
+    pub oci: Option<String>,
     /// Packages that count as present although they are not: cuts dependencies off.
     #[serde(default)]
     pub without: Vec<String>,

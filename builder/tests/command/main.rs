@@ -10,6 +10,7 @@ mod cli;
 mod clients;
 mod clouds;
 mod common;
+mod containers;
 mod determinism;
 mod diff;
 mod faults;

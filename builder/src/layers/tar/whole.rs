@@ -2,12 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::refused;
+use super::{Mode, refused};
 use crate::layers::{Entry, Kind, LayersError};
 
 /// Rules over the whole archive: no duplicates, nothing below what is no
-/// folder, hard links only to a file that came before.
-pub(super) fn check_whole(entries: &mut Vec<Entry>, origin: &str) -> Result<(), LayersError> {
+/// folder, hard links only to a file that came before (or, of a container's layer, to one
+/// below it).
+pub(super) fn check_whole(
+    entries: &mut Vec<Entry>,
+    origin: &str,
+    mode: Mode,
+) -> Result<(), LayersError> {
     let mut kinds: BTreeMap<&str, &Kind> = BTreeMap::new();
     let mut again = BTreeSet::new();
     for (index, entry) in entries.iter().enumerate() {
@@ -22,6 +27,7 @@ pub(super) fn check_whole(entries: &mut Vec<Entry>, origin: &str) -> Result<(), 
                         format!("it is a hard link to {target}, which is no file"),
                     ));
                 }
+                None if mode == Mode::Container => {}
                 None => {
                     return Err(refused(
                         origin,

@@ -108,6 +108,7 @@ impl BaseFacts {
                 provides: self.provides,
             }),
             tar: None,
+            oci: None,
             packages: self.packages,
         }
     }

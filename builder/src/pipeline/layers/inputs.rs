@@ -41,9 +41,10 @@ pub(super) fn own_inputs(inputs: &Inputs<'_>, user: &[layers::Entry]) -> Vec<(St
     // The folder is not an input, what is in it is.
     let rules = LayerSpec {
         dir: PathBuf::new(),
-        // Where its own packages and its tar lie is none either: their bytes are.
+        // Where its own packages, its tar and its container lie is none either: their bytes are.
         debs: Vec::new(),
         tar: None,
+        oci: None,
         ..inputs.spec.clone()
     };
     let mut files = String::new();
@@ -56,6 +57,11 @@ pub(super) fn own_inputs(inputs: &Inputs<'_>, user: &[layers::Entry]) -> Vec<(St
         (FILES.to_owned(), Digest::of(files)),
     ];
     own.extend(inputs.tar.iter().map(|tar| ("tar".to_owned(), tar.tar)));
+    own.extend(inputs.container.iter().map(|container| {
+        let tars = container.layers.iter().map(|layer| layer.tar.to_string());
+        let tars: Vec<String> = tars.collect();
+        ("container".to_owned(), Digest::of(tars.join("\n")))
+    }));
     own
 }
 

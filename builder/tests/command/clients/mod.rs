@@ -3,6 +3,7 @@
 //! loopback, each ended by the test that started it.
 
 mod aws;
+mod containers;
 mod cosign;
 mod oras;
 mod parts;
