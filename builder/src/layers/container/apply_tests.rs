@@ -354,7 +354,7 @@ fn random_layers_come_to_what_a_plain_applier_makes() {
     };
     let (_dir, store) = store();
     let (mut most, mut links) = (0, 0);
-    for case in 0..150 {
+    for case in 0..600 {
         let mut plain = Plain::Folder(BTreeMap::new());
         let mut length = 0;
         let layers: Vec<Vec<u8>> = (0..=random(4))
