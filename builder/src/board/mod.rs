@@ -330,7 +330,7 @@ mod tests {
         assert!(error("qemu-x86_64", &text.replace("\"ec2\"", "\"gce\"")).contains("stands twice"));
         assert!(error("qemu-x86_64", &text.replace("64MiB", "16MiB")).contains("33MiB"));
         assert!(
-            error("qemu-x86_64", &text.replace("modules =", "modlues ="))
+            error("qemu-x86_64", &text.replace("\nmodules =", "\nmodlues ="))
                 .contains("did you mean 'modules'")
         );
         assert!(
