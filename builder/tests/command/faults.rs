@@ -262,7 +262,7 @@ fn what_is_wrong_in_a_specification_is_told_in_one_line() {
         symlink("../../secret", project.join("www/secret")).unwrap();
         for (name, from, to) in [
             ("odd", "\"virtio_blk\"", "\"virtio_blkk\""),
-            ("typo", "modules =", "modlues ="),
+            ("typo", "\nmodules =", "\nmodlues ="),
             ("tiny", "64MiB", "1MiB"),
         ] {
             let text = board
