@@ -66,11 +66,11 @@ fn the_same_file_boots_from_a_usb_stick() {
     let text = include_str!("../../../boards/qemu-x86_64.toml");
     let edits = [
         ("name = \"qemu-x86_64\"", "name = \"stick-x86_64\""),
-        // The clouds' kernel has no USB; this one has ext4 as a module.
+        // The clouds' kernel has no USB; this one has ext4 and its checksums as modules.
         ("linux-image-cloud-amd64", "linux-image-amd64"),
         (
             "    \"virtio_blk\",\n",
-            "    \"xhci_pci\",\n    \"usb_storage\",\n    \"uas\",\n    \"sd_mod\",\n    \"ext4\",\n    \"virtio_blk\",\n",
+            "    \"xhci_pci\",\n    \"usb_storage\",\n    \"uas\",\n    \"sd_mod\",\n    \"ext4\",\n    \"crc32c_generic\",\n    \"virtio_blk\",\n",
         ),
         ("disk = \"virtio-blk\"", "disk = \"usb-storage\""),
     ];
