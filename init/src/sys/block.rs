@@ -8,11 +8,11 @@ use std::path::Path;
 use super::check;
 
 /// `_IO(0x12, 105)`, linux/blkpg.h.
-const BLKPG: libc::c_ulong = 0x1269;
+const BLKPG: libc::Ioctl = 0x1269;
 const BLKPG_ADD_PARTITION: libc::c_int = 1;
 const BLKPG_RESIZE_PARTITION: libc::c_int = 3;
 /// `_IOW('f', 16, __u64)`, fs/ext4/ext4.h.
-const EXT4_IOC_RESIZE_FS: libc::c_ulong = 0x4008_6610;
+const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;
 
 /// `struct blkpg_partition`; the names are not used by the kernel any more.
 #[repr(C)]

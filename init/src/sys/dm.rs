@@ -64,13 +64,13 @@ enum Command {
 
 impl Command {
     /// `_IOWR(DM_IOCTL, command, struct dm_ioctl)`.
-    const fn request(self) -> libc::c_ulong {
-        const READ_WRITE: libc::c_ulong = 3;
-        const DM_IOCTL: libc::c_ulong = 0xfd;
-        (READ_WRITE << 30)
-            | ((HEADER as libc::c_ulong) << 16)
-            | (DM_IOCTL << 8)
-            | self as libc::c_ulong
+    const fn request(self) -> libc::Ioctl {
+        const READ_WRITE: u32 = 3;
+        const DM_IOCTL: u32 = 0xfd;
+        let number =
+            (READ_WRITE << 30) | ((HEADER as u32) << 16) | (DM_IOCTL << 8) | self as u32;
+        // musl takes an int, and the kernel looks at its 32 bits only.
+        number as libc::Ioctl
     }
 }
 

@@ -35,8 +35,12 @@ pub(crate) fn random(bytes: &mut [u8]) -> io::Result<()> {
 
 /// Hands memory that is no longer used back to the kernel.
 pub(crate) fn trim_memory() {
+    // musl's allocator gives back by itself what it can.
     // SAFETY: no arguments that could be invalid; single thread.
-    unsafe { libc::malloc_trim(0) };
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0)
+    };
 }
 
 /// Lowers the calling thread's priority; one that keeps its priority only takes more time.
