@@ -27,27 +27,58 @@ fn main() {
             workspace.join(input).display()
         );
     }
-    let target = "x86_64-unknown-linux-gnu";
     let target_dir = out.join("init-target");
-    let built = target_dir.join(target).join("init/slipform-init");
-    for (features, name) in [("", "slipform-init"), ("tls", "slipform-init-tls")] {
+    let mut inits = vec![
+        (X86_64, "", "slipform-init"),
+        (X86_64, "tls", "slipform-init-tls"),
+    ];
+    // Without TLS: that has parts in C and assembler, which want a compiler for the target.
+    if env::var_os("CARGO_FEATURE_AARCH64").is_some() {
+        inits.push((AARCH64, "", "slipform-init-aarch64"));
+    }
+    for (target, features, name) in inits {
         build(&workspace, target, &target_dir, features);
+        let built = target_dir.join(target.triple).join("init/slipform-init");
         std::fs::copy(&built, out.join(name))
             .unwrap_or_else(|error| panic!("cannot copy {}: {error}", built.display()));
     }
 }
 
-fn build(workspace: &Path, target: &str, target_dir: &Path, features: &str) {
+/// What init is built for.
+#[derive(Clone, Copy)]
+struct Target {
+    triple: &'static str,
+    /// The linker, where the host's own is not for it.
+    linker: Option<&'static str>,
+    /// What has to be there.
+    needs: &'static str,
+}
+
+const X86_64: Target = Target {
+    triple: "x86_64-unknown-linux-gnu",
+    linker: None,
+    needs: "that target's standard library and a static C library (Debian: libc6-dev)",
+};
+/// With musl, whose target brings its C library, and Rust's own linker: no package for
+/// cross building is needed.
+const AARCH64: Target = Target {
+    triple: "aarch64-unknown-linux-musl",
+    linker: Some("rust-lld"),
+    needs: "that target's standard library: run `rustup target add aarch64-unknown-linux-musl`, or build slipform without the feature `aarch64`",
+};
+
+fn build(workspace: &Path, target: Target, target_dir: &Path, features: &str) {
     let cargo_home = env::var_os("CARGO_HOME").map_or_else(
         || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"),
         PathBuf::from,
     );
-    let flags = [
+    let mut flags = vec![
         "-Ctarget-feature=+crt-static".to_owned(),
         "-Crelocation-model=static".to_owned(),
         format!("--remap-path-prefix={}=/slipform", workspace.display()),
         format!("--remap-path-prefix={}=/cargo", cargo_home.display()),
     ];
+    flags.extend(target.linker.map(|linker| format!("-Clinker={linker}")));
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
     // Flags of whoever builds the command (a coverage run, say) are not init's.
     for (name, _) in env::vars_os() {
@@ -81,13 +112,15 @@ fn build(workspace: &Path, target: &str, target_dir: &Path, features: &str) {
             "--features",
             features,
         ])
-        .args(["--target", target, "--target-dir"])
+        .args(["--target", target.triple, "--target-dir"])
         .arg(target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .status()
         .expect("cannot start cargo to build init");
     assert!(
         status.success(),
-        "init did not build for {target}; it needs that target's standard library and a static C library (Debian: libc6-dev)"
+        "init did not build for {}; it needs {}",
+        target.triple,
+        target.needs
     );
 }

@@ -1,5 +1,6 @@
 //! What every room stands on: digests, derived ids, files written whole, progress.
 
+pub mod arch;
 pub mod base64;
 pub mod bytes;
 pub mod digest;
@@ -8,6 +9,7 @@ pub mod guid;
 pub mod progress;
 pub mod toml;
 
+pub use arch::Arch;
 pub use digest::{Digest, DigestWriter};
 pub use progress::Progress;
 

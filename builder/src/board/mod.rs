@@ -10,6 +10,8 @@ use slipform_init::contract::machine::MetadataSource;
 use slipform_qemu_tests::Emulation;
 use slipform_qemu_tests::devices::{self, DISKS, NETWORKS};
 
+use crate::base::Arch;
+
 /// Boards that ship with Slipform, by name, found wherever the command runs from.
 pub const SHIPPED: &[(&str, &str)] = &[
     (
@@ -23,6 +25,10 @@ pub const SHIPPED: &[(&str, &str)] = &[
     (
         "gcp-x86_64",
         include_str!("../../../boards/gcp-x86_64.toml"),
+    ),
+    (
+        "qemu-aarch64",
+        include_str!("../../../boards/qemu-aarch64.toml"),
     ),
     (
         "qemu-x86_64",
@@ -46,8 +52,8 @@ pub fn shipped(name: &str) -> Option<&'static str> {
 pub struct Board {
     /// Name; equals the file's name.
     pub name: String,
-    /// Processor architecture: `x86_64`.
-    pub arch: String,
+    /// Processor architecture.
+    pub arch: Arch,
     /// Debian package of the kernel.
     pub kernel: String,
     /// Debian package of the boot stub.
@@ -78,7 +84,7 @@ pub struct Board {
 pub struct RawBoard {
     /// Name; must equal the file's name.
     pub name: String,
-    /// Architecture. Only `x86_64` so far.
+    /// Architecture: `x86_64` or `aarch64`.
     pub arch: String,
     /// Debian package of the kernel; a meta package is followed.
     pub kernel: String,
@@ -197,12 +203,12 @@ impl Board {
                 raw.name
             )));
         }
-        if raw.arch != "x86_64" {
-            return Err(bad(format!(
-                "arch = \"{}\" is not supported; write \"x86_64\"",
+        let arch = Arch::of(&raw.arch).ok_or_else(|| {
+            bad(format!(
+                "arch = \"{}\" is not supported; write \"x86_64\" or \"aarch64\"",
                 raw.arch
-            )));
-        }
+            ))
+        })?;
         let sector_size = raw.sector_size.unwrap_or(512);
         if ![512, 4096].contains(&sector_size) {
             return Err(bad(format!(
@@ -239,7 +245,7 @@ impl Board {
         Ok(Self {
             metadata,
             name: raw.name,
-            arch: raw.arch,
+            arch,
             kernel: raw.kernel,
             stub_package: raw.stub.package,
             stub_path: raw.stub.path,
@@ -338,6 +344,13 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("qemu-x86_64")
+        );
+        assert!(
+            error(
+                "qemu-x86_64",
+                &text.replace("arch = \"x86_64\"", "arch = \"arm64\"")
+            )
+            .contains("write \"x86_64\" or \"aarch64\"")
         );
         assert!(Board::find("../x", Path::new(".")).is_err());
     }

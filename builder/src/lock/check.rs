@@ -77,9 +77,18 @@ pub fn check(
     };
     let catalog = Catalog::load(wishes, archive, reading, progress)?;
     let mut findings = BTreeMap::new();
+    let foreign = wishes.foreign_tools();
+    let foreign = foreign.map(|tools| Catalog::load(&tools, archive, reading, progress));
+    let foreign = foreign.transpose()?;
+    // A package of all architectures is in the indexes of each.
+    let catalog_of = |locked: &LockedPackage| {
+        let foreign = foreign.as_ref();
+        let own = foreign.filter(|foreign| foreign.index.arch() == locked.arch);
+        own.unwrap_or(&catalog)
+    };
     for locked in lock.packages().filter(|p| p.suite != "local") {
         let key = (locked.name.clone(), locked.version.clone());
-        if let Some(finding) = compare(locked, &catalog) {
+        if let Some(finding) = compare(locked, catalog_of(locked)) {
             findings.insert(key, finding);
         }
     }

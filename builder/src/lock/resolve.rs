@@ -53,6 +53,28 @@ pub fn resolve(
     progress: &dyn Progress,
 ) -> Result<LockFile, LockError> {
     check_updates(wishes, options)?;
+    let Some(tools) = wishes.foreign_tools() else {
+        return resolve_one(wishes, archive, options, progress);
+    };
+    let image = Wishes {
+        tools: Vec::new(),
+        ..wishes.clone()
+    };
+    let lock = resolve_one(&image, archive, options, progress)?;
+    Ok(LockFile {
+        wishes: wishes.digest(),
+        tools: resolve_one(&tools, archive, options, progress)?.tools,
+        ..lock
+    })
+}
+
+/// [`resolve`] for wishes that are all of one architecture.
+fn resolve_one(
+    wishes: &Wishes,
+    archive: &dyn Archive,
+    options: &ResolveOptions<'_>,
+    progress: &dyn Progress,
+) -> Result<LockFile, LockError> {
     let reading = Reading {
         clock: Clock {
             now: options.now,

@@ -18,6 +18,9 @@ pub struct Wishes {
     pub suite: String,
     /// Debian architecture, such as `amd64`.
     pub arch: String,
+    /// Debian architecture of the tools, where it is another one; empty otherwise.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tools_arch: String,
     /// Further archives.
     pub apt: Vec<WishedSource>,
     /// Boards, by name.
@@ -155,6 +158,19 @@ impl Wishes {
         // A struct of texts and numbers always has a JSON form.
         let json = serde_json::to_string(&sorted).unwrap_or_default();
         Digest::of(format!("slipform wishes 1\n{json}"))
+    }
+
+    /// The tools alone, where they are of another architecture than all the rest. They
+    /// come from Debian: a further archive need not have their architecture.
+    #[must_use]
+    pub(super) fn foreign_tools(&self) -> Option<Self> {
+        let foreign = !self.tools_arch.is_empty() && self.tools_arch != self.arch;
+        foreign.then(|| Self {
+            suite: self.suite.clone(),
+            arch: self.tools_arch.clone(),
+            tools: self.tools.clone(),
+            ..Self::default()
+        })
     }
 
     /// The archives to read, in the order in which apt would: the suite, its

@@ -397,7 +397,7 @@ fn casting<'a>(
     Casting {
         image,
         release,
-        arch: &board.arch,
+        arch: board.arch.name(),
         boot: BootMode::Uefi,
         disk,
         parent,

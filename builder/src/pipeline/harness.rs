@@ -24,8 +24,9 @@ impl Settings {
     /// # Errors
     /// [`PipelineError::Emulator`], and what fetching reports.
     pub fn emulator(&self, image: &Image, which: &str) -> Result<Emulator, PipelineError> {
+        let arch = super::locking::architecture(image)?;
         if which == "host" {
-            return tools::host_emulator();
+            return tools::host_emulator(arch);
         }
         let lock = self
             .read_lock(image)?
@@ -40,12 +41,7 @@ impl Settings {
                 )
             })?;
         let unpacked = self.tools(image, &lock, tool)?;
-        let version = tool
-            .packages
-            .iter()
-            .find(|p| p.name == "qemu-system-x86")
-            .map_or("", |p| p.version.as_str());
-        tools::emulator(&unpacked, version)
+        tools::emulator(&unpacked, arch, tool)
     }
 
     /// A set of tools, fetched and unpacked.

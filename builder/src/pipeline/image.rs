@@ -160,7 +160,7 @@ impl Settings {
                 _ => 0,
             },
             disk_multiple: board.disk_multiple,
-            boot_file: "BOOTX64.EFI".to_owned(),
+            boot_file: board.arch.boot_file().to_owned(),
         };
         let image_lock = ImageLock {
             init: &lock.init,

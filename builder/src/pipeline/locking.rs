@@ -7,8 +7,8 @@ use slipform_init::contract::telemetry::Telemetry;
 
 use super::containers::Containers;
 use super::{PipelineError, Settings, now, packages, tools};
-use crate::base::Digest;
 use crate::base::fs::{At, write_atomic};
+use crate::base::{Arch, Digest};
 use crate::board::Board;
 use crate::layers::LayersError;
 use crate::lock::{
@@ -16,21 +16,28 @@ use crate::lock::{
     PresentPackage, ResolveOptions, Update, WishedBoard, WishedLayer, WishedSource, WishedTool,
     Wishes, resolve,
 };
-use crate::spec::{Image, TarRule};
+use crate::spec::{Image, SPEC_FILE, TarRule};
 use crate::store::StatCache;
 
 /// File name of the lock, beside the specification.
 pub const LOCK_FILE: &str = "slipform.lock";
-/// Debian's name of the only architecture so far.
-const ARCH: &str = "amd64";
 
-/// PID 1 as built into this command, with TLS or without: a static x86_64 executable.
+/// PID 1 as built into this command, with TLS or without: a static executable. Arm's is
+/// there if the command was built with the feature `aarch64`, and without TLS only.
 #[must_use]
-pub fn init_binary(tls: bool) -> &'static [u8] {
-    if tls {
-        include_bytes!(concat!(env!("OUT_DIR"), "/slipform-init-tls"))
-    } else {
-        include_bytes!(concat!(env!("OUT_DIR"), "/slipform-init"))
+pub fn init_binary(arch: Arch, tls: bool) -> Option<&'static [u8]> {
+    match (arch, tls) {
+        (Arch::X86_64, true) => Some(include_bytes!(concat!(
+            env!("OUT_DIR"),
+            "/slipform-init-tls"
+        ))),
+        (Arch::X86_64, false) => Some(include_bytes!(concat!(env!("OUT_DIR"), "/slipform-init"))),
+        #[cfg(feature = "aarch64")]
+        (Arch::Aarch64, false) => Some(include_bytes!(concat!(
+            env!("OUT_DIR"),
+            "/slipform-init-aarch64"
+        ))),
+        (Arch::Aarch64, _) => None,
     }
 }
 
@@ -79,6 +86,8 @@ impl Settings {
     /// and [`PipelineError::Source`] when resolving fails.
     pub fn lock(&self, image: &Image, locking: &Locking) -> Result<LockFile, PipelineError> {
         let before = self.read_lock(image)?;
+        let arch = architecture(image)?;
+        let this = init_of(image, arch)?;
         let (bases, containers) = {
             let _guard = self.store.shared(&*self.progress)?;
             (
@@ -108,7 +117,7 @@ impl Settings {
         };
         let asked = matches!(locking, Locking::Update(_) | Locking::UpdateAll);
         match (before, reason) {
-            (Some(lock), None) if !asked => self.with_this_init(image, lock, locking),
+            (Some(lock), None) if !asked => self.with_this_init(image, lock, locking, this),
             (_, Some(reason)) if *locking == Locking::AsItIs => Err(PipelineError::Stale {
                 lock: lock_path(image),
                 dir: image.dir.clone(),
@@ -116,7 +125,7 @@ impl Settings {
             }),
             (before, _) => {
                 let mut lock = self.resolve(&wishes, before.as_ref(), update)?;
-                lock.init = this_init(needs_tls(image));
+                lock.init = this;
                 put_bases(&mut lock, bases);
                 // What a base says of itself came from elsewhere: it must make a lock that reads.
                 let lock = LockFile::parse(&lock.to_toml(), &lock_path(image))?;
@@ -194,15 +203,16 @@ impl Settings {
         image: &Image,
         lock: LockFile,
         locking: &Locking,
+        init: LockedInit,
     ) -> Result<LockFile, PipelineError> {
-        let tls = needs_tls(image);
-        let init = this_init(tls);
         if lock.init == init {
             return Ok(lock);
         }
         if *locking == Locking::AsItIs {
             let LockedInit { size, sha256 } = &lock.init;
-            let reason = if lock.init == this_init(!tls) {
+            let tls = needs_tls(image);
+            let others = Arch::ALL.map(|arch| this_init(arch, !tls));
+            let reason = if others.contains(&Some(lock.init.clone())) {
                 let (has, wants) = if tls {
                     ("no TLS", "it")
                 } else {
@@ -235,9 +245,11 @@ impl Settings {
 
     /// The bytes of the init that a lock names: this command's, or an earlier one's from the store.
     pub(super) fn init(&self, lock: &LockFile) -> Result<Vec<u8>, PipelineError> {
-        for tls in [false, true] {
-            if lock.init == this_init(tls) {
-                return Ok(init_binary(tls).to_vec());
+        for arch in Arch::ALL {
+            for bytes in [false, true].map(|tls| init_binary(arch, tls)) {
+                if let Some(bytes) = bytes.filter(|bytes| locked(bytes) == lock.init) {
+                    return Ok(bytes.to_vec());
+                }
             }
         }
         Ok(self.store.read(&lock.init.sha256)?)
@@ -272,6 +284,7 @@ impl Settings {
         bases: &[LockedLayer],
         containers: &Containers,
     ) -> Result<Wishes, PipelineError> {
+        let arch = architecture(image)?;
         let boards = image.boards.iter().map(|name| {
             let board = Board::find(name, &image.dir)?;
             Ok(WishedBoard {
@@ -308,13 +321,18 @@ impl Settings {
         });
         Ok(Wishes {
             suite: image.suite.clone(),
-            arch: ARCH.to_owned(),
+            arch: arch.debian().to_owned(),
+            tools_arch: if arch == Arch::TOOLS {
+                String::new()
+            } else {
+                Arch::TOOLS.debian().to_owned()
+            },
             apt: apt.collect::<Result<_, PipelineError>>()?,
             boards: boards.collect::<Result<_, PipelineError>>()?,
             layers: layers.collect::<Result<_, PipelineError>>()?,
             tools: vec![WishedTool {
                 name: tools::EMULATOR.to_owned(),
-                packages: tools::EMULATOR_PACKAGES
+                packages: tools::emulator_packages(arch)
                     .iter()
                     .map(|p| (*p).to_owned())
                     .collect(),
@@ -391,7 +409,7 @@ fn put_bases(lock: &mut LockFile, bases: Vec<LockedLayer>) {
 pub(super) fn tool_wishes(name: &str, packages: &[&str]) -> Wishes {
     Wishes {
         suite: "trixie".to_owned(),
-        arch: ARCH.to_owned(),
+        arch: Arch::TOOLS.debian().to_owned(),
         tools: vec![WishedTool {
             name: name.to_owned(),
             packages: packages.iter().map(|p| (*p).to_owned()).collect(),
@@ -400,10 +418,74 @@ pub(super) fn tool_wishes(name: &str, packages: &[&str]) -> Wishes {
     }
 }
 
-fn this_init(tls: bool) -> LockedInit {
+/// The one architecture of an image's boards: its packages are locked for one.
+pub(super) fn architecture(image: &Image) -> Result<Arch, PipelineError> {
+    let mut arch = None;
+    for name in &image.boards {
+        let board = Board::find(name, &image.dir)?;
+        let (first, of) = *arch.get_or_insert((name, board.arch));
+        if of != board.arch {
+            return Err(unfit(
+                image,
+                format!(
+                    "boards: '{first}' is {} and '{name}' is {}, and one lock holds the packages of one architecture; write a folder with its own {SPEC_FILE} for each",
+                    of.name(),
+                    board.arch.name()
+                ),
+            ));
+        }
+    }
+    Ok(arch.map_or(Arch::TOOLS, |(_, arch)| arch))
+}
+
+/// This command's init for the image, and why it has none.
+fn init_of(image: &Image, arch: Arch) -> Result<LockedInit, PipelineError> {
+    let tls = needs_tls(image);
+    if let Some(init) = this_init(arch, tls) {
+        let cargo = image.layers.iter().find(|layer| layer.cargo.is_some());
+        return match cargo {
+            Some(layer) if arch != Arch::TOOLS => Err(unfit(
+                image,
+                format!(
+                    "layer '{}': cargo builds for {} only, and the boards are {}; build it yourself and name the binary in `files`",
+                    layer.name,
+                    Arch::TOOLS.name(),
+                    arch.name()
+                ),
+            )),
+            _ => Ok(init),
+        };
+    }
+    let arch = arch.name();
+    Err(unfit(
+        image,
+        if tls && this_init(Arch::Aarch64, false).is_some() {
+            format!(
+                "a receiver of logs or metrics wants TLS, which init for {arch} does not have; send to one without TLS in the machine's own network"
+            )
+        } else {
+            format!(
+                "its boards are {arch}, and this slipform was built without init for {arch}; run `rustup target add {arch}-unknown-linux-musl`, then build slipform with `--features {arch}`"
+            )
+        },
+    ))
+}
+
+fn unfit(image: &Image, message: String) -> PipelineError {
+    PipelineError::Machine {
+        file: image.dir.join(SPEC_FILE),
+        message,
+    }
+}
+
+fn this_init(arch: Arch, tls: bool) -> Option<LockedInit> {
+    init_binary(arch, tls).map(locked)
+}
+
+fn locked(init: &[u8]) -> LockedInit {
     LockedInit {
-        size: init_binary(tls).len() as u64,
-        sha256: Digest::of(init_binary(tls)),
+        size: init.len() as u64,
+        sha256: Digest::of(init),
     }
 }
 
@@ -417,7 +499,8 @@ pub(super) fn options(
     update: Update,
 ) -> Result<ResolveOptions<'_>, PipelineError> {
     Ok(ResolveOptions {
-        init: this_init(false),
+        // Whoever resolves for an image puts that image's in.
+        init: locked(&[]),
         now: now()?,
         allow_expired: false,
         keep,

@@ -10,14 +10,83 @@ use std::process::Command;
 use slipform_qemu_tests::Emulator;
 
 use super::{PipelineError, Settings, packages};
-use crate::base::Digest;
 use crate::base::fs::At;
+use crate::base::{Arch, Digest};
 use crate::lock::LockedTool;
 
 /// The name of the emulator's tool set in the lock.
 pub const EMULATOR: &str = "emulator";
+
+/// What an architecture's emulator is: names that differ, and nothing else.
+struct Names {
+    /// Debian packages.
+    packages: [&'static str; 2],
+    program: &'static str,
+    /// Firmware and its variables, below `usr/share` of the locked packages.
+    firmware: [&'static str; 2],
+    /// The same where distributions put them.
+    host: &'static [[&'static str; 2]],
+}
+
+const X86_64: Names = Names {
+    packages: ["qemu-system-x86", "ovmf"],
+    program: "qemu-system-x86_64",
+    firmware: ["OVMF/OVMF_CODE_4M.fd", "OVMF/OVMF_VARS_4M.fd"],
+    host: &[
+        [
+            "/usr/share/OVMF/OVMF_CODE_4M.fd",
+            "/usr/share/OVMF/OVMF_VARS_4M.fd",
+        ],
+        [
+            "/usr/share/OVMF/OVMF_CODE.fd",
+            "/usr/share/OVMF/OVMF_VARS.fd",
+        ],
+        [
+            "/usr/share/edk2/ovmf/OVMF_CODE.fd",
+            "/usr/share/edk2/ovmf/OVMF_VARS.fd",
+        ],
+        [
+            "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
+            "/usr/share/edk2/x64/OVMF_VARS.4m.fd",
+        ],
+        [
+            "/usr/share/qemu/ovmf-x86_64-code.bin",
+            "/usr/share/qemu/ovmf-x86_64-vars.bin",
+        ],
+    ],
+};
+
+const AARCH64: Names = Names {
+    packages: ["qemu-system-arm", "qemu-efi-aarch64"],
+    program: "qemu-system-aarch64",
+    firmware: ["AAVMF/AAVMF_CODE.fd", "AAVMF/AAVMF_VARS.fd"],
+    host: &[
+        [
+            "/usr/share/AAVMF/AAVMF_CODE.fd",
+            "/usr/share/AAVMF/AAVMF_VARS.fd",
+        ],
+        [
+            "/usr/share/edk2/aarch64/QEMU_EFI-pflash.raw",
+            "/usr/share/edk2/aarch64/vars-template-pflash.raw",
+        ],
+        [
+            "/usr/share/edk2/aarch64/QEMU_CODE.fd",
+            "/usr/share/edk2/aarch64/QEMU_VARS.fd",
+        ],
+    ],
+};
+
+fn names(arch: Arch) -> &'static Names {
+    match arch {
+        Arch::X86_64 => &X86_64,
+        Arch::Aarch64 => &AARCH64,
+    }
+}
+
 /// What the emulator's set is resolved from.
-pub const EMULATOR_PACKAGES: &[&str] = &["qemu-system-x86", "ovmf"];
+pub(super) fn emulator_packages(arch: Arch) -> &'static [&'static str] {
+    &names(arch).packages
+}
 
 /// A folder with unpacked packages.
 #[derive(Debug, Clone)]
@@ -117,23 +186,30 @@ fn extract(settings: &Settings, tar: &Digest, folder: &Path) -> Result<(), Pipel
 }
 
 /// The emulator from an unpacked set.
-pub(super) fn emulator(tools: &Tools, version: &str) -> Result<Emulator, PipelineError> {
+pub(super) fn emulator(
+    tools: &Tools,
+    arch: Arch,
+    locked: &LockedTool,
+) -> Result<Emulator, PipelineError> {
     let root = tools.root();
+    let names = names(arch);
+    let package = locked.packages.iter().find(|p| p.name == names.packages[0]);
+    let version = package.map_or("", |package| package.version.as_str());
     let missing = |what: &str| {
         PipelineError::Emulator(format!(
             "the locked emulator has no {what}; run `slipform lock --update`"
         ))
     };
     let mut command = tools
-        .words("qemu-system-x86_64")
-        .ok_or_else(|| missing("qemu-system-x86_64"))?;
+        .words(names.program)
+        .ok_or_else(|| missing(names.program))?;
     for folder in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
         command.push("-L".into());
         command.push(root.join(folder).into());
     }
     let modules = root.join("usr/lib/x86_64-linux-gnu/qemu");
     let firmware = |name: &str| {
-        let path = root.join("usr/share/OVMF").join(name);
+        let path = root.join("usr/share").join(name);
         if path.is_file() {
             Ok(path)
         } else {
@@ -143,8 +219,8 @@ pub(super) fn emulator(tools: &Tools, version: &str) -> Result<Emulator, Pipelin
     Ok(Emulator {
         command,
         env: BTreeMap::from([("QEMU_MODULE_DIR".into(), modules.into())]),
-        firmware_code: firmware("OVMF_CODE_4M.fd")?,
-        firmware_vars: firmware("OVMF_VARS_4M.fd")?,
+        firmware_code: firmware(names.firmware[0])?,
+        firmware_vars: firmware(names.firmware[1])?,
         relay: relay(),
         version: format!("qemu {version}, locked"),
     })
@@ -158,51 +234,41 @@ fn relay() -> Vec<OsString> {
     })
 }
 
-/// The host's emulator: `qemu-system-x86_64` on the path, firmware where distributions put it.
-pub(super) fn host_emulator() -> Result<Emulator, PipelineError> {
-    const FIRMWARE: &[(&str, &str)] = &[
-        (
-            "/usr/share/OVMF/OVMF_CODE_4M.fd",
-            "/usr/share/OVMF/OVMF_VARS_4M.fd",
-        ),
-        (
-            "/usr/share/OVMF/OVMF_CODE.fd",
-            "/usr/share/OVMF/OVMF_VARS.fd",
-        ),
-        (
-            "/usr/share/edk2/ovmf/OVMF_CODE.fd",
-            "/usr/share/edk2/ovmf/OVMF_VARS.fd",
-        ),
-        (
-            "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
-            "/usr/share/edk2/x64/OVMF_VARS.4m.fd",
-        ),
-        (
-            "/usr/share/qemu/ovmf-x86_64-code.bin",
-            "/usr/share/qemu/ovmf-x86_64-vars.bin",
-        ),
-    ];
-    let output = Command::new("qemu-system-x86_64").arg("--version").output().map_err(|error| {
-        PipelineError::Emulator(format!("qemu-system-x86_64 cannot be started ({error}); install it, or leave --qemu host out"))
-    })?;
+/// The host's emulator: the program on the path, firmware where distributions put it.
+pub(super) fn host_emulator(arch: Arch) -> Result<Emulator, PipelineError> {
+    let Names {
+        program,
+        host,
+        packages,
+        ..
+    } = names(arch);
+    let output = Command::new(program)
+        .arg("--version")
+        .output()
+        .map_err(|error| {
+            PipelineError::Emulator(format!(
+                "{program} cannot be started ({error}); install it, or leave --qemu host out"
+            ))
+        })?;
     let text = String::from_utf8_lossy(&output.stdout);
     let version = text
         .split_whitespace()
         .nth(3)
         .unwrap_or("of unknown version")
         .to_owned();
-    let pair = FIRMWARE
+    let pair = host
         .iter()
-        .find(|(code, vars)| Path::new(code).is_file() && Path::new(vars).is_file());
-    let (code, vars) = pair.ok_or_else(|| {
-        let places: Vec<&str> = FIRMWARE.iter().map(|(code, _)| *code).collect();
+        .find(|pair| pair.iter().all(|file| Path::new(file).is_file()));
+    let [code, vars] = pair.ok_or_else(|| {
+        let places: Vec<&str> = host.iter().map(|[code, _]| *code).collect();
         PipelineError::Emulator(format!(
-            "the host has no UEFI firmware (looked for {}); install ovmf, or leave --qemu host out",
-            places.join(", ")
+            "the host has no UEFI firmware (looked for {}); install {}, or leave --qemu host out",
+            places.join(", "),
+            packages[1]
         ))
     })?;
     Ok(Emulator {
-        command: vec!["qemu-system-x86_64".into()],
+        command: vec![program.into()],
         env: BTreeMap::new(),
         firmware_code: code.into(),
         firmware_vars: vars.into(),

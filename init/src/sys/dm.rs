@@ -67,8 +67,7 @@ impl Command {
     const fn request(self) -> libc::Ioctl {
         const READ_WRITE: u32 = 3;
         const DM_IOCTL: u32 = 0xfd;
-        let number =
-            (READ_WRITE << 30) | ((HEADER as u32) << 16) | (DM_IOCTL << 8) | self as u32;
+        let number = (READ_WRITE << 30) | ((HEADER as u32) << 16) | (DM_IOCTL << 8) | self as u32;
         // musl takes an int, and the kernel looks at its 32 bits only.
         number as libc::Ioctl
     }

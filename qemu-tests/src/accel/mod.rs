@@ -128,6 +128,10 @@ fn choose_with(
         slowdown: host.slowness,
     };
     let probe = || {
+        // The probe's guest is a PC's, and so are the hosts.
+        if let Some(guest) = emulator.guest().filter(|guest| *guest != "x86_64") {
+            return Err(format!("the guest is {guest}, and the host is not"));
+        }
         if !host.virtualises {
             return Err("the processor shows neither vmx nor svm, so it is not tried".to_owned());
         }

@@ -136,7 +136,10 @@ impl Words {
                 // For the picture of a red machine: the firmware draws on it. It costs
                 // half a second of the host's time, in the noise of ten. OVMF has a
                 // driver for it and needs no option ROM.
-                self.option("-device", "VGA,romfile=");
+                // Arm's `virt` has the same with a frame buffer in plain memory.
+                let arm = setup.emulator.guest() == Some("aarch64");
+                let screen = if arm { "ramfb" } else { "VGA,romfile=" };
+                self.option("-device", screen);
             }
             BootPath::Direct {
                 kernel,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,18 @@ pub struct Emulator {
     pub relay: Vec<OsString>,
     /// For the report: name and version (`qemu 10.0.13 (locked)`).
     pub version: String,
+}
+
+impl Emulator {
+    /// The guest's architecture, by the program's name; `None` for another program.
+    #[must_use]
+    pub fn guest(&self) -> Option<&str> {
+        let mut names = self
+            .command
+            .iter()
+            .filter_map(|word| Path::new(word).file_name()?.to_str());
+        names.find_map(|name| name.strip_prefix("qemu-system-"))
+    }
 }
 
 /// The emulated machine, from the board.
