@@ -4,14 +4,17 @@
 //! Everything is real but the hardware: packages of Debian, the locked emulator and
 //! its firmware, the harness. TCG only, two machines at a time.
 
-use crate::support::lab::{boot, is_nightly, settings, slot};
+use std::io::Write;
+
+use crate::support::lab::{ACCELERATOR, boot, is_nightly, settings, slot};
 use crate::support::project::Project;
 use crate::support::red::{assert_green, tell};
 use crate::support::wire::{Machine, Way};
 use slipform::attest::{KeyFile, Signer, Trust};
+use slipform::base::Arch;
 use slipform::channel::Kind;
 use slipform::output::OutputFormat;
-use slipform::pipeline::{Door, Wanted};
+use slipform::pipeline::{Door, Wanted, init_binary};
 use slipform_init::contract::event::{Event, Record, ServiceState};
 use slipform_qemu_tests::{Check, DiskFormat, Outcome, Probe, Step};
 
@@ -65,6 +68,32 @@ fn hello_boots_on_the_boards_of_clouds() {
         let plan = subject.by_firmware(&name);
         assert_green(&plan, &boot(&plan));
     }
+}
+
+/// Arm's board, with another emulator than all the rest. Nightly.
+#[test]
+fn hello_boots_on_arm() {
+    if !is_nightly() || init_binary(Arch::Aarch64, false).is_none() {
+        // A closed stderr is nobody who could be told.
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED: hello on qemu-aarch64 (nightly, with the feature slipform/aarch64)"
+        );
+        return;
+    }
+    let _slot = slot();
+    let name = "hello-qemu-aarch64";
+    let subject = Project::shipped("hello")
+        .on_board(name, "qemu-aarch64")
+        .cast();
+    let plan = subject.by_firmware(name);
+    let emulator = settings()
+        .emulator(&subject.image, "locked")
+        .expect("the locked emulator unpacks");
+    let report = settings()
+        .boot(&plan, &emulator, ACCELERATOR)
+        .expect("the harness can judge");
+    assert_green(&plan, &report);
 }
 
 #[test]

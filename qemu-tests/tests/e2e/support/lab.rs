@@ -10,7 +10,7 @@ use slipform_qemu_tests::{BootReport, Emulator, Plan};
 use super::project::Project;
 
 /// Never `auto`: a probe of `/dev/kvm` is no business of a test.
-const ACCELERATOR: &str = "tcg";
+pub(crate) const ACCELERATOR: &str = "tcg";
 /// Machines at once. Two keep two cores half busy: much of a test is waiting.
 const MACHINES: u32 = 3;
 
