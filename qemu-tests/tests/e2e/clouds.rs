@@ -47,7 +47,7 @@ fn made(service: &TestAws, subject: &Subject, parent: Option<&Parent>) -> Made {
         .make(&Casting {
             image: &attested.images()[0],
             release: &release,
-            arch: &cast.board.arch,
+            arch: cast.board.arch.name(),
             boot: BootMode::Uefi,
             disk: &cast.disk,
             parent,
