@@ -84,7 +84,7 @@ fn hello_boots_on_arm() {
     let _slot = slot();
     let name = "hello-qemu-aarch64";
     let subject = Project::shipped("hello")
-        .on_board(name, "qemu-aarch64")
+        .on_board(name, "qemu-aarch64", &[])
         .cast();
     let plan = subject.by_firmware(name);
     let emulator = settings()
