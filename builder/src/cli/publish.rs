@@ -13,7 +13,7 @@ use crate::pipeline::{
     CloudWish, Clouds, Door, PipelineError, ReadyToPublish, Settings, Wanted, load,
 };
 use crate::publish::Published;
-use crate::publish::cloud::{self, AwsTarget, AzureTarget};
+use crate::publish::cloud::{self, AwsTarget, AzureTarget, GcpTarget};
 use crate::remote::Remote;
 use crate::spec::Image;
 
@@ -74,6 +74,8 @@ impl Places {
             verb.to.iter().partition(|to| to.starts_with("azure://"));
         let (clouds, stores): (Vec<_>, Vec<_>) =
             others.into_iter().partition(|to| to.starts_with("aws://"));
+        let (gcp, stores): (Vec<_>, Vec<_>) =
+            stores.into_iter().partition(|to| to.starts_with("gcp://"));
         let variable = || std::env::var(REMOTE).ok().filter(|uri| !uri.is_empty());
         let remote = match stores.as_slice() {
             [] => variable(),
@@ -113,20 +115,30 @@ impl Places {
                 );
             }
         };
+        let gcp = match gcp.as_slice() {
+            [] => None,
+            [one] => Some(one.parse::<GcpTarget>().map_err(PipelineError::from)?),
+            _ => {
+                return Err(BadInput(
+                    "--to names Google twice; name one project and bucket".to_owned(),
+                )
+                .into());
+            }
+        };
         let only = &verb.clouding;
-        if azure.is_none() && aws.is_none() && only.is_given() {
+        let clouds = Clouds { aws, azure, gcp };
+        if clouds.is_empty() && only.is_given() {
             return Err(BadInput(
                 "--share, --ssm, --board and --deprecate are about images in a cloud; add --to aws://region".to_owned(),
             )
             .into());
         }
         parameter(only.ssm.as_ref())?;
-        let clouds = Clouds { aws, azure };
         Ok(Self { remote, clouds })
     }
 
     fn wish<'a>(&'a self, image: &'a Image, verb: &'a Publish) -> Option<CloudWish<'a>> {
-        if self.clouds.aws.is_none() && self.clouds.azure.is_none() {
+        if self.clouds.is_empty() {
             return None;
         }
         Some(CloudWish {

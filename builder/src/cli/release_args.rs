@@ -96,7 +96,7 @@ pub struct Publish {
     /// Folder with slipform.toml; or with a layer.toml alone, which is published as a base.
     #[arg(default_value = ".")]
     pub dir: PathBuf,
-    /// Where releases are recorded: `oci://host/repository`, `s3://bucket/prefix` or `file:///folder`, else SLIPFORM_REMOTE; and clouds that get images: `aws://region[,region…]`, `azure://account/container`. Can be given several times.
+    /// Where releases are recorded: `oci://host/repository`, `s3://bucket/prefix` or `file:///folder`, else SLIPFORM_REMOTE; and clouds that get images: `aws://region[,region…]`, `azure://account/container`, `gcp://project/bucket[/prefix]`. Can be given several times.
     #[arg(long, visible_alias = "remote", value_name = "URI")]
     pub to: Vec<String>,
     /// Images in clouds.

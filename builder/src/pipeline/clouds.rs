@@ -7,12 +7,14 @@ use crate::channel::{self, CloudImage, Entry, History, Record, RecordImage};
 use crate::disk::DiskMap;
 use crate::output;
 use crate::publish::cloud::{
-    self, AWS, AZURE, Ami, AwsTarget, AzureTarget, Casting, DryRun, Made, PageBlob, Parent,
+    self, AWS, AZURE, Ami, AwsTarget, AzureTarget, Casting, DryRun, GCP, GceImage, GcpTarget, Made,
+    PageBlob, Parent,
 };
 use crate::publish::{self, PublishError, Published, Release};
 use crate::remote::aws::Aws;
 use crate::remote::aws::ec2::BootMode;
 use crate::remote::azure::PageBlobs;
+use crate::remote::gcp::Gcp;
 use crate::remote::{Remote, RemoteOptions};
 use crate::sources::Host;
 use crate::spec::Image;
@@ -24,6 +26,7 @@ use super::{Finding, PipelineError, ReadyToPublish, Settings};
 /// What the names of boards for clouds begin with.
 const AWS_BOARDS: &str = "aws-";
 const AZURE_BOARDS: &str = "azure-";
+const GCP_BOARDS: &str = "gcp-";
 /// Records of a channel in which a parent is looked for, and older images to deprecate.
 const LOOKED_AT: usize = 50;
 
@@ -34,6 +37,16 @@ pub struct Clouds {
     pub aws: Option<AwsTarget>,
     /// A container of Azure's.
     pub azure: Option<AzureTarget>,
+    /// A project and bucket of Google's.
+    pub gcp: Option<GcpTarget>,
+}
+
+impl Clouds {
+    /// Whether there is none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.aws.is_none() && self.azure.is_none() && self.gcp.is_none()
+    }
 }
 
 /// What a release is to become in clouds.
@@ -109,6 +122,12 @@ fn azure(target: &AzureTarget, host: &Host) -> Result<PageBlobs, PublishError> {
     )?)
 }
 
+/// A project, by what the host says of it.
+fn gcp(target: &GcpTarget, host: &Host) -> Result<Gcp, PublishError> {
+    let options = RemoteOptions::default();
+    Ok(Gcp::open(&target.project, host, options)?)
+}
+
 /// The service, by what the host says of it.
 pub(super) fn aws() -> Result<Aws, PublishError> {
     Ok(Aws::open(&Host::real(), RemoteOptions::default())?)
@@ -147,6 +166,15 @@ impl Settings {
                 all.add(page_blob.make(&casting, &footer)?);
             }
         }
+        if let Some(target) = &wish.clouds.gcp {
+            let gcp = gcp(target, &Host::real())?;
+            let gce = self.gce_image(&gcp, target);
+            for (image, board) in wish.choose(&ready.attested, GCP_BOARDS)? {
+                let disk = self.disk_map(image.image())?;
+                let casting = casting(image, &board, &ready.release, &disk, None);
+                all.add(gce.make(&casting)?);
+            }
+        }
         let place = |made: &CloudImage| {
             (
                 made.provider.clone(),
@@ -183,6 +211,15 @@ impl Settings {
         }
     }
 
+    fn gce_image<'a>(&'a self, gcp: &'a Gcp, target: &'a GcpTarget) -> GceImage<'a> {
+        GceImage {
+            store: &self.store,
+            gcp,
+            target,
+            progress: &*self.progress,
+        }
+    }
+
     /// Every call that publishing to the cloud would make, sent to nobody there. The
     /// channel's history is read from the remote, for the parent.
     ///
@@ -208,6 +245,7 @@ impl Settings {
                 ("AWS_SECRET_ACCESS_KEY", "-"),
                 ("AZURE_STORAGE_KEY", ""),
                 ("AZURE_STORAGE_SAS_TOKEN", "sig"),
+                ("CLOUDSDK_AUTH_ACCESS_TOKEN", "-"),
             ],
         );
         let mut all = Vec::new();
@@ -232,6 +270,15 @@ impl Settings {
                 let casting = casting(image, &board, &ready.release, &disk, parent.as_ref());
                 let footer = self.footer(image.image(), &disk)?;
                 all.push(page_blob.dry_run(&casting, &footer)?);
+            }
+        }
+        if let Some(target) = &wish.clouds.gcp {
+            let gcp = gcp(target, &nobody)?;
+            let gce = self.gce_image(&gcp, target);
+            for (image, board) in wish.choose(&ready.attested, GCP_BOARDS)? {
+                let disk = self.disk_map(image.image())?;
+                let casting = casting(image, &board, &ready.release, &disk, None);
+                all.push(gce.dry_run(&casting)?);
             }
         }
         Ok(all)
@@ -319,6 +366,17 @@ impl Settings {
                 let footer = self.footer(image, &disk)?;
                 let page_blob = self.page_blob(&blobs, &target);
                 Ok(page_blob.verify(made, of, &footer)?)
+            }
+            GCP => {
+                let of_disk = made.snapshot.as_deref().unwrap_or_default();
+                let bucket = of_disk.strip_prefix("gs://").unwrap_or_default();
+                let bucket = bucket.split('/').next().unwrap_or_default();
+                let target = format!("gcp://{}/{bucket}", made.region).parse::<GcpTarget>();
+                let Ok(target) = target else {
+                    return Ok(Some("its record names no bucket of Google's".to_owned()));
+                };
+                let gcp = gcp(&target, &Host::real())?;
+                Ok(self.gce_image(&gcp, &target).verify(made, of)?)
             }
             other => Ok(Some(format!(
                 "nothing here reads images of {other} back; a newer slipform may"

@@ -17,6 +17,7 @@ pub mod aws;
 pub mod azure;
 pub mod error;
 pub mod folder;
+pub mod gcp;
 mod http;
 pub mod registry;
 pub mod s3;

@@ -4,6 +4,7 @@
 mod azure;
 mod clouds;
 mod faults;
+mod gcp;
 mod logins;
 mod promises;
 mod transfers;

@@ -25,15 +25,15 @@ const IMAGE: &str = "ami-…";
 pub enum CloudCall {
     /// One of AWS's.
     Aws(AwsCall),
-    /// One of Azure's, as a line.
-    Azure(String),
+    /// One of Azure's or Google's, as a line.
+    Line(String),
 }
 
 impl fmt::Display for CloudCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Aws(call) => call.fmt(f),
-            Self::Azure(line) => f.write_str(line),
+            Self::Line(line) => f.write_str(line),
         }
     }
 }

@@ -7,6 +7,7 @@
 //!                 ami.rs     find, register, copy, share: each step is found again after a cut
 //!                 dry.rs     every call, sent to nobody
 //! azure://…       page_blob.rs  a fixed VHD: create or copy, only the pages that differ, state
+//! gcp://…         gce.rs     the disk as a tar in a bucket, and an image made of it
 //!                 verify.rs  reads an image back, block by block; page_verify.rs a page blob
 //!                 switch.rs  the parameter that names the release; deprecation of older images
 //! ```
@@ -17,6 +18,7 @@
 mod ami;
 mod blocks;
 mod dry;
+mod gce;
 mod journal;
 mod page_blob;
 mod page_verify;
@@ -28,9 +30,10 @@ mod verify;
 pub use ami::{Ami, Casting, Made, Parent};
 pub use blocks::BlockPlan;
 pub use dry::{CloudCall, DryRun, dry_run};
+pub use gce::GceImage;
 pub use page_blob::{FOOTER, PageBlob};
 pub use switch::{deprecate, parameter_of, switch};
-pub use target::{AwsTarget, AzureTarget, is_account};
+pub use target::{AwsTarget, AzureTarget, GcpTarget, is_account};
 pub use verify::verify;
 
 use std::thread::sleep;
@@ -42,6 +45,8 @@ use super::PublishError;
 pub const AWS: &str = "aws";
 /// See [`AWS`].
 pub const AZURE: &str = "azure";
+/// See [`AWS`].
+pub const GCP: &str = "gcp";
 
 /// How often something that takes its time is looked at before it is given up: hours.
 const LOOKS: u32 = 1_000;

@@ -320,7 +320,7 @@ impl PageBlob<'_> {
         calls.push(pages::write(&names.blob, casting.disk.size, footer));
         calls.push(pages::list(&names.blob));
         calls.push(names.finish());
-        let calls = calls.iter().map(|call| CloudCall::Azure(call.to_string()));
+        let calls = calls.iter().map(|call| CloudCall::Line(call.to_string()));
         Ok(DryRun {
             blocks: plan.data.len(),
             bytes,

@@ -152,6 +152,70 @@ impl fmt::Display for AzureTarget {
     }
 }
 
+/// A project of Google's, and a bucket for its disks: `gcp://project/bucket[/prefix]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GcpTarget {
+    /// The project.
+    pub project: String,
+    /// The bucket.
+    pub bucket: String,
+    /// What names of objects begin with: nothing, or folders that end with `/`.
+    pub prefix: String,
+}
+
+impl FromStr for GcpTarget {
+    type Err = PublishError;
+
+    fn from_str(text: &str) -> Result<Self, PublishError> {
+        let wrong = |why| target(text, why);
+        let rest = text.strip_prefix("gcp://").and_then(|r| r.split_once('/'));
+        let (project, rest) = rest.ok_or_else(|| wrong("write gcp://project/bucket[/prefix]"))?;
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let fits = |text: &str, signs: &str| {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+            let edges = text.starts_with(plain) && text.ends_with(plain);
+            edges && text.chars().all(|c| plain(c) || signs.contains(c))
+        };
+        if !(6..=63).contains(&project.len())
+            || !project.starts_with(|c: char| c.is_ascii_lowercase())
+            || !fits(project, "-.:")
+        {
+            return Err(wrong(
+                "a project's id has 6 to 63 lower case letters, digits and -, and begins with a letter",
+            ));
+        }
+        if !(3..=222).contains(&bucket.len()) || !fits(bucket, "-_.") {
+            return Err(wrong(
+                "a bucket has 3 to 222 lower case letters, digits, - _ and ., the first and last one a letter or digit",
+            ));
+        }
+        let prefix = prefix.trim_end_matches('/');
+        let part = |part: &str| {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            !part.is_empty() && !part.starts_with('.') && part.chars().all(plain)
+        };
+        if prefix.len() > 200 || !prefix.is_empty() && !prefix.split('/').all(part) {
+            return Err(wrong(
+                "a prefix has up to 200 letters, digits, - _ . and / between them",
+            ));
+        }
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        Ok(Self {
+            project: project.to_owned(),
+            bucket: bucket.to_owned(),
+            prefix: format!("{prefix}{slash}"),
+        })
+    }
+}
+
+impl fmt::Display for GcpTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefix = self.prefix.trim_end_matches('/');
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        write!(f, "gcp://{}/{}{slash}{prefix}", self.project, self.bucket)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +240,27 @@ mod tests {
         let shared = target.shared(&["123456789012".to_owned()]).unwrap();
         let error = shared.shared(&["all".to_owned()]).unwrap_err();
         assert!(error.to_string().contains("12 digits"), "{error}");
+    }
+
+    #[test]
+    fn projects_and_buckets_are_named_as_google_wants() {
+        let read = |text: &str| text.parse::<GcpTarget>();
+        for good in ["gcp://my-project/images", "gcp://my-project/images/a/b-1"] {
+            assert_eq!(read(good).unwrap().to_string(), good);
+        }
+        assert_eq!(read("gcp://my-project/images/a/").unwrap().prefix, "a/");
+        for bad in [
+            "gcp://my-project",
+            "gcp://my-project/",
+            "gcp://proj/images",
+            "gcp://My-project/images",
+            "gcp://my-project/Images",
+            "gcp://my-project/images/../x",
+            "gcp://my-project/images//x",
+            "gcp://my-project/images/a b",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

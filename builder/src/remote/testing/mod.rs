@@ -3,7 +3,7 @@
 //! must be able to do. They trust their clients with nothing but memory.
 //!
 //! ```text
-//! Remote ──> FaultProxy ──> TestRegistry | TestS3 | TestAws | TestAzure (or a real one)
+//! Remote ──> FaultProxy ──> TestRegistry | TestS3 | TestAws | TestAzure | TestGcp (or a real one)
 //! conformance(&|| open(…))   every promise of the trait, in one go
 //! ```
 
@@ -13,6 +13,7 @@ mod aws_ec2;
 mod azure;
 mod conformance;
 mod faults;
+mod gcp;
 mod registry;
 mod registry_uploads;
 mod s3;
@@ -25,6 +26,7 @@ pub use aws::{AwsRules, Seen, TestAws};
 pub use azure::{AzureRules, TestAzure};
 pub use conformance::{Traits, conformance, put, race};
 pub use faults::{Fault, FaultProxy};
+pub use gcp::{GcpRules, TestGcp};
 pub use registry::{Auth, RegistryRules, TestRegistry};
 pub use s3::{S3Rules, TestS3};
 pub use server::{Reply, Request, Server};
