@@ -23,7 +23,7 @@ fn disk(scene: &Scene) -> DiskMap {
     for extent in &mut disk.extents {
         *extent = Extent {
             length: extent.length.min(MIB),
-            ..extent.clone()
+            ..*extent
         };
     }
     disk

@@ -278,8 +278,10 @@ fn token(state: &mut State, request: &Request) -> Result<Reply, Refusal> {
         return Err(wrong("another grant"));
     }
     let assertion = field("assertion").unwrap_or_default();
-    let (signed, signature) = assertion.rsplit_once('.').ok_or(wrong("no assertion"))?;
-    let (head, claims) = signed.split_once('.').ok_or(wrong("no claims"))?;
+    let (signed, signature) = assertion
+        .rsplit_once('.')
+        .ok_or_else(|| wrong("no assertion"))?;
+    let (head, claims) = signed.split_once('.').ok_or_else(|| wrong("no claims"))?;
     let read = |part: &str| Base64UrlUnpadded::decode_vec(part).unwrap_or_default();
     let json = |part: &str| serde_json::from_slice::<Value>(&read(part)).unwrap_or_default();
     let pair = RsaKeyPair::from_pkcs8(&base64::decode(KEY).unwrap_or_default());
@@ -351,13 +353,15 @@ fn part(
     let range = request.header("content-range").strip_prefix("bytes ");
     let (range, total) = range
         .and_then(|range| range.split_once('/'))
-        .ok_or(wrong("no range"))?;
+        .ok_or_else(|| wrong("no range"))?;
     let total: u64 = total.parse().map_err(|_| wrong("no total"))?;
     if *upload.total.get_or_insert(total) != total {
         return Err(wrong("another total than before"));
     }
     if range != "*" && (upload.bytes.len() as u64) < total {
-        let (from, to) = range.split_once('-').ok_or(wrong("a range that is none"))?;
+        let (from, to) = range
+            .split_once('-')
+            .ok_or_else(|| wrong("a range that is none"))?;
         let number = |text: &str| text.parse::<u64>().map_err(|_| wrong("no number"));
         let (from, to) = (number(from)?, number(to)?);
         let length = (to + 1).saturating_sub(from);
