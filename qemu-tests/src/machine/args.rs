@@ -12,6 +12,7 @@ use slipform_init::contract::event::{NONCE_FW_CFG, REPORT_PORT, SLOWDOWN_FW_CFG}
 
 use super::Mode;
 use super::hardware::Trace;
+use super::netboot::HTTP_BOOT;
 use super::sockets::Channel;
 use crate::accel::{Accel, AccelKind};
 use crate::metadata::forward_command;
@@ -176,6 +177,9 @@ impl Words {
 
     fn disk(&mut self, setup: &Setup<'_>) {
         let plan = setup.plan;
+        if plan.emulation.disk == HTTP_BOOT {
+            return;
+        }
         let format = match plan.format {
             DiskFormat::Raw => "raw",
             DiskFormat::Qcow2 => "qcow2",
@@ -305,7 +309,8 @@ impl Words {
             return;
         }
         let mut netdev = "user,id=net0".to_owned();
-        if setup.mode.isolated {
+        // The server that the disk comes from is on the host.
+        if setup.mode.isolated && setup.plan.emulation.disk != HTTP_BOOT {
             netdev.push_str(",restrict=on");
         }
         let metadata = setup.mode.metadata.as_ref();

@@ -1,10 +1,11 @@
 //! One emulated machine: its command line ([`args`]), firmware copy ([`firmware`]),
 //! overlay ([`overlay`]), sockets ([`sockets`]), process ([`process`]), monitor ([`qmp`]) and forwarded
-//! ports ([`usernet`]), started paused and watched through one channel.
+//! ports ([`usernet`]), or a start over the network ([`netboot`]), started paused and watched through one channel.
 
 pub(crate) mod args;
 pub(crate) mod firmware;
 pub(crate) mod hardware;
+mod netboot;
 pub(crate) mod overlay;
 pub(crate) mod process;
 pub(crate) mod qmp;
@@ -90,6 +91,7 @@ pub(crate) struct Machine {
     open_channels: usize,
     exit_told: bool,
     metadata: Option<Server>,
+    _netboot: Option<netboot::Server>,
     // Removed last, when QEMU is gone.
     _overlay: TempDir,
     _run: TempDir,
@@ -116,6 +118,7 @@ impl Machine {
             ))?;
         let keep = mode.kept.as_ref().map_or(run, |kept| kept.folder());
         let vars = firmware::copy_vars(plan, emulator, keep)?;
+        let netboot = netboot::prepare(plan, &vars)?;
         let disk = mode.kept.as_ref().map(|kept| kept.disk());
         let state = state_disk(plan, keep)?;
         let nonce = nonce()?;
@@ -182,6 +185,7 @@ impl Machine {
             open_channels: 3,
             exit_told: false,
             metadata: server,
+            _netboot: netboot,
             _overlay: overlay,
             _run: sockets.dir,
         };

@@ -24,7 +24,7 @@ const fn device(
 }
 
 /// Disks.
-pub const DISKS: [Device; 7] = [
+pub const DISKS: [Device; 8] = [
     device("virtio-blk", None, "virtio-blk-pci"),
     device(
         "virtio-scsi",
@@ -42,6 +42,8 @@ pub const DISKS: [Device; 7] = [
     ),
     // A drive that the disk lies in as a CD.
     device("cdrom", None, "ide-cd,bus=ide.0"),
+    // None at all: the firmware fetches the disk into memory by HTTP.
+    device("http-boot", None, ""),
 ];
 
 /// Network cards.

@@ -28,6 +28,30 @@ fn hello_boots_from_a_cd() {
     assert_green(&plan, &report);
 }
 
+/// The firmware fetches the disk by HTTP; Linux finds it in memory, and init there.
+#[test]
+fn hello_boots_over_the_network() {
+    if !is_nightly() {
+        return;
+    }
+    let _slot = slot();
+    let modules = (
+        CD_MODULES.0,
+        "[kernel]\nmodules = [\"nfit\", \"nd_pmem\"]\n\n[[test]]",
+    );
+    // The firmware takes a second for each half MiB here.
+    let board = include_str!("../../../boards/qemu-x86_64.toml")
+        .replace("esp-size = \"64MiB\"", "esp-size = \"40MiB\"");
+    let files = [("boards/qemu-x86_64.toml", board.as_str())];
+    let subject = Project::shipped("hello")
+        .variant("hello-http", &[modules], &files)
+        .cast();
+    let mut plan = subject.by_firmware("hello-http");
+    plan.emulation.disk = "http-boot".to_owned();
+    let report = boot(&plan);
+    assert_green(&plan, &report);
+}
+
 /// State cannot be kept on a CD: the machine says so and does not start without it.
 #[test]
 fn state_on_a_cd_ends_the_boot_with_the_reason() {

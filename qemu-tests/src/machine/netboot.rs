@@ -1,0 +1,243 @@
+//! A machine that starts over the network: the firmware fetches the disk by HTTP (UEFI
+//! Specification 2.10, section 24.7, "HTTP Boot") and starts it from memory.
+//!
+//! QEMU's DHCP knows nothing of it, so that a boot option names the URL, as on a machine
+//! whose operator has written it there.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::error::HarnessError;
+use crate::plan::Plan;
+
+/// The disk of a board that starts so.
+pub(crate) const HTTP_BOOT: &str = "http-boot";
+/// The host, as the guest sees it.
+const HOST: &str = "10.0.2.2";
+/// The firmware knows a disk by its name's end.
+const PATH: &str = "/disk.img";
+/// Longest request.
+const REQUEST_MAX: u64 = 16 * 1024;
+/// Longest wait for a guest that says nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// For a board that starts so: serves the artifact, and writes its URL into the machine's
+/// variables, which must be new.
+pub(super) fn prepare(plan: &Plan, vars: &Path) -> Result<Option<Server>, HarnessError> {
+    if plan.emulation.disk != HTTP_BOOT {
+        return Ok(None);
+    }
+    let server = Server::start(&plan.disk)?;
+    let remedy = "set TMPDIR to a folder with room";
+    let mut bytes = std::fs::read(vars).map_err(HarnessError::io("read", vars, remedy))?;
+    if boot_from(&mut bytes, &server.url()).is_none() {
+        return Err(HarnessError::Plan {
+            what: "disk".into(),
+            value: format!("`{HTTP_BOOT}`"),
+            rule: "it needs the firmware's variables as they come, without boot options".into(),
+            remedy: "use the locked emulator, and no power cuts in the tests".into(),
+        });
+    }
+    std::fs::write(vars, bytes).map_err(HarnessError::io("write", vars, remedy))?;
+    Ok(Some(server))
+}
+
+/// Serves the artifact on 127.0.0.1 until it is dropped.
+#[derive(Debug)]
+pub(super) struct Server {
+    stop: Arc<AtomicBool>,
+    port: u16,
+}
+
+impl Server {
+    /// Begins.
+    pub(super) fn start(disk: &Path) -> Result<Self, HarnessError> {
+        let remedy = "allow this user to listen on 127.0.0.1";
+        let failed = || HarnessError::io("listen on 127.0.0.1 to serve", disk, remedy);
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed())?;
+        let port = listener.local_addr().map_err(failed())?.port();
+        listener.set_nonblocking(true).map_err(failed())?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (told, disk): (_, PathBuf) = (stop.clone(), disk.to_owned());
+        std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        let disk = disk.clone();
+                        std::thread::spawn(move || drop(serve(&stream, &disk)));
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                    Err(_) => std::thread::sleep(Duration::from_millis(100)),
+                }
+            }
+        });
+        Ok(Self { stop, port })
+    }
+
+    /// Where the guest finds the disk.
+    pub(super) fn url(&self) -> String {
+        format!("http://{HOST}:{}{PATH}", self.port)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Answers one request: all of the disk, or what is said about it.
+fn serve(mut stream: &TcpStream, disk: &Path) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut lines = BufReader::new(stream.take(REQUEST_MAX)).lines();
+    let request = lines.next().transpose()?.unwrap_or_default();
+    for line in lines {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    let mut words = request.split(' ');
+    let (method, path) = (words.next(), words.next());
+    let method = method.filter(|method| matches!(*method, "GET" | "HEAD"));
+    let Some(method) = method.filter(|_| path == Some(PATH)) else {
+        return stream.write_all(
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        );
+    };
+    let mut file = File::open(disk)?;
+    let length = file.metadata()?.len();
+    stream.write_all(
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nContent-Type: application/octet-stream\r\nConnection: close\r\n\r\n")
+            .as_bytes(),
+    )?;
+    if method == "GET" {
+        io::copy(&mut file, &mut stream)?;
+    }
+    Ok(())
+}
+
+/// Variable store header behind the volume's, in bytes.
+const STORE_HEADER: usize = 28;
+/// Header of an authenticated variable, in bytes.
+const HEADER: usize = 60;
+/// EFI_GLOBAL_VARIABLE, as it lies in memory.
+const GLOBAL: [u8; 16] = [
+    0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c,
+];
+
+/// Adds a boot option for the URL, which comes first, to a template of variables that has
+/// none; `None` if the template is not as EDK II makes them.
+///
+/// Layout: EDK II, MdeModulePkg/Include/Guid/VariableFormat.h.
+pub(super) fn boot_from(variables: &mut [u8], url: &str) -> Option<()> {
+    const ACTIVE: u32 = 1;
+    const MESSAGING_URI: [u8; 2] = [3, 24];
+    const END: [u8; 4] = [0x7f, 0xff, 4, 0];
+    let node = u16::try_from(4 + url.len()).ok()?;
+    let path = [
+        &MESSAGING_URI[..],
+        &node.to_le_bytes(),
+        url.as_bytes(),
+        &END,
+    ]
+    .concat();
+    let option = [
+        &ACTIVE.to_le_bytes()[..],
+        &u16::try_from(path.len()).ok()?.to_le_bytes(),
+        &utf16("HTTP"),
+        &path,
+    ]
+    .concat();
+    let length = variables.get(48..50)?;
+    let mut at = usize::from(u16::from_le_bytes([length[0], length[1]])) + STORE_HEADER;
+    for (name, data) in [("Boot0000", &option[..]), ("BootOrder", &[0, 0])] {
+        let variable = variable(name, data)?;
+        let place = variables.get_mut(at..at + variable.len())?;
+        if place.iter().any(|byte| *byte != 0xff) {
+            return None;
+        }
+        place.copy_from_slice(&variable);
+        at = (at + variable.len()).next_multiple_of(4);
+    }
+    Some(())
+}
+
+/// A variable of the firmware's that services at boot and at run time see.
+fn variable(name: &str, data: &[u8]) -> Option<Vec<u8>> {
+    const START: u16 = 0x55aa;
+    const ADDED: u8 = 0x3f;
+    const ATTRIBUTES: u32 = 7;
+    let name = utf16(name);
+    let mut bytes = vec![0; HEADER];
+    let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+    put(0, &START.to_le_bytes());
+    put(2, &[ADDED]);
+    put(4, &ATTRIBUTES.to_le_bytes());
+    put(36, &u32::try_from(name.len()).ok()?.to_le_bytes());
+    put(40, &u32::try_from(data.len()).ok()?.to_le_bytes());
+    put(44, &GLOBAL);
+    bytes.extend(name);
+    bytes.extend(data);
+    Some(bytes)
+}
+
+fn utf16(text: &str) -> Vec<u8> {
+    let units = text.encode_utf16().chain([0]);
+    units.flat_map(u16::to_le_bytes).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_option_goes_into_an_empty_store_and_nowhere_else() {
+        let mut empty = vec![0xff; 1024];
+        empty[48..50].copy_from_slice(&72u16.to_le_bytes());
+        let mut variables = empty.clone();
+        boot_from(&mut variables, "http://10.0.2.2:80/disk.img").unwrap();
+        assert_eq!(variables[100..104], [0xaa, 0x55, 0x3f, 0]);
+        // Boot0000: attributes, length of the path, its name; then the path.
+        let data = 100 + HEADER + 2 * 9;
+        assert_eq!(variables[data..data + 4], [1, 0, 0, 0]);
+        assert_eq!(variables[data + 4..data + 6], [35, 0]);
+        assert_eq!(variables[data + 16..data + 20], [3, 24, 31, 0]);
+        assert_eq!(variables[data + 20..data + 27], *b"http://");
+        // BootOrder follows at a multiple of four.
+        let next = (data + 16 + 35_usize).next_multiple_of(4);
+        assert_eq!(variables[next..next + 2], [0xaa, 0x55]);
+        assert!(boot_from(&mut variables, "http://again").is_none());
+        assert!(boot_from(&mut empty[..200], "http://no-room").is_none());
+    }
+
+    #[test]
+    fn the_server_gives_the_disk_and_nothing_else() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"the disk").unwrap();
+        let server = Server::start(file.path()).unwrap();
+        let ask = |request: &str| {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port)).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        let head = ask("HEAD /disk.img HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(
+            head.contains("Content-Length: 8\r\n") && head.ends_with("\r\n\r\n"),
+            "{head}"
+        );
+        assert!(ask("GET /disk.img HTTP/1.1\r\n\r\n").ends_with("\r\n\r\nthe disk"));
+        assert!(ask("GET /etc/passwd HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
+        assert!(ask("POST /disk.img HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
+    }
+}
