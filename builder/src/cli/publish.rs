@@ -1,5 +1,7 @@
 //! `slipform publish`, `promote`, `rollback` and `revoke`.
 
+use std::str::FromStr;
+
 use serde_json::json;
 
 use super::args::{Cli, Signing};
@@ -12,8 +14,8 @@ use crate::channel::{Kind, REVOKED};
 use crate::pipeline::{
     CloudWish, Clouds, Door, PipelineError, ReadyToPublish, Settings, Wanted, load,
 };
-use crate::publish::Published;
 use crate::publish::cloud::{self, AwsTarget, AzureTarget, GcpTarget};
+use crate::publish::{PublishError, Published};
 use crate::remote::Remote;
 use crate::spec::Image;
 
@@ -70,15 +72,11 @@ struct Places {
 
 impl Places {
     fn of(verb: &Publish) -> anyhow::Result<Self> {
-        let (azure, others): (Vec<_>, Vec<_>) =
-            verb.to.iter().partition(|to| to.starts_with("azure://"));
-        let (clouds, stores): (Vec<_>, Vec<_>) =
-            others.into_iter().partition(|to| to.starts_with("aws://"));
-        let (gcp, stores): (Vec<_>, Vec<_>) =
-            stores.into_iter().partition(|to| to.starts_with("gcp://"));
-        let variable = || std::env::var(REMOTE).ok().filter(|uri| !uri.is_empty());
+        let (aws, others) = named(verb.to.iter(), "aws://");
+        let (azure, others) = named(others, "azure://");
+        let (gcp, stores) = named(others, "gcp://");
         let remote = match stores.as_slice() {
-            [] => variable(),
+            [] => std::env::var(REMOTE).ok().filter(|uri| !uri.is_empty()),
             [one] => Some((*one).clone()),
             _ => {
                 return Err(BadInput(
@@ -92,48 +90,17 @@ impl Places {
                 "nothing says where releases are recorded; name it with --to oci://…, s3://… or file:///…, or {REMOTE}"
             ))
         })?;
-        let aws = match clouds.as_slice() {
-            [] => None,
-            [one] => Some(
-                one.parse::<AwsTarget>()
-                    .and_then(|target| target.shared(&verb.clouding.share))
-                    .map_err(PipelineError::from)?,
-            ),
-            _ => {
-                return Err(BadInput(
-                    "--to names AWS twice; write its regions as aws://region,region".to_owned(),
-                )
-                .into());
-            }
+        let aws = once::<AwsTarget>(&aws, "AWS", "write its regions as aws://region,region")?;
+        let clouds = Clouds {
+            aws: aws
+                .map(|target| target.shared(&verb.clouding.share))
+                .transpose()
+                .map_err(PipelineError::from)?,
+            azure: once(&azure, "Azure", "name one container")?,
+            gcp: once(&gcp, "Google", "name one project and bucket")?,
         };
-        let azure = match azure.as_slice() {
-            [] => None,
-            [one] => Some(one.parse::<AzureTarget>().map_err(PipelineError::from)?),
-            _ => {
-                return Err(
-                    BadInput("--to names Azure twice; name one container".to_owned()).into(),
-                );
-            }
-        };
-        let gcp = match gcp.as_slice() {
-            [] => None,
-            [one] => Some(one.parse::<GcpTarget>().map_err(PipelineError::from)?),
-            _ => {
-                return Err(BadInput(
-                    "--to names Google twice; name one project and bucket".to_owned(),
-                )
-                .into());
-            }
-        };
-        let only = &verb.clouding;
-        let clouds = Clouds { aws, azure, gcp };
-        if clouds.is_empty() && only.is_given() {
-            return Err(BadInput(
-                "--share, --ssm, --board and --deprecate are about images in a cloud; add --to aws://region".to_owned(),
-            )
-            .into());
-        }
-        parameter(only.ssm.as_ref())?;
+        verb.clouding.must_fit(&clouds)?;
+        parameter(verb.clouding.ssm.as_ref())?;
         Ok(Self { remote, clouds })
     }
 
@@ -147,6 +114,26 @@ impl Places {
             boards: &verb.clouding.board,
             deprecate: verb.clouding.deprecate,
         })
+    }
+}
+
+/// Those that begin with the scheme, and the others.
+fn named<'a>(
+    all: impl IntoIterator<Item = &'a String>,
+    scheme: &str,
+) -> (Vec<&'a String>, Vec<&'a String>) {
+    all.into_iter().partition(|to| to.starts_with(scheme))
+}
+
+/// The one target that a cloud may have.
+fn once<T>(named: &[&String], cloud: &str, remedy: &str) -> anyhow::Result<Option<T>>
+where
+    T: FromStr<Err = PublishError>,
+{
+    match named {
+        [] => Ok(None),
+        [one] => Ok(Some(one.parse().map_err(PipelineError::from)?)),
+        _ => Err(BadInput(format!("--to names {cloud} twice; {remedy}")).into()),
     }
 }
 

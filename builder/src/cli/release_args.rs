@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::BadInput;
 use super::args::Signing;
+use crate::pipeline::Clouds;
 
 /// Where releases are.
 #[derive(Debug, Args)]
@@ -57,27 +59,38 @@ pub struct Saying {
 /// Images in clouds.
 #[derive(Debug, Args)]
 pub struct Clouding {
-    /// Accounts that may start the images: 12 digits each.
+    /// Accounts of AWS that may start the images: 12 digits each.
     #[arg(long, value_delimiter = ',', value_name = "ACCOUNT")]
     pub share: Vec<String>,
     /// Parameter of Systems Manager that names the channel's image from now on, in each region: `/myapp/stable`; `{arch}` in it stands for x86_64 or arm64.
     #[arg(long, value_name = "PARAMETER")]
     pub ssm: Option<String>,
-    /// Boards to make images of; those named aws-… by default.
+    /// Boards to make images of; those named after the cloud, aws-…, azure-… or gcp-…, by default.
     #[arg(long, value_delimiter = ',', value_name = "BOARD")]
     pub board: Vec<String>,
-    /// Deprecate the channel's older images that no channel names any more, after this time: `30d`.
+    /// Deprecate the channel's older images in AWS that no channel names any more, after this time: `30d`.
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub deprecate: Option<i64>,
 }
 
 impl Clouding {
-    /// Something is said that only clouds need.
-    pub(crate) fn is_given(&self) -> bool {
-        !self.share.is_empty()
-            || self.ssm.is_some()
-            || !self.board.is_empty()
-            || self.deprecate.is_some()
+    /// Refuses what nothing that is published to would heed.
+    pub(crate) fn must_fit(&self, clouds: &Clouds) -> Result<(), BadInput> {
+        let only_aws = [
+            ("--share", !self.share.is_empty()),
+            ("--ssm", self.ssm.is_some()),
+            ("--deprecate", self.deprecate.is_some()),
+        ];
+        let needs = |option: &str, what: &str| {
+            Err(BadInput(format!(
+                "{option} is about images in {what}; add --to aws://region"
+            )))
+        };
+        match only_aws.iter().find(|(_, given)| *given) {
+            Some((option, _)) if clouds.aws.is_none() => needs(option, "AWS"),
+            _ if clouds.is_empty() && !self.board.is_empty() => needs("--board", "a cloud"),
+            _ => Ok(()),
+        }
     }
 }
 

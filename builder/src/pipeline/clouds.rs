@@ -10,7 +10,7 @@ use crate::publish::cloud::{
     self, AWS, AZURE, Ami, AwsTarget, AzureTarget, Casting, DryRun, GCP, GceImage, GcpTarget, Made,
     PageBlob, Parent,
 };
-use crate::publish::{self, PublishError, Published, Release};
+use crate::publish::{self, PublishError, Published};
 use crate::remote::aws::Aws;
 use crate::remote::aws::ec2::BootMode;
 use crate::remote::azure::PageBlobs;
@@ -60,6 +60,14 @@ pub struct CloudWish<'a> {
     pub boards: &'a [String],
     /// Seconds after which images that no channel names any more are deprecated.
     pub deprecate: Option<i64>,
+}
+
+/// A release on its way to clouds.
+struct Going<'a> {
+    remote: &'a dyn Remote,
+    ready: &'a ReadyToPublish,
+    wish: &'a CloudWish<'a>,
+    history: &'a [Entry],
 }
 
 /// What became of it.
@@ -143,37 +151,36 @@ impl Settings {
         history: &[Entry],
     ) -> Result<CloudsMade, PipelineError> {
         let mut all = CloudsMade::default();
+        let going = Going {
+            remote,
+            ready,
+            wish,
+            history,
+        };
         if let Some(target) = &wish.clouds.aws {
             let aws = aws()?;
             let ami = self.ami(&aws, target);
-            for (image, board) in wish.choose(&ready.attested, AWS_BOARDS)? {
-                let disk = self.disk_map(image.image())?;
-                let place = (AWS, target.home(), image.board());
-                let parent = self.parent(remote, place, history);
-                let casting = casting(image, &board, &ready.release, &disk, parent.as_ref());
-                all.add(ami.make(&casting)?);
-            }
+            self.each(&going, (AWS, AWS_BOARDS, target.home()), |casting| {
+                all.add(ami.make(casting)?);
+                Ok(())
+            })?;
         }
         if let Some(target) = &wish.clouds.azure {
             let blobs = azure(target, &Host::real())?;
             let page_blob = self.page_blob(&blobs, target);
-            for (image, board) in wish.choose(&ready.attested, AZURE_BOARDS)? {
-                let disk = self.disk_map(image.image())?;
-                let place = (AZURE, target.account.as_str(), image.board());
-                let parent = self.parent(remote, place, history);
-                let casting = casting(image, &board, &ready.release, &disk, parent.as_ref());
-                let footer = self.footer(image.image(), &disk)?;
-                all.add(page_blob.make(&casting, &footer)?);
-            }
+            self.each(&going, (AZURE, AZURE_BOARDS, &target.account), |casting| {
+                let footer = self.footer(casting.image.image(), casting.disk)?;
+                all.add(page_blob.make(casting, &footer)?);
+                Ok(())
+            })?;
         }
         if let Some(target) = &wish.clouds.gcp {
             let gcp = gcp(target, &Host::real())?;
             let gce = self.gce_image(&gcp, target);
-            for (image, board) in wish.choose(&ready.attested, GCP_BOARDS)? {
-                let disk = self.disk_map(image.image())?;
-                let casting = casting(image, &board, &ready.release, &disk, None);
-                all.add(gce.make(&casting)?);
-            }
+            self.each(&going, (GCP, GCP_BOARDS, &target.project), |casting| {
+                all.add(gce.make(casting)?);
+                Ok(())
+            })?;
         }
         let place = |made: &CloudImage| {
             (
@@ -249,39 +256,65 @@ impl Settings {
             ],
         );
         let mut all = Vec::new();
+        let going = Going {
+            remote,
+            ready,
+            wish,
+            history: &history,
+        };
         if let Some(target) = &wish.clouds.aws {
             let aws = Aws::open(&nobody, RemoteOptions::default()).map_err(PublishError::from)?;
             let ami = self.ami(&aws, target);
-            for (image, board) in wish.choose(&ready.attested, AWS_BOARDS)? {
-                let disk = self.disk_map(image.image())?;
-                let place = (AWS, target.home(), image.board());
-                let parent = self.parent(remote, place, &history);
-                let casting = casting(image, &board, &ready.release, &disk, parent.as_ref());
-                all.push(cloud::dry_run(&ami, &casting, parameter)?);
-            }
+            self.each(&going, (AWS, AWS_BOARDS, target.home()), |casting| {
+                all.push(cloud::dry_run(&ami, casting, parameter)?);
+                Ok(())
+            })?;
         }
         if let Some(target) = &wish.clouds.azure {
             let blobs = azure(target, &nobody)?;
             let page_blob = self.page_blob(&blobs, target);
-            for (image, board) in wish.choose(&ready.attested, AZURE_BOARDS)? {
-                let disk = self.disk_map(image.image())?;
-                let place = (AZURE, target.account.as_str(), image.board());
-                let parent = self.parent(remote, place, &history);
-                let casting = casting(image, &board, &ready.release, &disk, parent.as_ref());
-                let footer = self.footer(image.image(), &disk)?;
-                all.push(page_blob.dry_run(&casting, &footer)?);
-            }
+            self.each(&going, (AZURE, AZURE_BOARDS, &target.account), |casting| {
+                let footer = self.footer(casting.image.image(), casting.disk)?;
+                all.push(page_blob.dry_run(casting, &footer)?);
+                Ok(())
+            })?;
         }
         if let Some(target) = &wish.clouds.gcp {
             let gcp = gcp(target, &nobody)?;
             let gce = self.gce_image(&gcp, target);
-            for (image, board) in wish.choose(&ready.attested, GCP_BOARDS)? {
-                let disk = self.disk_map(image.image())?;
-                let casting = casting(image, &board, &ready.release, &disk, None);
-                all.push(gce.dry_run(&casting)?);
-            }
+            self.each(&going, (GCP, GCP_BOARDS, &target.project), |casting| {
+                all.push(gce.dry_run(casting)?);
+                Ok(())
+            })?;
         }
         Ok(all)
+    }
+
+    /// Hands each image that goes to a cloud to `cast`, with the parent of its board there.
+    fn each(
+        &self,
+        going: &Going<'_>,
+        (provider, boards, region): (&str, &str, &str),
+        mut cast: impl FnMut(&Casting<'_>) -> Result<(), PipelineError>,
+    ) -> Result<(), PipelineError> {
+        for (image, board) in going.wish.choose(&going.ready.attested, boards)? {
+            let disk = self.disk_map(image.image())?;
+            let place = (provider, region, image.board());
+            let parent = match provider {
+                // All of a disk goes there as one object.
+                GCP => None,
+                _ => self.parent(going.remote, place, going.history),
+            };
+            cast(&Casting {
+                image,
+                release: &going.ready.release,
+                arch: board.arch.name(),
+                boot: BootMode::Uefi,
+                disk: &disk,
+                parent: parent.as_ref(),
+            })?;
+        }
+        Ok(())
     }
 
     /// The newest snapshot of the board in the region whose disk is known, if there is one:
@@ -442,23 +475,6 @@ impl Settings {
         self.progress
             .note(&format!("{count} older images deprecated"));
         Ok(())
-    }
-}
-
-fn casting<'a>(
-    image: &'a AttestedImage,
-    board: &'a Board,
-    release: &'a Release,
-    disk: &'a DiskMap,
-    parent: Option<&'a Parent>,
-) -> Casting<'a> {
-    Casting {
-        image,
-        release,
-        arch: board.arch.name(),
-        boot: BootMode::Uefi,
-        disk,
-        parent,
     }
 }
 

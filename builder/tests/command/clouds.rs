@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::common::scene::Scene;
 use slipform::base::Digest;
-use slipform::remote::testing::{AwsRules, AzureRules, TestAws, TestAzure};
+use slipform::remote::testing::{AwsRules, AzureRules, GcpRules, TestAws, TestAzure, TestGcp};
 
 const BLOCK: usize = 512 * 1024;
 const TO: &str = "aws://eu-central-1,us-east-1";
@@ -348,4 +348,83 @@ fn a_container_of_azure_holds_the_vhd_and_the_record_names_it() {
         .run(&bad)
         .refused(2, &["'azure://x/images'", "3 to 24"]);
     assert_eq!(service.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn a_bucket_of_google_holds_the_tar_and_the_record_names_the_image_made_of_it() {
+    let service = TestGcp::new(GcpRules::default());
+    let mut scene = Scene::new();
+    scene.variables = service.variables(service.address());
+    scene.tested();
+    let to = "gcp://test-project/images/web";
+    let all = ["--to", &scene.remote, "--to", to, "--board", "small"];
+    // A disk of odd MiB is none for Google, and that is said before anything moves.
+    let mut dry = vec!["publish", "--dry-run"];
+    dry.extend(all);
+    scene
+        .run(&dry)
+        .refused(2, &["whole GiB", "disk-multiple = \"1GiB\""]);
+    let board = scene.dir.join("boards/small.toml");
+    let text = std::fs::read_to_string(&board).unwrap();
+    let whole = "disk-multiple = \"1GiB\"";
+    let text = text.replace("disk-multiple = \"1MiB\"", whole);
+    assert!(text.contains(whole), "{text}");
+    std::fs::write(&board, text).unwrap();
+    scene.tested();
+    let shown = scene.run(&dry).good().stdout;
+    assert!(
+        shown.contains("compute images.insert of small-1"),
+        "{shown}"
+    );
+    assert_eq!(service.seen(), Vec::<String>::new());
+
+    let published = scene.publish(&all);
+    let made = &published["clouds"][0];
+    assert_eq!(
+        (&made["provider"], &made["region"], &made["arch"]),
+        (&"gcp".into(), &"test-project".into(), &"X86_64".into())
+    );
+    let objects = service.objects();
+    assert_eq!(objects.len(), 1);
+    let (name, bytes) = &objects[0];
+    assert_eq!(made["snapshot"], format!("gs://images/{name}"));
+    assert_eq!(published["cloud_moved"], bytes.len());
+    let images: Vec<String> = service.images().into_iter().map(|(id, _)| id).collect();
+    assert_eq!(images, [made["id"].as_str().unwrap()]);
+
+    let verify = ["verify", "candidate", "--clouds"];
+    let line = format!("{} in test-project for small", images[0]);
+    let good = scene.run(&verify).good().stdout;
+    assert!(good.contains(&line), "{good}");
+    service.corrupt(name);
+    let bad = scene.run(&verify);
+    assert_eq!(bad.code, Some(1), "{bad:?}");
+    assert!(
+        bad.stdout.contains(&line) && bad.stdout.contains("is not the disk's"),
+        "{bad:?}"
+    );
+    let bad = ["publish", "--to", "gcp://test-project"];
+    scene.run(&bad).refused(2, &["'gcp://test-project'"]);
+    assert_eq!(service.complaints(), Vec::<String>::new());
+}
+
+#[test]
+fn what_only_aws_has_is_refused_beside_another_cloud() {
+    let scene = Scene::new();
+    scene.tested();
+    for to in ["azure://testaccount/images", "gcp://test-project/images"] {
+        for (option, value) in [
+            ("--share", "210987654321"),
+            ("--ssm", SSM),
+            ("--deprecate", "30d"),
+        ] {
+            let all = ["publish", "--to", &scene.remote, "--to", to, option, value];
+            scene
+                .run(&all)
+                .refused(2, &[option, "about images in AWS", "--to aws://region"]);
+        }
+    }
+    scene
+        .run(&["publish", "--to", &scene.remote, "--board", "small"])
+        .refused(2, &["--board", "about images in a cloud"]);
 }

@@ -143,8 +143,15 @@ fn interrupted_at_every_request_the_next_run_ends_with_one_image_of_googles() {
         ..quick()
     };
     let mut failed = 0;
+    // All faults at every request want minutes, nearly all for compressing the same disk.
+    let nightly = std::env::var_os("SLIPFORM_TESTS_NIGHTLY").is_some();
+    let faults = [Fault::CutBefore, Fault::CutRequest, Fault::CutAnswer];
     for at in 0..requests {
-        for fault in [Fault::CutBefore, Fault::CutRequest, Fault::CutAnswer] {
+        for (kind, fault) in faults.iter().enumerate() {
+            if !nightly && kind != at % faults.len() {
+                continue;
+            }
+            let fault = fault.clone();
             let case = format!("{fault:?} from request {at} of {requests} on");
             let service = TestGcp::new(GcpRules::default());
             let proxy = FaultProxy::new(service.address());
@@ -173,7 +180,12 @@ fn interrupted_at_every_request_the_next_run_ends_with_one_image_of_googles() {
             assert_eq!(service.complaints(), Vec::<String>::new(), "{case}");
         }
     }
-    assert!(failed > requests, "{failed} were disturbed");
+    let cases = if nightly {
+        requests * faults.len()
+    } else {
+        requests
+    };
+    assert!(failed * 3 > cases, "{failed} of {cases} were disturbed");
 }
 
 #[test]
