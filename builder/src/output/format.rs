@@ -34,6 +34,8 @@ pub enum OutputFormat {
     GcpTar,
     /// A CD that is the disk, too: ISO 9660 beside the partition table.
     Iso,
+    /// A tar of what a machine starts from over the network: kernel, initrd, layers, script.
+    Netboot,
 }
 
 /// A name that is no format.
@@ -45,7 +47,7 @@ pub struct FormatError {
 
 impl OutputFormat {
     /// All formats.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Raw,
         Self::RawZst,
         Self::Qcow2,
@@ -58,6 +60,7 @@ impl OutputFormat {
         Self::Ova,
         Self::GcpTar,
         Self::Iso,
+        Self::Netboot,
     ];
 
     /// The name.
@@ -76,6 +79,7 @@ impl OutputFormat {
             Self::Ova => "ova",
             Self::GcpTar => "gcp-tar",
             Self::Iso => "iso",
+            Self::Netboot => "netboot",
         }
     }
 
@@ -87,6 +91,7 @@ impl OutputFormat {
             Self::VhdDynamic => "dynamic.vhd",
             Self::VmdkStream => "stream.vmdk",
             Self::GcpTar => "tar.gz",
+            Self::Netboot => "netboot.tar",
             other => other.name(),
         }
     }
@@ -126,6 +131,6 @@ mod tests {
         let extensions: BTreeSet<_> = OutputFormat::ALL.map(OutputFormat::extension).into();
         assert_eq!(extensions.len(), OutputFormat::ALL.len());
         let error = "vdi".parse::<OutputFormat>().unwrap_err().to_string();
-        assert!(error.contains("ova, gcp-tar, iso"), "{error}");
+        assert!(error.contains("ova, gcp-tar, iso, netboot"), "{error}");
     }
 }

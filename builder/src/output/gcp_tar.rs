@@ -13,7 +13,7 @@ use flate2::read::GzDecoder;
 
 use super::blocks::{Cores, Deflate, Job, each_block, unfit};
 use super::ova::BLOCK;
-use super::reading::{BlockReader, Blocks, MAX_SIZE, invalid, require};
+use super::reading::{BlockReader, Blocks, MAX_SIZE, Run, fill_runs, invalid, require};
 use crate::store::fault;
 
 /// A gzip file starts with this.
@@ -28,15 +28,6 @@ const PIECE: usize = 1 << 20;
 const MULTIPLE: u64 = 1 << 30;
 /// Holes that are read at most.
 const MAX_RUNS: usize = 1 << 22;
-
-/// Bytes of the disk that are in the archive.
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    start: u64,
-    length: u64,
-    /// First byte among all that are in the archive.
-    packed: u64,
-}
 
 /// Writes the disk to `file`.
 pub(super) fn write(job: &mut Job<'_>, file: &File) -> io::Result<()> {
@@ -57,7 +48,7 @@ pub(super) fn write(job: &mut Job<'_>, file: &File) -> io::Result<()> {
             _ => runs.push(Run {
                 start,
                 length: GRAIN,
-                packed,
+                from: packed,
             }),
         }
         packed += GRAIN;
@@ -259,7 +250,7 @@ fn add(
         runs.push(Run {
             start,
             length,
-            packed: *packed,
+            from: *packed,
         });
         *packed += length;
     }
@@ -301,30 +292,13 @@ impl<R: Read + Seek> Blocks for Runs<R> {
         PIECE as u64
     }
 
-    fn fill(&mut self, mut at: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let mut rest = buffer;
-        while !rest.is_empty() {
-            let index = self
-                .runs
-                .partition_point(|run| run.start + run.length <= at);
-            let run = self.runs.get(index).copied();
-            let data = run.filter(|run| run.start <= at);
-            let until = match (data, run) {
-                (Some(run), _) => run.start + run.length,
-                (None, Some(next)) => next.start,
-                (None, None) => u64::MAX,
-            };
-            let length = usize::try_from(until - at)
-                .unwrap_or(usize::MAX)
-                .min(rest.len());
-            let (part, tail) = rest.split_at_mut(length);
-            match data {
-                Some(run) => self.read_packed(self.start + run.packed + at - run.start, part)?,
-                None => part.fill(0),
-            }
-            at += length as u64;
-            rest = tail;
-        }
-        Ok(())
+    fn fill(&mut self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let runs = std::mem::take(&mut self.runs);
+        let start = self.start;
+        let filled = fill_runs(&runs, at, buffer, |from, part| {
+            self.read_packed(start + from, part)
+        });
+        self.runs = runs;
+        filled
     }
 }

@@ -17,6 +17,7 @@ mod flash;
 mod format;
 mod gcp_tar;
 mod iso;
+mod netboot;
 mod opening;
 mod ova;
 mod ovf;
@@ -45,6 +46,7 @@ pub use flash::Flashed;
 pub use format::OutputFormat;
 pub use gcp_tar::GcpTarReader;
 pub use iso::IsoReader;
+pub use netboot::NetbootReader;
 pub use opening::{DiskSource, open};
 pub use ova::open_ova;
 pub use qcow2_reader::Qcow2Reader;
@@ -216,6 +218,7 @@ fn write_job(format: OutputFormat, mut job: Job<'_>, path: &Path) -> Result<(), 
         OutputFormat::Ova => ova::write,
         OutputFormat::GcpTar => gcp_tar::write,
         OutputFormat::Iso => iso::write,
+        OutputFormat::Netboot => netboot::write,
     };
     let partial = Partial::create(path)?;
     match writer(&mut job, partial.file()) {

@@ -8,6 +8,7 @@ use std::path::Path;
 use super::blocks::Source;
 use super::gcp_tar::{self, GcpTarReader};
 use super::iso::{self, IsoReader};
+use super::netboot::{self, NetbootReader};
 use super::ova::open_ova;
 use super::raw_zst::{self, RawZstReader};
 use super::reading::le32;
@@ -63,6 +64,8 @@ fn detect(file: &mut File) -> io::Result<OutputFormat> {
         OutputFormat::GcpTar
     } else if is_disk && iso::is_ours(file)? {
         OutputFormat::Iso
+    } else if is_tar && start.starts_with(netboot::MAP.as_bytes()) {
+        OutputFormat::Netboot
     } else if is_tar {
         OutputFormat::Ova
     } else if has_footer(file)? {
@@ -88,6 +91,7 @@ pub(super) fn reader<'f>(
         OutputFormat::Ova => Box::new(open_ova(file)?),
         OutputFormat::GcpTar => Box::new(GcpTarReader::open(file)?),
         OutputFormat::Iso => Box::new(IsoReader::open(file)?),
+        OutputFormat::Netboot => Box::new(NetbootReader::open(file)?),
     })
 }
 

@@ -78,7 +78,7 @@ pub(super) fn write(job: &mut Job<'_>, file: &File) -> io::Result<()> {
 }
 
 /// The header of a member: mode 0644, of root, made at the epoch.
-fn header(name: &str, size: u64) -> io::Result<[u8; BLOCK as usize]> {
+pub(super) fn header(name: &str, size: u64) -> io::Result<[u8; BLOCK as usize]> {
     let mut header = tar::Header::new_ustar();
     header.set_path(name)?;
     header.set_size(size);

@@ -66,6 +66,48 @@ impl<B: Blocks> Seek for BlockReader<B> {
     }
 }
 
+/// Bytes of the disk that lie in one piece elsewhere; what is in no run is zero.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    /// First byte on the disk.
+    pub(super) start: u64,
+    pub(super) length: u64,
+    /// First byte of it there.
+    pub(super) from: u64,
+}
+
+/// Fills `buffer` with the disk's bytes at `at`; `read` is asked for those of `runs`, which
+/// are in order.
+pub(super) fn fill_runs(
+    runs: &[Run],
+    mut at: u64,
+    buffer: &mut [u8],
+    mut read: impl FnMut(u64, &mut [u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut rest = buffer;
+    while !rest.is_empty() {
+        let index = runs.partition_point(|run| run.start + run.length <= at);
+        let run = runs.get(index).copied();
+        let data = run.filter(|run| run.start <= at);
+        let until = match (data, run) {
+            (Some(run), _) => run.start + run.length,
+            (None, Some(next)) => next.start,
+            (None, None) => u64::MAX,
+        };
+        let length = usize::try_from(until - at)
+            .unwrap_or(usize::MAX)
+            .min(rest.len());
+        let (part, tail) = rest.split_at_mut(length);
+        match data {
+            Some(run) => read(run.from + at - run.start, part)?,
+            None => part.fill(0),
+        }
+        at += length as u64;
+        rest = tail;
+    }
+    Ok(())
+}
+
 /// A file that is not what it says.
 pub(super) fn invalid(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)

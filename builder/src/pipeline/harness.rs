@@ -65,9 +65,11 @@ impl Settings {
             .map(|service| service.ready_timeout)
             .sum();
         let mut emulation = cast.board.emulation.clone();
-        if artifact.format == OutputFormat::Iso {
+        match artifact.format {
             // A stick is the disk that other formats test; here it is the CD that counts.
-            emulation.disk = "cdrom".to_owned();
+            OutputFormat::Iso => emulation.disk = "cdrom".to_owned(),
+            OutputFormat::Netboot => emulation.disk = "netboot".to_owned(),
+            _ => {}
         }
         Plan {
             name: image.name.clone(),
@@ -119,12 +121,12 @@ impl Settings {
         let (format, mut theirs) = output::open(file)?;
         if !matches!(
             format,
-            OutputFormat::Raw | OutputFormat::Qcow2 | OutputFormat::Iso
+            OutputFormat::Raw | OutputFormat::Qcow2 | OutputFormat::Iso | OutputFormat::Netboot
         ) {
             return Err(PipelineError::NoImage {
                 what: file.display().to_string(),
                 why: format!(
-                    "it is {format}, and the boot test takes raw, qcow2 or iso; slipform export gives either"
+                    "it is {format}, and the boot test takes raw, qcow2, iso or netboot; slipform export gives each"
                 ),
             });
         }

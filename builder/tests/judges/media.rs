@@ -111,3 +111,118 @@ fn what_is_no_disk_to_start_from_becomes_no_iso() {
     source.read_exact(&mut found).unwrap();
     assert_eq!(&found, b"CD001");
 }
+
+/// The members of a tar of what starts over the network, unpacked by bsdtar.
+fn unpacked(scene: &crate::scene::Scene, tar: &std::path::Path) -> Option<std::path::PathBuf> {
+    let folder = scene.folder.path().join("served");
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut bsdtar = archiver("bsdtar")?;
+    content(bsdtar.arg("-xf").arg(tar).arg("-C").arg(&folder));
+    Some(folder)
+}
+
+#[test]
+fn a_netboot_tar_is_what_a_web_server_gives_and_the_very_disk() {
+    let scene = scene();
+    let disk = disk(&scene, &DiskFacts::default(), b"the app");
+    let tar = scene.folder.path().join("disk.netboot.tar");
+    output::write(OutputFormat::Netboot, &disk.map, &scene.store, &tar).unwrap();
+    let (format, mut back) = output::open(&tar).unwrap();
+    assert_eq!(format, OutputFormat::Netboot);
+    let mut ours = DiskReader::new(&scene.store, &disk.map);
+    assert_eq!(
+        output::first_difference(&mut ours, &mut back).unwrap(),
+        None
+    );
+    let found = inspect(&mut back).unwrap();
+    // Nothing is there twice.
+    let raw = scene.folder.path().join("disk.raw");
+    output::convert(
+        &tar,
+        OutputFormat::Raw,
+        &raw,
+        &slipform::base::progress::Quiet,
+    )
+    .unwrap();
+    let used = std::os::unix::fs::MetadataExt::blocks(&raw.metadata().unwrap()) * 512;
+    let length = tar.metadata().unwrap().len();
+    assert!(length < used + 256 * 1024, "{length} for {used}");
+
+    let Some(folder) = unpacked(&scene, &tar) else {
+        return;
+    };
+    let script = std::fs::read_to_string(folder.join("boot.ipxe")).unwrap();
+    assert!(
+        script.starts_with("#!ipxe\nkernel vmlinuz initrd=initrd"),
+        "{script}"
+    );
+    let boot = found.boot.as_ref().unwrap();
+    assert!(script.contains(&boot.cmdline), "{script}");
+    let kernel = std::fs::read(folder.join("vmlinuz")).unwrap();
+    assert_eq!(boot.kernel, Some(slipform::base::Digest::of(&kernel)));
+    // Each layer lies in its archive as it lies on the disk.
+    let layers: Vec<_> = found
+        .partitions
+        .iter()
+        .filter(|p| p.kind == "layer")
+        .collect();
+    assert!(!layers.is_empty());
+    for layer in layers {
+        let name = layer.guid.replace('-', "");
+        assert!(
+            script.contains(&format!("layers/{name}.cpio\n")),
+            "{script}"
+        );
+        let archive = folder.join(format!("layers/{name}.cpio"));
+        let mut bsdtar = archiver("bsdtar").unwrap();
+        content(bsdtar.arg("-xf").arg(&archive).arg("-C").arg(&folder));
+        let mut theirs = File::open(folder.join("layers").join(&name)).unwrap();
+        let mut ours = Window::new(&mut ours, layer.offset, layer.size);
+        assert_eq!(
+            output::first_difference(&mut ours, &mut theirs).unwrap(),
+            None
+        );
+    }
+}
+
+#[test]
+fn what_has_no_kernel_image_becomes_no_netboot_and_a_damaged_one_is_refused() {
+    let scene = scene();
+    let path = scene.folder.path().join("out/disk.netboot.tar");
+    let map = sparse(&scene, 2 * MIB, 2, 6);
+    let error = output::write(OutputFormat::Netboot, &map, &scene.store, &path).unwrap_err();
+    assert!(error.to_string().contains("no partition table"), "{error}");
+    assert_eq!(
+        std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+        0
+    );
+
+    let good = disk(&scene, &DiskFacts::default(), b"the app");
+    output::write(OutputFormat::Netboot, &good.map, &scene.store, &path).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let edited = |from: &str, to: &str| {
+        assert_eq!(from.len(), to.len());
+        let at = whole.windows(from.len()).position(|w| w == from.as_bytes());
+        let at = at.unwrap_or_else(|| panic!("no {from}"));
+        let mut bytes = whole.clone();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        output::open(&path).map(drop).unwrap_err().to_string()
+    };
+    for (from, to, rule) in [
+        ("\"version\":1", "\"version\":2", "version is 0x2"),
+        (
+            "\"member\":\"rest\"",
+            "\"member\":\"pest\"",
+            "no member \"pest\"",
+        ),
+        ("\"start\":0,", "\"start\":9,", "in the disk"),
+        ("\"pieces\":[", "\"pieces\":{", "disk.json is wrong"),
+    ] {
+        let error = edited(from, to);
+        assert!(error.contains(rule), "{from}: {error}");
+    }
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    let error = output::open(&path).map(drop).unwrap_err().to_string();
+    assert!(error.contains("leaves the archive"), "{error}");
+}

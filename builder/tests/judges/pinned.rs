@@ -41,8 +41,8 @@ fn digests_of_a_small_disk_in_every_format_are_pinned() {
         } else {
             5 << 20
         };
-        let map = if format == OutputFormat::Iso {
-            // It starts from an EFI system partition, so that only a real disk will do.
+        let map = if matches!(format, OutputFormat::Iso | OutputFormat::Netboot) {
+            // They start a machine, so that only a real disk will do.
             disk(&scene, &DiskFacts::default(), b"the app").map
         } else {
             crate::formats::sparse(&scene, size, 4, 8)

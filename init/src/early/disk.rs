@@ -41,13 +41,15 @@ const QUIET: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 
 const SYS_BLOCK: &str = "/sys/class/block";
+/// What the boot disk is called when the layers came with the initrd.
+pub(crate) const MEMORY: &str = "loop";
 /// What CD drives are called.
 const CD: &str = "sr";
 /// Bytes that a partition table on a CD takes for a sector.
 const CD_TABLE_SECTOR: u64 = 512;
 /// Block devices that are no disks to write to.
 const NO_DISKS: [&str; 9] = [
-    "loop", "ram", "zram", "dm-", "md", CD, "fd", "nbd", "mtdblock",
+    MEMORY, "ram", "zram", "dm-", "md", CD, "fd", "nbd", "mtdblock",
 ];
 
 /// The partition of a layer.
@@ -278,8 +280,13 @@ fn drives() -> Vec<String> {
     names
 }
 
+/// Whether nothing can be kept on the boot disk of that name.
+pub(crate) fn keeps_nothing(name: &str) -> bool {
+    is_cd(name) || name == MEMORY
+}
+
 /// Whether the kernel's name is that of a CD drive.
-pub(crate) fn is_cd(name: &str) -> bool {
+fn is_cd(name: &str) -> bool {
     name.starts_with(CD)
 }
 

@@ -7,6 +7,7 @@
 //! Everything here happens once, in order, and may fail; a failure is a
 //! [`BootError`] and ends the boot.
 
+mod carried;
 pub(crate) mod disk;
 pub(crate) mod gpt;
 mod kernel;
@@ -58,7 +59,10 @@ pub(crate) fn boot(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Booted, Boo
     kernel::settings(&machine.sysctl, report);
 
     report.phase(Phase::Disk);
-    let disk = disk::find(&machine.layers, report)?;
+    let disk = match carried::find(&machine.layers, report)? {
+        Some(memory) => memory,
+        None => disk::find(&machine.layers, report)?,
+    };
     report.phase(Phase::Verity);
     watchdog.feed();
     let devices = verity::map(&machine.layers, &disk.partitions)?;

@@ -18,11 +18,11 @@ pub(crate) enum StateError {
     /// No disk of its own.
     #[error(transparent)]
     Separate(#[from] SeparateError),
-    /// The image is on a CD.
+    /// What the machine started from keeps nothing.
     #[error(
-        "/dev/{0} is a CD, and nothing can be kept on it: start from a disk or a USB stick, or name a disk for the state alone ([state] disk)"
+        "/dev/{0} is a CD or memory, and nothing can be kept on it: start from a disk or a USB stick, or name a disk for the state alone ([state] disk)"
     )]
-    Cd(String),
+    Fleeting(String),
     /// Somebody else's, or newer.
     #[error(transparent)]
     Record(#[from] RecordError),

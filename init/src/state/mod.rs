@@ -137,8 +137,8 @@ struct Device {
 /// The state partition of the boot disk, made or made larger if need be.
 fn partition(state: &State, boot_disk: &str, report: &mut Reporter) -> Result<Device, BootError> {
     let what = || format!("find or make the state partition on /dev/{boot_disk}");
-    if disk::is_cd(boot_disk) {
-        return Err(failed(&what(), StateError::Cd(boot_disk.to_owned())));
+    if disk::keeps_nothing(boot_disk) {
+        return Err(failed(&what(), StateError::Fleeting(boot_disk.to_owned())));
     }
     let whole = Whole::of(boot_disk).map_err(|error| failed(&what(), error))?;
     let file = open(&whole.path).map_err(|error| failed(&what(), error))?;

@@ -1,4 +1,5 @@
-//! Block devices: partitions of a disk in use, file systems that grow, and syncing one.
+//! Block devices: partitions of a disk in use, files as devices, file systems that grow,
+//! and syncing one.
 
 use std::fs::File;
 use std::io;
@@ -13,6 +14,30 @@ const BLKPG_ADD_PARTITION: libc::c_int = 1;
 const BLKPG_RESIZE_PARTITION: libc::c_int = 3;
 /// `_IOW('f', 16, __u64)`, fs/ext4/ext4.h.
 const EXT4_IOC_RESIZE_FS: libc::Ioctl = 0x4008_6610;
+
+/// `LOOP_CTL_GET_FREE` and `LOOP_CONFIGURE`, linux/loop.h.
+const LOOP_FREE: libc::Ioctl = 0x4c82;
+const LOOP_CONFIGURE: libc::Ioctl = 0x4c0a;
+/// `LO_FLAGS_READ_ONLY`.
+const LOOP_READ_ONLY: u32 = 1;
+/// Major number of loop devices, linux/major.h.
+pub(crate) const LOOP_MAJOR: u32 = 7;
+
+/// `struct loop_config`, the `struct loop_info64` in it taken apart.
+#[repr(C)]
+struct LoopConfig {
+    file: u32,
+    block_size: u32,
+    places: [u64; 5],
+    number: u32,
+    encryption: [u32; 2],
+    flags: u32,
+    names_and_keys: [u8; 160],
+    reserved: [u64; 10],
+}
+
+const _: () = assert!(size_of::<LoopConfig>() == 304);
+const _: () = assert!(std::mem::offset_of!(LoopConfig, flags) == 60);
 
 /// `struct blkpg_partition`; the names are not used by the kernel any more.
 #[repr(C)]
@@ -67,6 +92,27 @@ fn blkpg(
     // SAFETY: `argument` and the partition that it points at are whole and outlive the call.
     check(unsafe { libc::ioctl(disk.as_raw_fd(), BLKPG, &raw mut argument) })?;
     Ok(())
+}
+
+/// Makes a read-only loop device of `file`, and returns its number (`/dev/loopN`).
+pub(crate) fn attach(file: &File) -> io::Result<u32> {
+    let control = File::options().read(true).open("/dev/loop-control")?;
+    // SAFETY: the ioctl takes no argument and only returns a number.
+    let number = check(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_FREE) })?;
+    let device = File::open(format!("/dev/loop{number}"))?;
+    let config = LoopConfig {
+        file: file.as_raw_fd().cast_unsigned(),
+        block_size: 0,
+        places: [0; 5],
+        number: 0,
+        encryption: [0; 2],
+        flags: LOOP_READ_ONLY,
+        names_and_keys: [0; 160],
+        reserved: [0; 10],
+    };
+    // SAFETY: the kernel reads one whole `struct loop_config`, which outlives the call.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) })?;
+    Ok(number.cast_unsigned())
 }
 
 /// Makes the mounted ext4 at `mounted` fill `bytes` bytes; false if it did. It stays in

@@ -3,6 +3,8 @@
 //! ports ([`usernet`]), or a start over the network ([`netboot`]), started paused and watched through one channel.
 
 pub(crate) mod args;
+#[cfg(test)]
+mod args_tests;
 pub(crate) mod firmware;
 pub(crate) mod hardware;
 mod netboot;
@@ -130,6 +132,10 @@ impl Machine {
             vars: &vars,
             overlay: disk.as_deref(),
             state: state.as_deref(),
+            script: netboot
+                .as_ref()
+                .filter(|_| plan.emulation.disk == netboot::IPXE)
+                .map(netboot::Server::url),
             nonce: &nonce,
             mode,
         };

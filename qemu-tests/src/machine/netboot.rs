@@ -1,13 +1,16 @@
 //! A machine that starts over the network: the firmware fetches the disk by HTTP (UEFI
-//! Specification 2.10, section 24.7, "HTTP Boot") and starts it from memory.
+//! Specification 2.10, section 24.7, "HTTP Boot") and starts it from memory, or iPXE in the
+//! network card fetches a script, and what the script names.
 //!
-//! QEMU's DHCP knows nothing of it, so that a boot option names the URL, as on a machine
-//! whose operator has written it there.
+//! QEMU's DHCP tells iPXE where the script is, and knows nothing of HTTP Boot, so that
+//! there a boot option names the URL, as on a machine whose operator has written it.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,27 +18,41 @@ use std::time::Duration;
 use crate::error::HarnessError;
 use crate::plan::Plan;
 
-/// The disk of a board that starts so.
+/// The disk of a board whose firmware fetches it.
 pub(crate) const HTTP_BOOT: &str = "http-boot";
+/// The disk of a board that starts by iPXE.
+pub(crate) const IPXE: &str = "netboot";
 /// The host, as the guest sees it.
 const HOST: &str = "10.0.2.2";
 /// The firmware knows a disk by its name's end.
-const PATH: &str = "/disk.img";
+const DISK: &str = "/disk.img";
+/// What iPXE is told to fetch.
+const SCRIPT: &str = "/boot.ipxe";
 /// Longest request.
 const REQUEST_MAX: u64 = 16 * 1024;
 /// Longest wait for a guest that says nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes of a block of a tar.
+const BLOCK: u64 = 512;
+/// Most members that are served.
+const MAX_MEMBERS: usize = 1000;
 
-/// For a board that starts so: serves the artifact, and writes its URL into the machine's
-/// variables, which must be new.
+/// Whether the board's disk comes over the network.
+pub(crate) fn is_network(disk: &str) -> bool {
+    matches!(disk, HTTP_BOOT | IPXE)
+}
+
+/// For a board that starts so: serves the artifact. Its URL goes into the machine's
+/// variables, which must be new, where the firmware asks for it.
 pub(super) fn prepare(plan: &Plan, vars: &Path) -> Result<Option<Server>, HarnessError> {
-    if plan.emulation.disk != HTTP_BOOT {
-        return Ok(None);
-    }
-    let server = Server::start(&plan.disk)?;
+    let server = match plan.emulation.disk.as_str() {
+        HTTP_BOOT => Server::start(&plan.disk, Files::whole(&plan.disk), DISK)?,
+        IPXE => return Server::start(&plan.disk, Files::members(&plan.disk), SCRIPT).map(Some),
+        _ => return Ok(None),
+    };
     let remedy = "set TMPDIR to a folder with room";
     let mut bytes = std::fs::read(vars).map_err(HarnessError::io("read", vars, remedy))?;
-    if boot_from(&mut bytes, &server.url()).is_none() {
+    if boot_from(&mut bytes, server.url()).is_none() {
         return Err(HarnessError::Plan {
             what: "disk".into(),
             value: format!("`{HTTP_BOOT}`"),
@@ -47,29 +64,71 @@ pub(super) fn prepare(plan: &Plan, vars: &Path) -> Result<Option<Server>, Harnes
     Ok(Some(server))
 }
 
+/// What is served: paths, and where in the artifact that is.
+#[derive(Debug, Default)]
+struct Files(BTreeMap<String, Range<u64>>);
+
+impl Files {
+    /// All of the file as a disk.
+    fn whole(file: &Path) -> io::Result<Self> {
+        let length = std::fs::metadata(file)?.len();
+        Ok(Self([(DISK.to_owned(), 0..length)].into()))
+    }
+
+    /// The members of a tar.
+    fn members(file: &Path) -> io::Result<Self> {
+        let mut file = File::open(file)?;
+        let mut files = Self::default();
+        let mut at = 0;
+        while files.0.len() < MAX_MEMBERS {
+            let mut header = [0; BLOCK as usize];
+            file.seek(SeekFrom::Start(at))?;
+            if file.read_exact(&mut header).is_err() || header[0] == 0 {
+                break;
+            }
+            let wrong = || io::Error::new(ErrorKind::InvalidData, "it is no tar of slipform's");
+            let field = |range: Range<usize>| {
+                let text = std::str::from_utf8(&header[range]).ok();
+                text.map(|text| text.trim_end_matches(['\0', ' ']))
+            };
+            let name = field(0..100).ok_or_else(wrong)?;
+            let size = field(124..136).and_then(|text| u64::from_str_radix(text, 8).ok());
+            let start = at + BLOCK;
+            let end = size.and_then(|size| start.checked_add(size));
+            let end = end.ok_or_else(wrong)?;
+            files.0.insert(format!("/{name}"), start..end);
+            at = end.checked_next_multiple_of(BLOCK).ok_or_else(wrong)?;
+        }
+        Ok(files)
+    }
+}
+
 /// Serves the artifact on 127.0.0.1 until it is dropped.
 #[derive(Debug)]
 pub(super) struct Server {
     stop: Arc<AtomicBool>,
-    port: u16,
+    url: String,
 }
 
 impl Server {
-    /// Begins.
-    pub(super) fn start(disk: &Path) -> Result<Self, HarnessError> {
+    /// Begins; the guest is to fetch `first`.
+    fn start(disk: &Path, files: io::Result<Files>, first: &str) -> Result<Self, HarnessError> {
+        let remedy = "check that it is what `slipform build` wrote";
+        let files = files.map_err(HarnessError::io("serve", disk, remedy))?;
         let remedy = "allow this user to listen on 127.0.0.1";
         let failed = || HarnessError::io("listen on 127.0.0.1 to serve", disk, remedy);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(failed())?;
         let port = listener.local_addr().map_err(failed())?.port();
         listener.set_nonblocking(true).map_err(failed())?;
         let stop = Arc::new(AtomicBool::new(false));
-        let (told, disk): (_, PathBuf) = (stop.clone(), disk.to_owned());
+        let told = stop.clone();
+        let shared = Arc::new((disk.to_owned(), files));
         std::thread::spawn(move || {
             while !told.load(Ordering::Relaxed) {
                 match listener.accept() {
                     Ok((stream, _)) => {
-                        let disk = disk.clone();
-                        std::thread::spawn(move || drop(serve(&stream, &disk)));
+                        let shared = shared.clone();
+                        std::thread::spawn(move || drop(serve(&stream, &shared.0, &shared.1)));
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         std::thread::sleep(Duration::from_millis(10));
@@ -78,12 +137,13 @@ impl Server {
                 }
             }
         });
-        Ok(Self { stop, port })
+        let url = format!("http://{HOST}:{port}{first}");
+        Ok(Self { stop, url })
     }
 
-    /// Where the guest finds the disk.
-    pub(super) fn url(&self) -> String {
-        format!("http://{HOST}:{}{PATH}", self.port)
+    /// What the guest is to fetch.
+    pub(super) fn url(&self) -> &str {
+        &self.url
     }
 }
 
@@ -93,8 +153,8 @@ impl Drop for Server {
     }
 }
 
-/// Answers one request: all of the disk, or what is said about it.
-fn serve(mut stream: &TcpStream, disk: &Path) -> io::Result<()> {
+/// Answers one request: all of a file, or what is said about it.
+fn serve(mut stream: &TcpStream, disk: &Path, files: &Files) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -108,19 +168,21 @@ fn serve(mut stream: &TcpStream, disk: &Path) -> io::Result<()> {
     let mut words = request.split(' ');
     let (method, path) = (words.next(), words.next());
     let method = method.filter(|method| matches!(*method, "GET" | "HEAD"));
-    let Some(method) = method.filter(|_| path == Some(PATH)) else {
+    let range = path.and_then(|path| files.0.get(path));
+    let (Some(method), Some(range)) = (method, range) else {
         return stream.write_all(
             b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         );
     };
     let mut file = File::open(disk)?;
-    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(range.start))?;
+    let length = range.end - range.start;
     stream.write_all(
         format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nContent-Type: application/octet-stream\r\nConnection: close\r\n\r\n")
             .as_bytes(),
     )?;
     if method == "GET" {
-        io::copy(&mut file, &mut stream)?;
+        io::copy(&mut file.take(length), &mut stream)?;
     }
     Ok(())
 }
@@ -219,18 +281,23 @@ mod tests {
         assert!(boot_from(&mut empty[..200], "http://no-room").is_none());
     }
 
+    fn ask(server: &Server, request: &str) -> String {
+        let port = server.url().split([':', '/']).nth(4).unwrap();
+        let port = port.parse().unwrap();
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     #[test]
     fn the_server_gives_the_disk_and_nothing_else() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), b"the disk").unwrap();
-        let server = Server::start(file.path()).unwrap();
-        let ask = |request: &str| {
-            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, server.port)).unwrap();
-            stream.write_all(request.as_bytes()).unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).unwrap();
-            answer
-        };
+        let files = Files::whole(file.path());
+        let server = Server::start(file.path(), files, DISK).unwrap();
+        let ask = |request: &str| ask(&server, request);
         let head = ask("HEAD /disk.img HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(
             head.contains("Content-Length: 8\r\n") && head.ends_with("\r\n\r\n"),
@@ -239,5 +306,37 @@ mod tests {
         assert!(ask("GET /disk.img HTTP/1.1\r\n\r\n").ends_with("\r\n\r\nthe disk"));
         assert!(ask("GET /etc/passwd HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
         assert!(ask("POST /disk.img HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
+    }
+
+    #[test]
+    fn the_members_of_a_tar_are_served_each_by_its_name() {
+        let member = |name: &str, content: &[u8]| {
+            let mut block = [0; BLOCK as usize];
+            block[..name.len()].copy_from_slice(name.as_bytes());
+            let size = format!("{:011o}", content.len());
+            block[124..135].copy_from_slice(size.as_bytes());
+            let mut bytes = [&block[..], content].concat();
+            bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
+            bytes
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let tar = [
+            member("boot.ipxe", b"#!ipxe"),
+            member("layers/a", &[b'x'; 600]),
+            vec![0; 1024],
+        ];
+        std::fs::write(file.path(), tar.concat()).unwrap();
+        let files = Files::members(file.path());
+        let server = Server::start(file.path(), files, SCRIPT).unwrap();
+        assert!(server.url().ends_with(SCRIPT));
+        let script = ask(&server, "GET /boot.ipxe HTTP/1.1\r\n\r\n");
+        assert!(script.ends_with("\r\n\r\n#!ipxe"), "{script}");
+        let layer = ask(&server, "GET /layers/a HTTP/1.1\r\n\r\n");
+        let (head, body) = layer.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("Content-Length: 600"), "{head}");
+        assert_eq!(body, "x".repeat(600));
+        assert!(ask(&server, "GET /layers HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404"));
+        std::fs::write(file.path(), [b'x'; 600]).unwrap();
+        assert!(Files::members(file.path()).is_err());
     }
 }

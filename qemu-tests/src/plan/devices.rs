@@ -24,7 +24,7 @@ const fn device(
 }
 
 /// Disks.
-pub const DISKS: [Device; 8] = [
+pub const DISKS: [Device; 9] = [
     device("virtio-blk", None, "virtio-blk-pci"),
     device(
         "virtio-scsi",
@@ -44,6 +44,8 @@ pub const DISKS: [Device; 8] = [
     device("cdrom", None, "ide-cd,bus=ide.0"),
     // None at all: the firmware fetches the disk into memory by HTTP.
     device("http-boot", None, ""),
+    // Nor here: iPXE fetches kernel, initrd and layers.
+    device("netboot", None, ""),
 ];
 
 /// Network cards.

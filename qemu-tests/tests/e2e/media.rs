@@ -52,6 +52,26 @@ fn hello_boots_over_the_network() {
     assert_green(&plan, &report);
 }
 
+/// iPXE fetches kernel, initrd and layers; init finds the layers in memory.
+#[test]
+fn hello_boots_by_ipxe() {
+    let _slot = slot();
+    let subject = Project::shipped("hello")
+        .variant(
+            "hello-ipxe",
+            &[("[[test]]", "[kernel]\nmodules = [\"loop\"]\n\n[[test]]")],
+            &[],
+        )
+        .cast();
+    let tar = subject.write(OutputFormat::Netboot);
+    let (format, differences) = settings().compare(&subject.cast, &tar.path).unwrap();
+    assert_eq!((format, differences.len()), (OutputFormat::Netboot, 0));
+    let plan = subject.plan(&tar, "hello-ipxe");
+    assert_eq!(plan.emulation.disk, "netboot");
+    let report = boot(&plan);
+    assert_green(&plan, &report);
+}
+
 /// State cannot be kept on a CD: the machine says so and does not start without it.
 #[test]
 fn state_on_a_cd_ends_the_boot_with_the_reason() {
