@@ -14,7 +14,7 @@ use crate::channel::{Kind, REVOKED};
 use crate::pipeline::{
     CloudWish, Clouds, Door, PipelineError, ReadyToPublish, Settings, Wanted, load,
 };
-use crate::publish::cloud::{self, AwsTarget, AzureTarget, GcpTarget};
+use crate::publish::cloud::{self, AwsTarget};
 use crate::publish::{PublishError, Published};
 use crate::remote::Remote;
 use crate::spec::Image;

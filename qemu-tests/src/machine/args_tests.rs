@@ -1,15 +1,16 @@
 //! The command line as a whole, and what changes it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use super::Mode;
-use super::args::*;
-use super::hardware::Trace;
+use super::args::{Forward, Setup, command_line};
+use super::hardware::{Hardware, Trace};
 use super::netboot::IPXE;
-use crate::machine::hardware::Hardware;
+use crate::accel::{Accel, AccelKind};
 use crate::metadata::{Metadata, MetadataSource};
-use crate::plan::{Emulation, RunOptions};
+use crate::plan::{BootPath, DiskFormat, Emulation, Emulator, Plan, RunOptions};
 
 fn plan() -> Plan {
     Plan {
