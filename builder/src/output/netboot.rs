@@ -261,7 +261,11 @@ fn one_line(bytes: &[u8]) -> io::Result<String> {
 fn rest(job: &mut Job<'_>, known: &[Range<u64>]) -> io::Result<Vec<Range<u64>>> {
     let mut rest: Vec<Range<u64>> = Vec::new();
     let mut at = 0;
-    for next in known.iter().cloned().chain([job.size..job.size]) {
+    for next in known
+        .iter()
+        .cloned()
+        .chain(std::iter::once(job.size..job.size))
+    {
         while at < next.start
             && let Some(data) = job.disk.data(at..next.start)?
         {

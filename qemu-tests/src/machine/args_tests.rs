@@ -334,7 +334,7 @@ fn a_start_by_ipxe_has_no_disk_and_no_other_firmware() {
     for part in [
         "\n-boot strict=on,menu=off\n",
         "\n-netdev user,id=net0,bootfile=http://10.0.2.2:1/boot.ipxe",
-        "\n-device virtio-net-pci,netdev=net0,bootindex=0\n",
+        "\n-device virtio-net-pci,netdev=net0,bootindex=0",
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
