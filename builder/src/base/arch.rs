@@ -30,12 +30,22 @@ impl Arch {
         Self::ALL.into_iter().find(|arch| arch.name() == name)
     }
 
-    /// As Debian's packages name it.
+    /// As Debian's packages, Go and containers name it.
     #[must_use]
     pub const fn debian(self) -> &'static str {
         match self {
             Self::X86_64 => "amd64",
             Self::Aarch64 => "arm64",
+        }
+    }
+
+    /// The variant of it, as containers name them, that every board of ours runs: one that
+    /// wants more (`v3`, say) may die of an instruction that the machine does not have.
+    #[must_use]
+    pub const fn variant(self) -> &'static str {
+        match self {
+            Self::X86_64 => "v1",
+            Self::Aarch64 => "v8",
         }
     }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{PipelineError, Settings};
+use crate::base::Arch;
 use crate::layers::container::documents::RunConfig;
 use crate::layers::{Entry, Kind, LayersError, content};
 use crate::spec::{ContainerRule, check_name};
@@ -48,7 +49,7 @@ impl Settings {
         rule: &ContainerRule,
     ) -> Result<String, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
-        let (run, unpacked) = self.whole_container(rule)?;
+        let (run, unpacked) = self.whole_container(rule, Arch::TOOLS)?;
         let files = self.looked_up(&unpacked.entries(&self.store, &rule.written)?)?;
         let base = Accounts::new(&[], [])?;
         text(name, &rule.written, &run, &files, &base).map_err(|problem| {

@@ -11,9 +11,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use super::locking::architecture;
 use super::{Locking, PipelineError, Settings, output, value};
-use crate::base::Digest;
 use crate::base::fs::At;
+use crate::base::{Arch, Digest};
 use crate::layers::container::archive;
 use crate::layers::container::documents::{
     ContainerConfig, ContainerManifest, RunConfig, choose, named_in_layout,
@@ -26,9 +27,6 @@ use crate::spec::{ContainerPlace, ContainerRule, Image};
 use crate::store::{
     DOCUMENT_LIMIT, Descriptor, Output, Outputs, StatCache, Step, StepLog, StepState,
 };
-
-/// Go's name of the only architecture so far.
-const ARCH: &str = "amd64";
 
 /// The pinned containers of an image, by the names of their layers.
 pub(super) type Containers = BTreeMap<String, LockedContainer>;
@@ -51,6 +49,12 @@ impl Settings {
         locking: &Locking,
     ) -> Result<Containers, PipelineError> {
         let mut pinned = Containers::new();
+        let arch = architecture(image)?;
+        // What was chosen for other boards is another image of the same index.
+        let before = before.filter(|lock| {
+            let mut boards = lock.boards.iter();
+            boards.all(|board| board.kernel.arch == arch.debian())
+        });
         for layer in &image.layers {
             let Some(rule) = &layer.oci else { continue };
             let moves = match locking {
@@ -64,13 +68,13 @@ impl Settings {
                 found.map(|(_, container)| container.clone())
             });
             let found = match (&rule.place, kept) {
-                (ContainerPlace::Local { .. }, _) => self.open_container(rule)?,
+                (ContainerPlace::Local { .. }, _) => self.open_container(rule, arch)?,
                 (_, Some(kept)) if !moves => {
                     pinned.insert(layer.name.clone(), kept);
                     continue;
                 }
                 _ if *locking == Locking::AsItIs => continue,
-                _ => self.open_container(rule)?,
+                _ => self.open_container(rule, arch)?,
             };
             pinned.insert(layer.name.clone(), locked(rule, &found));
         }
@@ -78,7 +82,11 @@ impl Settings {
     }
 
     /// What `rule` names now; its documents are in the store afterwards, and fit the boards.
-    fn open_container(&self, rule: &ContainerRule) -> Result<ContainerManifest, PipelineError> {
+    fn open_container(
+        &self,
+        rule: &ContainerRule,
+        arch: Arch,
+    ) -> Result<ContainerManifest, PipelineError> {
         let manifest = match &rule.place {
             ContainerPlace::Registry { remote, reference } => {
                 if self.offline {
@@ -90,24 +98,24 @@ impl Settings {
                     Err(_) => remote.tagged(reference),
                 };
                 let top = self.there(rule, top)?;
-                self.choose(rule, &*remote, top.bytes)?
+                self.choose(rule, arch, &*remote, top.bytes)?
             }
             ContainerPlace::Local { path, tag } if path.is_dir() => {
                 let index = read_limited(&path.join("index.json"))?;
                 let top = named_in_layout(&index, tag.as_deref(), &rule.written)?;
-                self.choose(rule, &layout(path)?, top)?
+                self.choose(rule, arch, &layout(path)?, top)?
             }
             ContainerPlace::Local { path, tag } => {
-                let digest = self.import_archive(rule, path, tag.as_deref())?;
+                let digest = self.import_archive(rule, arch, path, tag.as_deref())?;
                 let bytes = self
                     .store
                     .read_at_most(&digest, "manifest", DOCUMENT_LIMIT)?;
                 let none = |_: &Descriptor| Err(fault(rule, "its manifest is an index"));
-                choose(bytes, ARCH, &rule.written, &none)?
+                choose(bytes, arch, &rule.written, &none)?
             }
         };
         self.store.put(&manifest.bytes)?;
-        self.container_config(rule, &manifest)?;
+        self.container_config(rule, arch, &manifest)?;
         Ok(manifest)
     }
 
@@ -115,20 +123,25 @@ impl Settings {
     pub(super) fn whole_container(
         &self,
         rule: &ContainerRule,
+        arch: Arch,
     ) -> Result<(RunConfig, UnpackedContainer), PipelineError> {
-        let manifest = self.open_container(rule)?;
-        let unpacked = self.unpack_container(rule, &locked(rule, &manifest))?;
-        Ok((self.container_config(rule, &manifest)?.run(), unpacked))
+        let manifest = self.open_container(rule, arch)?;
+        let unpacked = self.unpack_container(rule, arch, &locked(rule, &manifest))?;
+        Ok((
+            self.container_config(rule, arch, &manifest)?.run(),
+            unpacked,
+        ))
     }
 
     /// Follows the indexes of a remote, and brings the configuration of what is found.
     fn choose(
         &self,
         rule: &ContainerRule,
+        arch: Arch,
         remote: &dyn Remote,
         top: Vec<u8>,
     ) -> Result<ContainerManifest, PipelineError> {
-        let manifest = choose(top, ARCH, &rule.written, &|descriptor: &Descriptor| {
+        let manifest = choose(top, arch, &rule.written, &|descriptor: &Descriptor| {
             Ok::<_, PipelineError>(self.there(rule, remote.manifest(&descriptor.digest))?.bytes)
         })?;
         let config = &manifest.config;
@@ -158,6 +171,7 @@ impl Settings {
     fn container_config(
         &self,
         rule: &ContainerRule,
+        arch: Arch,
         manifest: &ContainerManifest,
     ) -> Result<ContainerConfig, PipelineError> {
         let digest = &manifest.config.digest;
@@ -167,7 +181,7 @@ impl Settings {
         Ok(ContainerConfig::parse(
             &bytes,
             manifest,
-            ARCH,
+            arch,
             &rule.written,
         )?)
     }
@@ -176,6 +190,7 @@ impl Settings {
     fn import_archive(
         &self,
         rule: &ContainerRule,
+        arch: Arch,
         path: &Path,
         tag: Option<&str>,
     ) -> Result<Digest, PipelineError> {
@@ -186,7 +201,7 @@ impl Settings {
         let step = Step::new("container archive 1", sha256.short())
             .input("archive", sha256)
             .value("tag", tag.unwrap_or_default())
-            .value("architecture", ARCH);
+            .value("architecture", arch.debian());
         if let StepState::Hit(outputs) = self.store.step(&step, &StepLog::default()) {
             let Output::Blob(digest) = outputs["manifest"] else {
                 return Err(PipelineError::Store(super::damaged("manifest")));
@@ -201,7 +216,7 @@ impl Settings {
         std::io::copy(&mut file, &mut writer).at("read", &path)?;
         writer.finish_as(&sha256, &path.display().to_string())?;
         let unpacked = rootfs::unpack_layer(&self.store, &sha256, &rule.written)?;
-        let found = archive::import(&self.store, &unpacked, tag, ARCH, &rule.written)?;
+        let found = archive::import(&self.store, &unpacked, tag, arch, &rule.written)?;
         let mut outputs = Outputs::from([("manifest".to_owned(), Output::Blob(found.digest))]);
         // Each is asked for, so that one that is swept makes the step a miss.
         for (number, part) in found.layers.iter().chain([&found.config]).enumerate() {
@@ -217,10 +232,11 @@ impl Settings {
         image: &Image,
         lock: &LockFile,
     ) -> Result<(), PipelineError> {
+        let arch = architecture(image)?;
         for (name, locked) in lock.containers() {
             let layer = image.layers.iter().find(|layer| layer.name == name);
             if let Some(rule) = layer.and_then(|layer| layer.oci.as_ref()) {
-                self.bring_container(rule, locked)?;
+                self.bring_container(rule, arch, locked)?;
             }
         }
         Ok(())
@@ -229,6 +245,7 @@ impl Settings {
     fn bring_container(
         &self,
         rule: &ContainerRule,
+        arch: Arch,
         locked: &LockedContainer,
     ) -> Result<(), PipelineError> {
         let pieces = pieces(locked);
@@ -255,7 +272,7 @@ impl Settings {
             ContainerPlace::Registry { remote, .. } => self.remote(remote)?,
             ContainerPlace::Local { path, .. } if path.is_dir() => Box::new(layout(path)?),
             ContainerPlace::Local { .. } => {
-                let found = self.open_container(rule)?.digest;
+                let found = self.open_container(rule, arch)?.digest;
                 return if found == locked.sha256 {
                     Ok(())
                 } else {
@@ -280,21 +297,22 @@ impl Settings {
     pub(super) fn unpack_container(
         &self,
         rule: &ContainerRule,
+        arch: Arch,
         pinned: &LockedContainer,
     ) -> Result<UnpackedContainer, PipelineError> {
-        self.bring_container(rule, pinned)?;
+        self.bring_container(rule, arch, pinned)?;
         let bytes = self
             .store
             .read_at_most(&pinned.sha256, "manifest", DOCUMENT_LIMIT)?;
         let none = |_: &Descriptor| Err(fault(rule, "the lock names an index; run: slipform lock"));
-        let manifest = choose(bytes, ARCH, &rule.written, &none)?;
+        let manifest = choose(bytes, arch, &rule.written, &none)?;
         if locked(rule, &manifest) != *pinned {
             return Err(fault(
                 rule,
                 "the lock names other blobs than its manifest; run: slipform lock",
             ));
         }
-        let config = self.container_config(rule, &manifest)?;
+        let config = self.container_config(rule, arch, &manifest)?;
         let mut layers = Vec::new();
         for (layer, id) in manifest.layers.iter().zip(config.diff_ids()) {
             let unpacked = self.unpack_layer(rule, &layer.digest)?;
@@ -346,12 +364,13 @@ impl Settings {
         lock: &LockFile,
     ) -> Result<Vec<Finding>, PipelineError> {
         let mut found = Vec::new();
+        let arch = architecture(image)?;
         for layer in &image.layers {
             let locked = lock.containers().find(|(name, _)| *name == layer.name);
             let (Some(rule), Some((_, locked))) = (&layer.oci, locked) else {
                 continue;
             };
-            let now = self.open_container(rule)?.digest;
+            let now = self.open_container(rule, arch)?.digest;
             if now != locked.sha256 {
                 found.push(Finding {
                     package: layer.name.clone(),
@@ -407,3 +426,7 @@ pub(super) fn pieces(locked: &LockedContainer) -> Vec<Piece> {
     });
     [manifest].into_iter().chain(blobs).collect()
 }
+
+#[cfg(test)]
+#[path = "containers_tests.rs"]
+mod tests;

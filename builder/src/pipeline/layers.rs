@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use super::bases::{self, BaseFacts, BaseLayer};
 use inputs::{accounts, own_inputs};
 
-use super::locking::needs_tls;
+use super::locking::{architecture, needs_tls};
 use super::{PipelineError, Settings, blob, cargo, output, packages, value};
 use crate::base::Digest;
 use crate::filesystem::ext4::{self, Ext4Options};
@@ -168,6 +168,7 @@ impl<'a> Work<'a> {
         lock: &LockFile,
     ) -> Result<Self, PipelineError> {
         let stats = StatCache::load(&settings.store, &image.dir.to_string_lossy());
+        let arch = architecture(image)?;
         let mut inputs = Vec::new();
         for spec in &image.layers {
             let locked = lock.layers.iter().find(|layer| layer.name == spec.name);
@@ -197,7 +198,7 @@ impl<'a> Work<'a> {
             let tar = tar.map(|(rule, tar)| settings.unpack_tar(rule, tar));
             let container =
                 locked.and_then(|layer| Some((spec.oci.as_ref()?, layer.oci.as_ref()?)));
-            let container = container.map(|(rule, c)| settings.unpack_container(rule, c));
+            let container = container.map(|(rule, c)| settings.unpack_container(rule, arch, c));
             let built = spec
                 .cargo
                 .as_ref()

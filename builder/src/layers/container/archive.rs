@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::documents::{CONFIG, ContainerManifest, LAYER, choose, named_in_layout, several};
 use super::{fault, origin};
-use crate::base::Digest;
 use crate::base::fs::At;
+use crate::base::{Arch, Digest};
 use crate::layers::{Content, Kind, LayersError, UnpackedTar, content};
 use crate::store::{DOCUMENT_LIMIT, Descriptor, MANIFEST, Manifest, Store, StoreError};
 
@@ -22,7 +22,7 @@ pub fn import(
     store: &Store,
     archive: &UnpackedTar,
     tag: Option<&str>,
-    arch: &str,
+    arch: Arch,
     name: &str,
 ) -> Result<ContainerManifest, LayersError> {
     let mut files = BTreeMap::new();
@@ -50,7 +50,7 @@ pub fn import(
     let manifest = if archive.files.contains_key("/index.json") {
         archive.layout(tag, arch)?
     } else if archive.files.contains_key("/manifest.json") {
-        archive.docker(tag)?
+        archive.docker(tag, arch)?
     } else {
         return Err(fault(
             name,
@@ -107,7 +107,7 @@ impl Archive<'_> {
         format!("/blobs/sha256/{}", digest.hex())
     }
 
-    fn layout(&self, tag: Option<&str>, arch: &str) -> Result<ContainerManifest, LayersError> {
+    fn layout(&self, tag: Option<&str>, arch: Arch) -> Result<ContainerManifest, LayersError> {
         let top = named_in_layout(&self.document("/index.json")?, tag, self.name)?;
         let manifest = choose(top, arch, self.name, &|descriptor| {
             let bytes = self.document(&Self::blob(&descriptor.digest))?;
@@ -148,7 +148,7 @@ impl Archive<'_> {
         Ok(writer.finish()?)
     }
 
-    fn docker(&self, tag: Option<&str>) -> Result<ContainerManifest, LayersError> {
+    fn docker(&self, tag: Option<&str>, arch: Arch) -> Result<ContainerManifest, LayersError> {
         let saved: Vec<Saved> =
             serde_json::from_slice(&self.document("/manifest.json")?).map_err(|error| {
                 fault(
@@ -180,7 +180,7 @@ impl Archive<'_> {
             subject: None,
             annotations: BTreeMap::new(),
         };
-        choose(manifest.to_bytes()?, "", self.name, &|_| {
+        choose(manifest.to_bytes()?, arch, self.name, &|_| {
             Err(fault(self.name, "its manifest is an index"))
         })
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::fault;
-use crate::base::Digest;
+use crate::base::{Arch, Digest};
 use crate::layers::LayersError;
 use crate::store::{DESCRIPTOR_LIMIT, DOCUMENT_LIMIT, Descriptor, INDEX, MANIFEST, REF_NAME};
 
@@ -116,14 +116,13 @@ fn read(
     }
 }
 
-/// Follows indexes from a document to the image for `arch` (Go's name, `amd64`);
-/// `get` brings the document that a descriptor names.
+/// Follows indexes from a document to the image for `arch`; `get` brings the document that a descriptor names.
 ///
 /// # Errors
 /// [`LayersError::Container`] for what is no image, or none for `arch`; what `get` says.
 pub fn choose<E: From<LayersError>>(
     mut bytes: Vec<u8>,
-    arch: &str,
+    arch: Arch,
     name: &str,
     get: &dyn Fn(&Descriptor) -> Result<Vec<u8>, E>,
 ) -> Result<ContainerManifest, E> {
@@ -145,14 +144,19 @@ fn platform<'a>(entry: &'a Descriptor, key: &str) -> Option<&'a str> {
     entry.platform.as_ref()?.get(key)?.as_str()
 }
 
-/// The first entry for the architecture, as image-index.md has it.
+/// The first entry for the architecture, as image-index.md has it. Where some are told apart
+/// by variants, it is one that all boards run: Docker's and containerd's choice without a
+/// better machine.
 fn fitting<'a>(
     manifests: &'a [Descriptor],
-    arch: &str,
+    arch: Arch,
     name: &str,
 ) -> Result<&'a Descriptor, LayersError> {
     let fits = |entry: &&Descriptor| {
-        platform(entry, "os") == Some(LINUX) && platform(entry, "architecture") == Some(arch)
+        platform(entry, "os") == Some(LINUX)
+            && platform(entry, "architecture") == Some(arch.debian())
+            && platform(entry, "variant")
+                .is_none_or(|variant| variant.is_empty() || variant == arch.variant())
     };
     if let Some(found) = manifests.iter().find(fits) {
         return Ok(found);
@@ -166,11 +170,15 @@ fn fitting<'a>(
     let known: std::collections::BTreeSet<String> = manifests
         .iter()
         .filter_map(|entry| {
-            Some(format!(
-                "{}/{}",
-                platform(entry, "os")?,
-                platform(entry, "architecture")?
-            ))
+            let words = [platform(entry, "os")?, platform(entry, "architecture")?];
+            let variant = platform(entry, "variant").filter(|variant| !variant.is_empty());
+            Some(
+                words
+                    .into_iter()
+                    .chain(variant)
+                    .collect::<Vec<_>>()
+                    .join("/"),
+            )
         })
         .take(20)
         .collect();
@@ -181,7 +189,8 @@ fn fitting<'a>(
     Err(fault(
         name,
         format!(
-            "it has no image for {LINUX}/{arch} (it has: {}); name one that has, or other boards",
+            "it has no image for {LINUX}/{} (it has: {}); name one that has, or other boards",
+            arch.debian(),
             if known.is_empty() {
                 "none".to_owned()
             } else {
@@ -290,7 +299,7 @@ impl ContainerConfig {
     pub fn parse(
         bytes: &[u8],
         manifest: &ContainerManifest,
-        arch: &str,
+        arch: Arch,
         name: &str,
     ) -> Result<Self, LayersError> {
         let config: Self = serde_json::from_slice(bytes).map_err(|error| {
@@ -301,13 +310,14 @@ impl ContainerConfig {
                 ),
             )
         })?;
-        if config.os != LINUX || config.architecture != arch {
+        if config.os != LINUX || config.architecture != arch.debian() {
             return Err(fault(
                 name,
                 format!(
-                    "it is for {}/{}, and the boards are {LINUX}/{arch}; name another, or other boards",
+                    "it is for {}/{}, and the boards are {LINUX}/{}; name another, or other boards",
                     config.os.escape_debug(),
-                    config.architecture.escape_debug()
+                    config.architecture.escape_debug(),
+                    arch.debian()
                 ),
             ));
         }

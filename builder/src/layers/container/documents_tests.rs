@@ -27,7 +27,8 @@ fn index(entries: &[(&str, &str, &str)]) -> Value {
 
 fn chosen(top: &Value) -> Result<ContainerManifest, String> {
     let get = |_: &Descriptor| Ok::<_, LayersError>(manifest(LAYER).to_string().into_bytes());
-    choose(top.to_string().into_bytes(), "amd64", "app", &get).map_err(|error| error.to_string())
+    choose(top.to_string().into_bytes(), Arch::X86_64, "app", &get)
+        .map_err(|error| error.to_string())
 }
 
 #[test]
@@ -39,6 +40,12 @@ fn an_index_chooses_by_the_architecture() {
         ("linux", "amd64", &wanted),
     ]);
     assert_eq!(chosen(&top).unwrap().digest, Digest::of(&wanted));
+    // The other one, of the same index.
+    let get = |descriptor: &Descriptor| {
+        assert_eq!(descriptor.digest, Digest::of("arm"));
+        Ok::<_, LayersError>(wanted.clone().into_bytes())
+    };
+    choose(top.to_string().into_bytes(), Arch::Aarch64, "app", &get).unwrap();
     let error = chosen(&index(&[
         ("linux", "arm64", "a"),
         ("windows", "amd64", "b"),
@@ -86,7 +93,7 @@ fn what_is_no_container_image_is_refused_by_name() {
         Ok::<_, LayersError>(index(&[("linux", "amd64", "x")]).to_string().into_bytes())
     };
     let top = index(&[("linux", "amd64", "x")]).to_string().into_bytes();
-    let error = choose(top, "amd64", "app", &itself)
+    let error = choose(top, Arch::X86_64, "app", &itself)
         .unwrap_err()
         .to_string();
     assert!(error.contains("deeper than 4"), "{error}");
@@ -99,7 +106,7 @@ fn a_configuration_must_fit_the_boards_and_the_layers() {
         let ids = vec![Digest::of("x"); ids];
         let text =
             json!({ "os": os, "architecture": arch, "rootfs": { "diff_ids": ids } }).to_string();
-        ContainerConfig::parse(text.as_bytes(), &manifest, "amd64", "app")
+        ContainerConfig::parse(text.as_bytes(), &manifest, Arch::X86_64, "app")
             .map_err(|error| error.to_string())
     };
     assert_eq!(
@@ -124,7 +131,7 @@ fn mutated_documents_never_panic() {
         "config": { "User": "1:2", "Env": ["A=b"], "Cmd": ["/x"], "Volumes": { "/v": {} } },
     });
     crate::layers::testing::fuzz(seed.to_string().as_bytes(), |bytes, _| {
-        if let Ok(config) = ContainerConfig::parse(&bytes, &image, "amd64", "app") {
+        if let Ok(config) = ContainerConfig::parse(&bytes, &image, Arch::X86_64, "app") {
             assert_eq!(config.diff_ids().len(), 1);
         }
     });
@@ -132,7 +139,7 @@ fn mutated_documents_never_panic() {
     for seed in [manifest(LAYER), index(&[("linux", "amd64", &wanted)])] {
         crate::layers::testing::fuzz(seed.to_string().as_bytes(), |bytes, _| {
             let get = |_: &Descriptor| Ok::<_, LayersError>(wanted.clone().into_bytes());
-            if let Ok(found) = choose(bytes.clone(), "amd64", "app", &get) {
+            if let Ok(found) = choose(bytes.clone(), Arch::X86_64, "app", &get) {
                 assert!(found.layers.len() <= MOST_LAYERS);
             }
             let _layout = named_in_layout(&bytes, None, "app");
