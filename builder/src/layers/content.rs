@@ -8,10 +8,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Content, LayersError, Source};
+use super::{Content, LayersError, Piece, Source};
 use crate::base::Digest;
 use crate::base::fs::At;
 use crate::store::Store;
@@ -66,6 +67,16 @@ pub fn open_unhashed(content: &Content, store: &Store) -> Result<ContentReader, 
                 .at("seek in", store.path(digest))?;
             (Box::new(file.take(content.size)), format!("blob {digest}"))
         }
+        Source::Sparse { digest, pieces } => {
+            let reader = SparseReader {
+                file: store.open_blob(digest)?,
+                pieces: pieces.clone(),
+                next: 0,
+                position: 0,
+                size: content.size,
+            };
+            (Box::new(reader), format!("blob {digest}"))
+        }
         Source::Host(path) => {
             let file = open_host(path, content.size)?;
             (Box::new(file), path.display().to_string())
@@ -108,6 +119,20 @@ pub fn read_range(
             file.read_exact_at(&mut bytes, base.saturating_add(offset))
                 .at("read", store.path(digest))?;
         }
+        Source::Sparse { digest, pieces } => {
+            let end = offset.saturating_add(bytes.len() as u64);
+            let file = store.open_blob(digest)?;
+            for piece in pieces.iter() {
+                let from = piece.at.max(offset);
+                let to = piece.at.saturating_add(piece.length).min(end);
+                if from < to {
+                    let place = |at: u64| usize::try_from(at - offset).unwrap_or(usize::MAX);
+                    let there = piece.offset.saturating_add(from - piece.at);
+                    file.read_exact_at(&mut bytes[place(from)..place(to)], there)
+                        .at("read", store.path(digest))?;
+                }
+            }
+        }
         Source::Host(path) => {
             let file = open_host(path, content.size)?;
             file.read_exact_at(&mut bytes, offset).at("read", path)?;
@@ -115,6 +140,44 @@ pub fn read_range(
         Source::Inode(number) => return Err(elsewhere(*number)),
     }
     Ok(bytes)
+}
+
+/// A sparse file from its first byte to its last: pieces of a blob, and zeros.
+struct SparseReader {
+    file: File,
+    pieces: Arc<[Piece]>,
+    /// The first piece that does not end before `position`.
+    next: usize,
+    position: u64,
+    size: u64,
+}
+
+impl Read for SparseReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (end, piece) = match self.pieces.get(self.next) {
+            Some(piece) if piece.at <= self.position => (piece.at + piece.length, Some(piece)),
+            Some(piece) => (piece.at, None),
+            None => (self.size, None),
+        };
+        let wanted = usize::try_from(end - self.position).unwrap_or(usize::MAX);
+        let length = buffer.len().min(wanted);
+        let buffer = &mut buffer[..length];
+        let read = match piece {
+            Some(piece) => {
+                let there = piece.offset + (self.position - piece.at);
+                self.file.read_at(buffer, there)?
+            }
+            None => {
+                buffer.fill(0);
+                length
+            }
+        };
+        self.position += read as u64;
+        if self.position == end && piece.is_some() {
+            self.next += 1;
+        }
+        Ok(read)
+    }
 }
 
 /// No content of a layer that is gathered is an inode of one that was read back.
@@ -251,6 +314,48 @@ mod tests {
             );
             assert_eq!(read_range(&content, &store, 9, 100).unwrap(), b"");
         }
+    }
+
+    #[test]
+    fn a_sparse_file_is_its_pieces_and_zeros() {
+        let (_dir, store) = store();
+        let digest = store.put(b"..abcde..").unwrap();
+        let piece = |at, offset, length| Piece { at, offset, length };
+        for (size, pieces, expected) in [
+            (3, vec![], "000"),
+            (5, vec![piece(0, 2, 3), piece(3, 5, 2)], "abcde"),
+            (9, vec![piece(1, 2, 3), piece(6, 5, 2)], "0abc00de0"),
+        ] {
+            let content = Content {
+                size,
+                digest: None,
+                source: Source::Sparse {
+                    digest,
+                    pieces: pieces.into(),
+                },
+            };
+            let expected = expected.replace('0', "\0");
+            assert_eq!(all(&content, &store).unwrap(), expected.as_bytes());
+            for start in 0..size {
+                let rest = &expected.as_bytes()[usize::try_from(start).unwrap()..];
+                for length in 0..=rest.len() {
+                    assert_eq!(
+                        read_range(&content, &store, start, length).unwrap(),
+                        &rest[..length]
+                    );
+                }
+            }
+        }
+        // A blob that ends too early is no file with fewer bytes.
+        let content = Content {
+            size: 9,
+            digest: None,
+            source: Source::Sparse {
+                digest,
+                pieces: vec![piece(0, 5, 9)].into(),
+            },
+        };
+        assert!(all(&content, &store).unwrap_err().contains("shorter"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::base::Digest;
 
@@ -100,8 +101,26 @@ pub enum Source {
         /// First byte.
         offset: u64,
     },
+    /// Pieces of a blob with zeros between them and behind them (a sparse file of a tar).
+    Sparse {
+        /// The blob.
+        digest: Digest,
+        /// In order, without overlap, none of them empty or behind the end.
+        pieces: Arc<[Piece]>,
+    },
     /// A file of the user's; an error if it changes while it is read.
     Host(PathBuf),
     /// An inode of a file system that was read back; its reader alone opens it.
     Inode(u32),
+}
+
+/// A part of a sparse file that is no hole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Its first byte in the file.
+    pub at: u64,
+    /// Its first byte in the blob.
+    pub offset: u64,
+    /// Bytes.
+    pub length: u64,
 }

@@ -15,6 +15,50 @@ pub(super) struct Pax {
     pub(super) gid: Option<u64>,
     pub(super) mtime: Option<i64>,
     pub(super) xattrs: BTreeMap<String, Vec<u8>>,
+    pub(super) sparse: Option<PaxSparse>,
+}
+
+/// What it said of the holes of the file, in whichever of GNU's three formats.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct PaxSparse {
+    pub(super) major: u64,
+    pub(super) minor: u64,
+    /// The file's own name; the header has another.
+    pub(super) name: Option<Vec<u8>>,
+    /// Its length, holes included.
+    pub(super) real: Option<u64>,
+    /// Place and length of each piece (0.0 and 0.1).
+    pub(super) pieces: Vec<(u64, u64)>,
+}
+
+impl PaxSparse {
+    /// Takes one record in; those that only repeat what others say are passed over.
+    fn take(&mut self, key: &str, value: &[u8]) -> Result<(), String> {
+        match key {
+            "major" => self.major = number(key, value)?,
+            "minor" => self.minor = number(key, value)?,
+            "name" => self.name = Some(value.to_vec()),
+            "size" | "realsize" => self.real = Some(number(key, value)?),
+            "offset" => self.pieces.push((number(key, value)?, 0)),
+            // Behind its offset.
+            "numbytes" => match self.pieces.last_mut() {
+                Some(last) => last.1 = number(key, value)?,
+                None => {
+                    return Err("a PAX header has a piece of a sparse file without offset".into());
+                }
+            },
+            "map" if value.is_empty() => {}
+            "map" => {
+                let mut numbers = value.split(|b| *b == b',').map(|text| number(key, text));
+                while let Some(at) = numbers.next() {
+                    let odd = || "a PAX header has half a piece of a sparse file".to_owned();
+                    self.pieces.push((at?, numbers.next().ok_or_else(odd)??));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 impl Pax {
@@ -30,11 +74,10 @@ impl Pax {
                 "uid" => pax.uid = Some(number(key, value)?),
                 "gid" => pax.gid = Some(number(key, value)?),
                 "mtime" => pax.mtime = Some(seconds(value)?),
-                _ if key.starts_with("GNU.sparse.") => {
-                    return Err("sparse files in archives are not supported".into());
-                }
                 _ => {
-                    if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
+                    if let Some(key) = key.strip_prefix("GNU.sparse.") {
+                        pax.sparse.get_or_insert_default().take(key, value)?;
+                    } else if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
                         pax.xattrs.insert(name.to_owned(), value.to_vec());
                     }
                 }
@@ -121,6 +164,39 @@ mod tests {
     }
 
     #[test]
+    fn reads_maps_of_sparse_files() {
+        let parse = |records: &[(&str, &[u8])]| {
+            let bytes: Vec<u8> = records
+                .iter()
+                .flat_map(|(key, value)| record(&format!("GNU.sparse.{key}"), value))
+                .collect();
+            Pax::parse(&bytes).unwrap().sparse.unwrap()
+        };
+        let first = parse(&[
+            ("size", b"9"),
+            ("numblocks", b"2"),
+            ("offset", b"1"),
+            ("numbytes", b"2"),
+            ("offset", b"5"),
+            ("numbytes", b"4"),
+        ]);
+        let second = parse(&[("size", b"9"), ("map", b"1,2,5,4"), ("name", b"x")]);
+        assert_eq!(first.pieces, [(1, 2), (5, 4)]);
+        assert_eq!(second.pieces, first.pieces);
+        assert_eq!(
+            (second.real, second.name.as_deref()),
+            (Some(9), Some(&b"x"[..]))
+        );
+        let third = parse(&[
+            ("major", b"1"),
+            ("minor", b"0"),
+            ("realsize", b"9"),
+            ("map", b""),
+        ]);
+        assert_eq!((third.major, third.minor, third.real), (1, 0, Some(9)));
+    }
+
+    #[test]
     fn refuses_malformed_records() {
         for bytes in [
             &b"x"[..],
@@ -137,7 +213,17 @@ mod tests {
         ] {
             assert!(Pax::parse(bytes).is_err(), "{}", bytes.escape_ascii());
         }
-        assert!(Pax::parse(&record("GNU.sparse.map", b"0,1")).is_err());
+        for (key, value) in [
+            ("map", &b"0"[..]),
+            ("map", b"0,1,"),
+            ("map", b"0,x"),
+            ("numbytes", b"1"),
+            ("realsize", b""),
+            ("major", b"-1"),
+        ] {
+            let bytes = record(&format!("GNU.sparse.{key}"), value);
+            assert!(Pax::parse(&bytes).is_err(), "{}", bytes.escape_ascii());
+        }
     }
 
     #[test]
@@ -151,9 +237,11 @@ mod tests {
         let mut seed = record("path", b"a/b");
         seed.extend(record("SCHILY.xattr.user.x", b"1\n2"));
         seed.extend(record("mtime", b"12.5"));
+        seed.extend(record("GNU.sparse.map", b"0,1,2,3"));
         crate::layers::testing::fuzz(&seed, |bytes, _| {
             if let Ok(pax) = Pax::parse(&bytes) {
                 let held = pax.path.map_or(0, |p| p.len())
+                    + pax.sparse.map_or(0, |sparse| sparse.pieces.len())
                     + pax.xattrs.values().map(Vec::len).sum::<usize>();
                 assert!(held <= bytes.len());
             }

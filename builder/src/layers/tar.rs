@@ -9,8 +9,9 @@
 //! The `tar` crate reads header fields. The walk is our own: the crate's
 //! iterator reads long names and PAX headers whole before one can ask for their
 //! size, and splits PAX records at line breaks, which breaks binary attributes.
-//! Formats: tar(5) (ustar, GNU long names, PAX).
+//! Formats: tar(5) (ustar, GNU long names, PAX); sparse files of all kinds.
 
+mod sparse;
 mod whole;
 
 use std::io::{self, BufReader, ErrorKind, Read, Seek};
@@ -124,6 +125,8 @@ fn visit(
         input,
         mode,
         left_out: 0,
+        holes: 0,
+        pieces: 0,
         next: Pax::default(),
     };
     let mut seen = 0;
@@ -146,6 +149,9 @@ struct Walk<'a, R> {
     input: TarInput<'a>,
     mode: Mode,
     left_out: u32,
+    /// Bytes of holes, and pieces, of all sparse files until now.
+    holes: u64,
+    pieces: usize,
     /// What long-name and PAX headers said about the entry to come.
     next: Pax,
 }
@@ -286,9 +292,10 @@ impl<R: Stream> Walk<'_, R> {
             _ => {}
         }
         let pax = std::mem::take(&mut self.next);
-        let raw_path = pax
-            .path
-            .clone()
+        // The header of a sparse file has a name for programs that do not know the format.
+        let named = pax.sparse.as_ref().and_then(|sparse| sparse.name.clone());
+        let raw_path = named
+            .or_else(|| pax.path.clone())
             .unwrap_or_else(|| header.path_bytes().into_owned());
         // Old archives mark folders by the slash alone.
         if kind.is_file() && raw_path.ends_with(b"/") {
@@ -308,9 +315,19 @@ impl<R: Stream> Walk<'_, R> {
                 .filter(|_| self.mode == Mode::Container)
                 .map(|path| self.hiding(path)));
         }
-        let kind = self.kind(header, kind, &raw_path, &pax, size)?;
+        if self.mode == Mode::Package && (kind == EntryType::GNUSparse || pax.sparse.is_some()) {
+            // Nor does dpkg take them.
+            return Err(self.refused(
+                &raw_path,
+                "sparse files in packages are not supported; make it without `tar --sparse`",
+            ));
+        }
+        let (kind, left) = match self.sparse(header, &raw_path, pax.sparse.as_ref(), size)? {
+            Some((content, left)) => (Kind::File(content), left),
+            None => (self.kind(header, kind, &raw_path, &pax, size)?, size),
+        };
         let meta = self.meta(header, &raw_path, pax)?;
-        self.skip(size)?;
+        self.skip(left)?;
         Ok(path.map(|path| Entry {
             path,
             meta,
@@ -374,12 +391,6 @@ impl<R: Stream> Walk<'_, R> {
                     offset: self.position,
                 },
             }));
-        }
-        if kind == EntryType::GNUSparse {
-            return Err(self.refused(
-                path,
-                "sparse files in archives are not supported; make it without `tar --sparse`",
-            ));
         }
         if size != 0 {
             return Err(self.refused(path, "only regular files have content"));

@@ -11,6 +11,8 @@
 //! c 0000 0:0 1577836800 0:0 /gone
 //! ```
 //!
+//! Of a sparse file's content, each piece is named: `sha256:…+offset:length@place,…`.
+//!
 //! Type, mode, owner, time, what belongs to the type, path, attributes (name
 //! and value in hexadecimal). Spaces, control characters and backslashes in
 //! names are `\xNN`. Content is named and not held: by its digest, or by the
@@ -23,9 +25,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Arc;
 
 use crate::base::Digest;
-use crate::layers::{Content, Kind, Meta, Source};
+use crate::layers::{Content, Kind, Meta, Piece, Source};
 
 use super::{Node, Tree, TreeError};
 
@@ -118,6 +121,15 @@ fn identity(content: &Content) -> String {
     match (&content.digest, &content.source) {
         (_, Source::Blob { digest, offset }) if Some(digest) != content.digest.as_ref() => {
             format!("{digest}+{offset}")
+        }
+        (_, Source::Sparse { digest, pieces }) => {
+            let mut text = format!("{digest}+");
+            for (number, piece) in pieces.iter().enumerate() {
+                let comma = if number == 0 { "" } else { "," };
+                let Piece { at, offset, length } = piece;
+                let _ = write!(text, "{comma}{offset}:{length}@{at}");
+            }
+            text
         }
         (Some(digest), _) => digest.to_string(),
         (None, Source::Bytes(bytes)) => Digest::of(bytes).to_string(),
@@ -231,19 +243,46 @@ fn node_of(line: &str) -> Option<(String, Node)> {
 }
 
 fn content_of(size: &str, identity: &str) -> Option<Content> {
-    let (digest, offset) = match identity.split_once('+') {
-        Some((digest, offset)) => (digest, Some(offset.parse().ok()?)),
-        None => (identity, None),
+    let size = size.parse().ok()?;
+    let (digest, source, digested) = match identity.split_once('+') {
+        None => {
+            let digest: Digest = identity.parse().ok()?;
+            (digest, Source::Blob { digest, offset: 0 }, true)
+        }
+        Some((digest, place)) => {
+            let digest: Digest = digest.parse().ok()?;
+            let source = if place.is_empty() || place.contains('@') {
+                let pieces = pieces_of(place, size)?;
+                Source::Sparse { digest, pieces }
+            } else {
+                let offset = place.parse().ok()?;
+                Source::Blob { digest, offset }
+            };
+            (digest, source, false)
+        }
     };
-    let digest: Digest = digest.parse().ok()?;
     Some(Content {
-        size: size.parse().ok()?,
-        digest: offset.is_none().then_some(digest),
-        source: Source::Blob {
-            digest,
-            offset: offset.unwrap_or(0),
-        },
+        size,
+        digest: digested.then_some(digest),
+        source,
     })
+}
+
+/// The pieces of a sparse file of `size` bytes, only as an archive may have them.
+fn pieces_of(text: &str, size: u64) -> Option<Arc<[Piece]>> {
+    let (mut pieces, mut end) = (Vec::new(), 0);
+    for part in text.split(',').filter(|_| !text.is_empty()) {
+        let (offset, rest) = part.split_once(':')?;
+        let (length, at) = rest.split_once('@')?;
+        let number = |text: &str| text.parse::<u64>().ok();
+        let (offset, length, at) = (number(offset)?, number(length)?, number(at)?);
+        if at < end || length == 0 || offset.checked_add(length).is_none() {
+            return None;
+        }
+        end = at.checked_add(length).filter(|end| *end <= size)?;
+        pieces.push(Piece { at, offset, length });
+    }
+    Some(pieces.into())
 }
 
 fn hex(text: &str) -> Option<Vec<u8>> {
@@ -271,7 +310,24 @@ mod tests {
             "f 4755 /usr/ü\\=z",
             "w /gone",
             "o /hidden",
+            "f /usr/sparse",
+            "f /usr/void",
         ]);
+        for (path, pieces) in [
+            ("usr/sparse", vec![(1, 512, 2), (6, 514, 4)]),
+            ("usr/void", Vec::new()),
+        ] {
+            let pieces = pieces.into_iter();
+            let pieces = pieces.map(|(at, offset, length)| Piece { at, offset, length });
+            tree.nodes.get_mut(path).unwrap().kind = Kind::File(Content {
+                size: 10,
+                digest: None,
+                source: Source::Sparse {
+                    digest: Digest::of("tar"),
+                    pieces: pieces.collect(),
+                },
+            });
+        }
         let node = tree.nodes.get_mut("etc/a b").unwrap();
         node.meta.xattrs.insert("user.a=b c".into(), vec![0, 255]);
         let ranged = tree.nodes.get_mut("usr/ü\\").unwrap();
@@ -298,6 +354,8 @@ h 0644 0:0 1577836800 /etc/a\\x20b /etc/c
 c 0000 0:0 1577836800 0:0 /gone
 d 0755 0:0 1577836800 /hidden trusted.overlay.opaque=79
 d 0755 0:0 1577836800 /usr
+f 0644 0:0 1577836800 10 sha256:x+512:2@1,514:4@6 /usr/sparse
+f 0644 0:0 1577836800 10 sha256:x+ /usr/void
 f 4755 0:0 1577836800 70 sha256:788ccb2620b8e6b84a5eb6e14cdeda86de55bd30bd8ba2b4c0a2ac4ebc95b6d7+512 /usr/ü\\x5c
 ";
         let text = write(&sample());
@@ -316,6 +374,8 @@ f 4755 0:0 1577836800 70 sha256:788ccb2620b8e6b84a5eb6e14cdeda86de55bd30bd8ba2b4
         assert!(
             text.contains(&Digest::of("x").to_string())
                 && text.contains(&format!("{}+512 ", Digest::of("tar")))
+                && text.contains(&format!("{}+512:2@1,514:4@6 ", Digest::of("tar")))
+                && text.contains(&format!("{}+ ", Digest::of("tar")))
         );
     }
 
@@ -346,6 +406,11 @@ f 4755 0:0 1577836800 70 sha256:788ccb2620b8e6b84a5eb6e14cdeda86de55bd30bd8ba2b4
             ("=00ff", "=00f"),
             ("/etc/a\\x20b /etc/c", "/etc/none /etc/c"),
             ("\n", "\r\n"),
+            ("514:4@6", "514:4@2"),
+            ("514:4@6", "514:5@6"),
+            ("514:4@6", "514:0@6"),
+            ("514:4@6", "18446744073709551615:4@6"),
+            ("514:4@6", "514@6"),
         ] {
             let bad = good.replacen(from, to, 1);
             assert!(bad != good && read(&bad).is_err(), "{from:?} -> {to:?}");
