@@ -69,8 +69,15 @@ fn keep(root: &Path, path: &StatePath, seed: &Path) -> io::Result<(PathBuf, usiz
     Ok((kept, skipped))
 }
 
-/// Makes a folder and those above it.
+/// Makes a folder, and those above it for all to pass: who may not look into this one may
+/// look beside it.
 pub(crate) fn make(path: &Path, mode: u32) -> io::Result<()> {
+    if let Some(above) = path.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(above)?;
+    }
     DirBuilder::new().recursive(true).mode(mode).create(path)
 }
 
@@ -153,6 +160,15 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn only_the_folder_itself_is_closed() {
+        let root = tempfile::tempdir().unwrap();
+        let open = root.path().join("run/slipform");
+        make(&open.join("state"), 0o700).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!((mode(&open), mode(&open.join("state"))), (0o755, 0o700));
     }
 
     #[test]
