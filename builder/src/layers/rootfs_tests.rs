@@ -177,6 +177,28 @@ fn a_duplicate_is_refused() {
     assert!(refusal(&[Item::file("a", "1"), Item::file("./a", "2")]).contains("twice"));
 }
 
+/// Tools that walk up to the root for each file (kaniko, Bazel's) list folders again and again.
+#[test]
+fn a_folder_may_come_again_and_is_the_last_one() {
+    let items = [
+        Item::dir("a"),
+        Item::file("a/x", ""),
+        Item::dir("a/").mode(0o711),
+        Item::dir("./a").mode(0o700),
+        Item::file("a/y", ""),
+    ];
+    let (lines, _) = read(&tar(&items)).unwrap();
+    assert_eq!(
+        lines,
+        ["f 0644 0:0 /a/x", "d 0700 0:0 /a", "f 0644 0:0 /a/y"]
+    );
+    // What it was before is nothing that something else may be.
+    for other in [Item::file("a", ""), Item::symlink("a", "/etc")] {
+        let items = [Item::dir("a"), other, Item::dir("a")];
+        assert!(refusal(&items).contains("twice"));
+    }
+}
+
 #[test]
 fn a_name_that_is_too_long_is_refused() {
     let long = Item {

@@ -2,9 +2,10 @@
 //!
 //! Everything that an archive could do to reach out of its place is refused
 //! here, with the entry's name: absolute paths, `..`, a path through a symbolic
-//! link of the same archive, hard links to what is not there yet, duplicates,
-//! names that no file system takes, sizes beyond the archive's end. Device nodes
-//! are refused in packages and left out of other archives.
+//! link of the same archive, hard links to what is not there yet, duplicates (but
+//! of folders: tools that make layers list those again and again), names that no
+//! file system takes, sizes beyond the archive's end. Device nodes are refused in
+//! packages and left out of other archives.
 //!
 //! The `tar` crate reads header fields. The walk is our own: the crate's
 //! iterator reads long names and PAX headers whole before one can ask for their

@@ -44,6 +44,9 @@ pub const JUDGES: &[&str] = &[
 /// Other people's registry, and their clients for what lies in one.
 pub const CLIENTS: &[&str] = &["cosign", "docker-registry", "oras"];
 
+/// Who unpacks layers of containers, and who makes archives with sparse files.
+pub const UNPACKING: &[&str] = &["tar", "umoci"];
+
 /// Other people's object store; its server needs what Debian has it suggest only.
 pub const OBJECT_STORE: &[&str] = &["python3-flask-cors", "python3-moto"];
 

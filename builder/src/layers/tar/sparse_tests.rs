@@ -58,13 +58,13 @@ fn pax(records: &[(String, String)], content: &str) -> Vec<u8> {
     ])
 }
 
-fn record(key: &str, value: impl ToString) -> (String, String) {
+fn record(key: &str, value: &(impl ToString + ?Sized)) -> (String, String) {
     (format!("GNU.sparse.{key}"), value.to_string())
 }
 
 /// The same in PAX 0.0, 0.1 and 1.0.
 fn new(real: u64, pieces: Pieces<'_>, data: &str) -> [Vec<u8>; 3] {
-    let mut first = vec![("path".to_owned(), "s".to_owned()), record("size", real)];
+    let mut first = vec![("path".to_owned(), "s".to_owned()), record("size", &real)];
     for (at, length) in pieces {
         first.extend([record("offset", at), record("numbytes", length)]);
     }
@@ -73,14 +73,14 @@ fn new(real: u64, pieces: Pieces<'_>, data: &str) -> [Vec<u8>; 3] {
         .map(|(at, length)| format!("{at},{length}"))
         .collect();
     let second = [
-        record("size", real),
+        record("size", &real),
         record("name", "s"),
-        record("map", map.join(",")),
+        record("map", &map.join(",")),
     ];
     let third = [
-        record("major", 1),
-        record("minor", 0),
-        record("realsize", real),
+        record("major", &1),
+        record("minor", &0),
+        record("realsize", &real),
         record("name", "s"),
     ];
     let mut lines = format!("{}\n", pieces.len());
@@ -192,9 +192,9 @@ fn maps_that_are_none_are_refused() {
     let version = |major, minor| {
         pax(
             &[
-                record("major", major),
-                record("minor", minor),
-                record("realsize", 5),
+                record("major", &major),
+                record("minor", &minor),
+                record("realsize", &5),
                 record("name", "s"),
             ],
             "abcde",
@@ -203,9 +203,9 @@ fn maps_that_are_none_are_refused() {
     let before = |lines: &str| {
         pax(
             &[
-                record("major", 1),
-                record("minor", 0),
-                record("realsize", 5),
+                record("major", &1),
+                record("minor", &0),
+                record("realsize", &5),
                 record("name", "s"),
             ],
             &format!("{lines:\0<512}"),

@@ -13,13 +13,13 @@ pub(super) fn check_whole(
     origin: &str,
     mode: Mode,
 ) -> Result<(), LayersError> {
-    let mut kinds: BTreeMap<&str, &Kind> = BTreeMap::new();
+    let mut kinds: BTreeMap<&str, (&Kind, usize)> = BTreeMap::new();
     let mut again = BTreeSet::new();
     for (index, entry) in entries.iter().enumerate() {
         let path = entry.path.as_str();
         if let Kind::Hardlink(target) = &entry.kind {
             match kinds.get(target.as_str()) {
-                Some(Kind::File(_) | Kind::Hardlink(_)) => {}
+                Some((Kind::File(_) | Kind::Hardlink(_), _)) => {}
                 Some(_) => {
                     return Err(refused(
                         origin,
@@ -39,11 +39,12 @@ pub(super) fn check_whole(
                 }
             }
         }
-        match kinds.insert(path, &entry.kind) {
+        match kinds.insert(path, (&entry.kind, index)) {
             None => {}
-            // A folder listed twice is common and harmless; the first one counts.
-            Some(Kind::Directory) if entry.kind == Kind::Directory => {
-                again.insert(index);
+            // A folder listed twice is common and harmless. dpkg leaves one that is there as
+            // it is; what unpacks containers and other archives gives it the last one's mode.
+            Some((Kind::Directory, before)) if entry.kind == Kind::Directory => {
+                again.insert(if mode == Mode::Package { index } else { before });
             }
             Some(_) => {
                 return Err(refused(
@@ -57,7 +58,7 @@ pub(super) fn check_whole(
     for entry in entries.iter() {
         for (end, _) in entry.path.match_indices('/').skip(1) {
             let parent = &entry.path[..end];
-            match kinds.get(parent) {
+            match kinds.get(parent).map(|(kind, _)| *kind) {
                 None | Some(Kind::Directory) => {}
                 Some(Kind::Symlink(target)) => {
                     return Err(refused(

@@ -12,6 +12,7 @@ mod registry;
 mod s3;
 mod skopeo;
 mod tools;
+mod unpackers;
 
 use std::io::Write;
 

@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use slipform::pipeline::PipelineError;
-use slipform::pipeline::testing::{self, CLIENTS, OBJECT_STORE, OFFLINE};
+use slipform::pipeline::testing::{self, CLIENTS, OBJECT_STORE, OFFLINE, UNPACKING};
 use slipform::pipeline::tools::Tools;
 
 type Set = OnceLock<Option<Tools>>;
@@ -30,6 +30,13 @@ pub(crate) fn skopeo() -> Option<Command> {
     static JUDGES: Set = Set::new();
     let tools = JUDGES.get_or_init(|| had(testing::judges()));
     command(tools.as_ref()?, "skopeo")
+}
+
+/// `umoci` or GNU `tar`, as [`client`].
+pub(crate) fn unpacker(name: &str) -> Option<Command> {
+    static UNPACKERS: Set = Set::new();
+    let tools = UNPACKERS.get_or_init(|| had(testing::tools("unpackers", UNPACKING)));
+    command(tools.as_ref()?, name)
 }
 
 fn had(tools: Result<Option<Tools>, PipelineError>) -> Option<Tools> {
