@@ -5,15 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{PipelineError, Settings};
 use crate::base::Arch;
+use crate::layers::container::AccountFiles;
 use crate::layers::container::documents::RunConfig;
-use crate::layers::{Entry, Kind, LayersError, content};
-use crate::spec::{ContainerRule, check_name};
+use crate::layers::{Entry, Kind, LayersError};
+use crate::spec::ContainerRule;
 use crate::tree::generated::Accounts;
 
 /// Where programs are looked for when the image does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Most bytes that are read of passwd and group.
-const ACCOUNTS_LIMIT: usize = 1 << 20;
+/// What an engine lays over a container's files: an image's own are for nobody's eyes.
+const ENGINES: [&str; 3] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"];
 /// What is writable and forgotten anyhow.
 const VOLATILE: [&str; 6] = ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/run"];
 /// Ports below are for root and who has the capability; in a container they are for all.
@@ -32,8 +33,7 @@ const SIGNALS: [(&str, &str); 7] = [
 /// What is looked up in a container's files.
 #[derive(Debug, Default)]
 struct Files {
-    passwd: String,
-    group: String,
+    accounts: AccountFiles,
     paths: BTreeSet<String>,
     links: BTreeMap<String, String>,
 }
@@ -50,40 +50,31 @@ impl Settings {
     ) -> Result<String, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
         let (run, unpacked) = self.whole_container(rule, Arch::TOOLS)?;
-        let files = self.looked_up(&unpacked.entries(&self.store, &rule.written)?)?;
-        let base = Accounts::new(&[], [])?;
-        text(name, &rule.written, &run, &files, &base).map_err(|problem| {
+        let entries = unpacked.entries(&self.store, &rule.written)?;
+        let files = Files {
+            accounts: AccountFiles::of(&entries, &self.store, &rule.written)?,
+            ..looked_up(&entries)
+        };
+        let own = [("app".to_owned(), files.accounts.clone())];
+        let accounts = Accounts::with_containers(&[], [], &own)?;
+        text(name, &rule.written, &run, &files, &accounts).map_err(|problem| {
             PipelineError::Layers(LayersError::Container {
                 container: rule.written.clone(),
                 problem,
             })
         })
     }
+}
 
-    fn looked_up(&self, entries: &[Entry]) -> Result<Files, PipelineError> {
-        let mut files = Files::default();
-        for entry in entries {
-            match &entry.kind {
-                Kind::File(content)
-                    if entry.path == "/etc/passwd" || entry.path == "/etc/group" =>
-                {
-                    let bytes = content::read_range(content, &self.store, 0, ACCOUNTS_LIMIT)?;
-                    let text = String::from_utf8_lossy(&bytes).into_owned();
-                    if entry.path == "/etc/passwd" {
-                        files.passwd = text;
-                    } else {
-                        files.group = text;
-                    }
-                }
-                Kind::Symlink(target) => {
-                    files.links.insert(entry.path.clone(), target.clone());
-                }
-                _ => {}
-            }
-            files.paths.insert(entry.path.clone());
+fn looked_up(entries: &[Entry]) -> Files {
+    let mut files = Files::default();
+    for entry in entries {
+        if let Kind::Symlink(target) = &entry.kind {
+            files.links.insert(entry.path.clone(), target.clone());
         }
-        Ok(files)
+        files.paths.insert(entry.path.clone());
     }
+    files
 }
 
 /// A basic string of TOML: JSON's escapes are among its own, and it has one more.
@@ -103,7 +94,7 @@ fn text(
     image: &str,
     run: &RunConfig,
     files: &Files,
-    base: &Accounts,
+    known: &Accounts,
 ) -> Result<String, String> {
     let env: BTreeMap<&str, &str> = run
         .env
@@ -116,14 +107,29 @@ fn text(
         Some(folder) => folder,
     };
     let exec = exec(run, files, &env, workdir)?;
-    let account = account(run.user.as_deref().unwrap_or_default(), files, base)?;
-    let (kept, made) = volumes(run, files);
+    let account = account(run.user.as_deref().unwrap_or_default(), files, known)?;
+    let (kept, mut made) = volumes(run, files);
+    // An engine makes it where the image has none.
+    if workdir != "/" && !files.paths.contains(workdir.trim_end_matches('/')) {
+        made.push(workdir.trim_end_matches('/').to_owned());
+    }
     let mut text = format!(
         "# What every key means: slipform schema image\nname = {}\nversion = \"0.1.0\"\n\n[[layer]]\nname = \"app\"\noci = {}\n",
         quote(name),
         quote(image)
     );
     text.push_str(&account.rules);
+    let hidden = ENGINES.map(str::to_owned);
+    let hidden: Vec<&String> = hidden
+        .iter()
+        .filter(|path| files.paths.contains(*path))
+        .collect();
+    if !hidden.is_empty() {
+        text.push_str(&format!(
+            "exclude = {}   # a container's engine brings its own\n",
+            list(hidden)
+        ));
+    }
     if !made.is_empty() {
         let made: Vec<String> = made
             .iter()
@@ -221,14 +227,17 @@ struct Account {
 }
 
 /// A line of passwd or group that has this name or number.
-fn line_of<'a>(text: &'a str, who: &str) -> Option<Vec<&'a str>> {
-    let mut lines = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+fn line_of<'a>(text: Option<&'a str>, who: &str) -> Option<Vec<&'a str>> {
+    let mut lines = text
+        .unwrap_or_default()
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>());
     let column = usize::from(who.parse::<u32>().is_ok()) * 2;
     lines.find(|fields| fields.len() >= 3 && fields[column] == who)
 }
 
 /// `user`, `uid`, `user:group` or `uid:gid`, as the image has it in its own files.
-fn account(written: &str, files: &Files, base: &Accounts) -> Result<Account, String> {
+fn account(written: &str, files: &Files, known: &Accounts) -> Result<Account, String> {
     let (who, group) = written
         .split_once(':')
         .map_or((written, None), |(who, group)| (who, Some(group)));
@@ -239,7 +248,7 @@ fn account(written: &str, files: &Files, base: &Accounts) -> Result<Account, Str
         )
     };
     let who = if who.is_empty() { "0" } else { who };
-    let line = line_of(&files.passwd, who);
+    let line = line_of(files.accounts.passwd.as_deref(), who);
     let uid: u32 = match (&line, who.parse()) {
         (_, Ok(uid)) => uid,
         (Some(line), _) => line[2]
@@ -249,7 +258,10 @@ fn account(written: &str, files: &Files, base: &Accounts) -> Result<Account, Str
         _ => return Err(unknown("user", who, "/etc/passwd")),
     };
     let gid: u32 = match group {
-        Some(group) => match (group.parse(), line_of(&files.group, group)) {
+        Some(group) => match (
+            group.parse(),
+            line_of(files.accounts.group.as_deref(), group),
+        ) {
             (Ok(gid), _) => gid,
             (_, Some(line)) => line[2]
                 .parse()
@@ -269,42 +281,29 @@ fn account(written: &str, files: &Files, base: &Accounts) -> Result<Account, Str
     if (uid, gid) == (0, 0) {
         return Ok(account);
     }
-    // Numbers are what counts; a name of the image that is another one's here is not taken.
-    let free = |name: Option<&str>, taken: &dyn Fn(&str) -> bool| {
-        name.filter(|name| check_name(name).is_ok() && !taken(name))
-            .unwrap_or("app")
-            .to_owned()
-    };
-    let own = line.as_ref().map(|line| line[0]);
-    let group = match base.groups().find(|group| group.gid == gid) {
+    let own = ["app", "container", "app-1", "app-2"]
+        .into_iter()
+        .find(|name| known.user(name).is_none() && known.group(name).is_none());
+    let own = own.unwrap_or("app");
+    // Numbers are what counts. Who has a name in the image has it on the machine, too.
+    let named = line.as_ref().map_or("", |line| line[0]);
+    let group = known.group(named).filter(|group| group.gid == gid);
+    let group = match group.or_else(|| known.groups().find(|group| group.gid == gid)) {
         Some(group) => group.name.clone(),
         None => {
-            let line = line_of(&files.group, &gid.to_string());
-            let name = free(line.map(|line| line[0]).or(own), &|name| {
-                base.group(name).is_some()
-            });
-            account.rules.push_str(&format!(
-                "groups = [{{ name = {}, gid = {gid} }}]\n",
-                quote(&name)
-            ));
-            name
+            account.rules = format!("groups = [{{ name = \"{own}\", gid = {gid} }}]\n");
+            own.to_owned()
         }
     };
-    let user = match base.users().find(|user| user.uid == uid) {
+    let user = known.user(named).filter(|user| user.uid == uid);
+    let user = match user.or_else(|| known.users().find(|user| user.uid == uid)) {
         Some(user) => user.name.clone(),
         None => {
-            let name = free(own, &|name| base.user(name).is_some());
-            let home = line
-                .as_ref()
-                .and_then(|line| line.get(5))
-                .filter(|home| home.starts_with('/'));
-            let home = home.map_or_else(String::new, |home| format!(", home = {}", quote(home)));
             account.rules.push_str(&format!(
-                "users = [{{ name = {}, uid = {uid}, group = {}{home} }}]\n",
-                quote(&name),
+                "users = [{{ name = \"{own}\", uid = {uid}, group = {} }}]\n",
                 quote(&group)
             ));
-            name
+            own.to_owned()
         }
     };
     account.service = format!("user = {}\ngroup = {}\n", quote(&user), quote(&group));
@@ -385,10 +384,12 @@ mod tests {
     use super::*;
 
     fn files() -> Files {
-        let paths = ["/usr/bin/server", "/bin", "/data"].map(str::to_owned);
+        let paths = ["/usr/bin/server", "/bin", "/data", "/etc/hosts"].map(str::to_owned);
         Files {
-            passwd: "root:x:0:0:root:/root:/bin/sh\nnginx:x:101:102:nginx:/var/cache/nginx:/sbin/nologin\nwww-data:x:82:82::/home/www:/bin/sh\n".to_owned(),
-            group: "root:x:0:\nnginx:x:102:\nwww-data:x:82:\n".to_owned(),
+            accounts: AccountFiles {
+                passwd: Some("root:x:0:0:root:/root:/bin/sh\nnginx:x:101:102:nginx:/var/cache/nginx:/sbin/nologin\nwww-data:x:82:82::/home/www:/bin/sh\n".to_owned()),
+                group: Some("root:x:0:\nnginx:x:102:\nwww-data:x:82:\n".to_owned()),
+            },
             paths: paths.into(),
             links: [("/bin".to_owned(), "usr/bin".to_owned())].into(),
         }
@@ -396,8 +397,9 @@ mod tests {
 
     fn made(run: &str) -> Result<String, String> {
         let run: RunConfig = serde_json::from_str(run).unwrap();
-        let base = Accounts::new(&[], []).unwrap();
-        text("web", "oci://h/app:1", &run, &files(), &base)
+        let own = [("app".to_owned(), files().accounts)];
+        let known = Accounts::with_containers(&[], [], &own).unwrap();
+        text("web", "oci://h/app:1", &run, &files(), &known)
     }
 
     #[test]
@@ -417,9 +419,8 @@ version = "0.1.0"
 [[layer]]
 name = "app"
 oci = "oci://h/app:1"
-groups = [{ name = "nginx", gid = 102 }]
-users = [{ name = "nginx", uid = 101, group = "nginx", home = "/var/cache/nginx" }]
-dirs = [{ path = "/new" }]
+exclude = ["/etc/hosts"]   # a container's engine brings its own
+dirs = [{ path = "/new" }, { path = "/srv" }]
 
 [[service]]
 name = "web"
@@ -445,19 +446,19 @@ paths = ["/data", "/new"]
             ("", &[][..]),
             ("root", &[]),
             ("0:0", &[]),
-            ("101", &["uid = 101, group = \"nginx\"", "gid = 102"]),
+            ("101", &["user = \"nginx\"\ngroup = \"nginx\""]),
+            ("nginx:82", &["user = \"nginx\"\ngroup = \"www-data\""]),
             // Nobody there has the number: Docker's group is root's then.
             ("4321", &["name = \"app\", uid = 4321, group = \"root\""]),
             (
                 "4321:4322",
                 &["name = \"app\", gid = 4322", "uid = 4321, group = \"app\""],
             ),
-            // www-data is another number in Debian: the number counts.
-            (
-                "www-data",
-                &["name = \"app\", gid = 82", "name = \"app\", uid = 82"],
-            ),
-            ("33:33", &["user = \"www-data\"\ngroup = \"www-data\""]),
+            // It is another number in Debian: the image's counts, and is whose name it is.
+            ("www-data", &["user = \"www-data\"\ngroup = \"www-data\""]),
+            ("82:4", &["user = \"www-data\"\ngroup = \"adm\""]),
+            ("33", &["name = \"app\", uid = 33, group = \"root\""]),
+            ("65534:65534", &["user = \"nobody\"\ngroup = \"nogroup\""]),
         ] {
             let text = run(user).unwrap();
             assert_eq!(

@@ -15,15 +15,15 @@ use super::locking::architecture;
 use super::{Locking, PipelineError, Settings, output, value};
 use crate::base::fs::At;
 use crate::base::{Arch, Digest};
-use crate::layers::container::archive;
 use crate::layers::container::documents::{
     ContainerConfig, ContainerManifest, RunConfig, choose, named_in_layout,
 };
+use crate::layers::container::{AccountFiles, archive};
 use crate::layers::{LayersError, UnpackedContainer, UnpackedTar, rootfs};
 use crate::lock::{Finding, LockFile, LockedBlob, LockedContainer};
 use crate::publish::{self, PublishError};
 use crate::remote::{Document, Folder, Piece, Remote, RemoteError, download_all};
-use crate::spec::{ContainerPlace, ContainerRule, Image};
+use crate::spec::{ContainerPlace, ContainerRule, Image, LayerSpec};
 use crate::store::{
     DOCUMENT_LIMIT, Descriptor, Output, Outputs, StatCache, Step, StepLog, StepState,
 };
@@ -335,6 +335,26 @@ impl Settings {
             ));
         }
         Ok(UnpackedContainer { layers })
+    }
+
+    /// What a container's own passwd and group say, looked for once.
+    pub(super) fn container_accounts(
+        &self,
+        layer: &LayerSpec,
+        container: &UnpackedContainer,
+    ) -> Result<AccountFiles, PipelineError> {
+        let mut step = Step::new("container accounts 1", layer.name.as_str())
+            .value("exclude", format!("{:?}", layer.exclude));
+        for (number, part) in container.layers.iter().enumerate() {
+            step = step.input(format!("layer {number:03}"), part.tar);
+        }
+        if let StepState::Hit(outputs) = self.store.step(&step, &StepLog::default()) {
+            return value(&outputs, "accounts");
+        }
+        let accounts = container.accounts(&self.store, layer)?;
+        let outputs = Outputs::from([("accounts".to_owned(), output(&accounts)?)]);
+        self.store.record(&step, &outputs)?;
+        Ok(accounts)
     }
 
     fn unpack_layer(

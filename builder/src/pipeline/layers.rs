@@ -214,7 +214,7 @@ impl<'a> Work<'a> {
                 base: None,
             });
         }
-        let accounts = accounts(image, &inputs)?;
+        let accounts = accounts(settings, image, &inputs)?;
         let mut work = Self {
             settings,
             image,

@@ -5,6 +5,7 @@ mod bond;
 mod boots;
 mod broken;
 mod clouds;
+mod containers;
 mod hostile;
 mod identity;
 mod lan;

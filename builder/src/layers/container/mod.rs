@@ -5,11 +5,15 @@
 //! documents.rs manifest, index, configuration (image-spec 1.1, Docker's schema 2)
 //! archive.rs   an archive of an image (`docker save`, an OCI layout in a tar) -> blobs of the store
 //! apply.rs     layers -> entries: whiteouts, opaque folders, links into layers below
+//! accounts.rs  what its /etc/passwd and /etc/group say
 //! ```
 
+mod accounts;
 mod apply;
 pub mod archive;
 pub mod documents;
+
+pub use accounts::AccountFiles;
 
 use super::entry::CONTAINER_ORIGIN;
 use super::{Entry, LayersError, UnpackedTar};

@@ -6,12 +6,16 @@ use std::path::PathBuf;
 use super::{FILES, Inputs};
 use crate::base::Digest;
 use crate::layers::{self, Kind};
-use crate::pipeline::PipelineError;
+use crate::pipeline::{PipelineError, Settings};
 use crate::spec::{Image, LayerSpec, SPEC_FILE};
 use crate::tree::generated::Accounts;
 
-/// All users and groups of the image: Debian's, the packages', the user's.
-pub(super) fn accounts(image: &Image, inputs: &[Inputs<'_>]) -> Result<Accounts, PipelineError> {
+/// All users and groups of the image: its containers', Debian's, the user's, the packages'.
+pub(super) fn accounts(
+    settings: &Settings,
+    image: &Image,
+    inputs: &[Inputs<'_>],
+) -> Result<Accounts, PipelineError> {
     let mut layers = image.layers.clone();
     for (layer, facts) in layers.iter_mut().zip(inputs.iter().map(|i| &i.base)) {
         if let Some(facts) = facts {
@@ -19,7 +23,15 @@ pub(super) fn accounts(image: &Image, inputs: &[Inputs<'_>]) -> Result<Accounts,
             layer.groups.clone_from(&facts.groups);
         }
     }
-    let accounts = Accounts::new(&layers, inputs.iter().flat_map(|i| &i.packages))?;
+    let mut containers = Vec::new();
+    for inputs in inputs {
+        if let Some(container) = &inputs.container {
+            let files = settings.container_accounts(inputs.spec, container)?;
+            containers.push((inputs.spec.name.clone(), files));
+        }
+    }
+    let packages = inputs.iter().flat_map(|i| &i.packages);
+    let accounts = Accounts::with_containers(&layers, packages, &containers)?;
     for facts in inputs.iter().filter_map(|i| i.base.as_ref()) {
         facts
             .check_accounts(&accounts)

@@ -1,12 +1,15 @@
 //! Users and groups of the whole image.
 //!
-//! Three sources, in this order:
-//! 1. Debian's fixed accounts (`base-passwd`'s master files): all groups with
+//! Four sources, in this order:
+//! 1. `/etc/passwd` and `/etc/group` of the image's containers, the topmost first: files of
+//!    theirs carry these numbers, which need not be Debian's;
+//! 2. Debian's fixed accounts (`base-passwd`'s master files): all groups with
 //!    their fixed numbers, because files of packages carry them (`tty`, `shadow`,
 //!    `mail`, …), and those users that programs expect: root, daemon, bin, sys,
-//!    man, mail, www-data, backup, nobody;
-//! 2. `groups` and `users` of the image's layers;
-//! 3. sysusers.d files of its packages. Who is there already stays as he is, as
+//!    man, mail, www-data, backup, nobody; but for those whose name or number a
+//!    container gives to somebody else;
+//! 3. `groups` and `users` of the image's layers;
+//! 4. sysusers.d files of its packages. Who is there already stays as he is, as
 //!    systemd-sysusers has it.
 //!
 //! Automatic ids are 100 to 899, begun at a digest of the name and then the next
@@ -21,9 +24,11 @@ use super::TreeError;
 use super::sysusers::{self, Line, Primary, check_name};
 use crate::base::Digest;
 use crate::layers::UnpackedDeb;
+use crate::layers::container::AccountFiles;
 use crate::spec::{LayerSpec, Owner, UserRule};
 
 mod base;
+mod container;
 mod files;
 
 use base::{BASE_GROUPS, BASE_USERS};
@@ -64,6 +69,8 @@ pub struct Group {
 pub struct Accounts {
     users: BTreeMap<String, User>,
     groups: BTreeMap<String, Group>,
+    /// Layers whose own files are in here.
+    from: BTreeSet<String>,
 }
 
 fn account(origin: &str, problem: impl Into<String>) -> TreeError {
@@ -83,11 +90,32 @@ impl Accounts {
         layers: &[LayerSpec],
         packages: impl IntoIterator<Item = &'a UnpackedDeb>,
     ) -> Result<Self, TreeError> {
+        Self::with_containers(layers, packages, &[])
+    }
+
+    /// The same with the accounts of containers, by the names of their layers, from bottom
+    /// to top.
+    ///
+    /// # Errors
+    /// As [`Accounts::new`].
+    pub fn with_containers<'a>(
+        layers: &[LayerSpec],
+        packages: impl IntoIterator<Item = &'a UnpackedDeb>,
+        containers: &[(String, AccountFiles)],
+    ) -> Result<Self, TreeError> {
         let mut accounts = Self::default();
+        for (layer, files) in containers.iter().rev() {
+            accounts.add_container(layer, files);
+        }
         for (name, gid) in BASE_GROUPS {
-            accounts.add_group(name, gid, "Debian")?;
+            if accounts.is_free(&accounts.groups, name, |group| group.gid == gid) {
+                accounts.add_group(name, gid, "Debian")?;
+            }
         }
         for (name, uid, gid, home, shell) in BASE_USERS {
+            if !accounts.is_free(&accounts.users, name, |user| user.uid == uid) {
+                continue;
+            }
             let user = User {
                 name: name.to_owned(),
                 uid,
@@ -185,6 +213,16 @@ impl Accounts {
         }
     }
 
+    /// Whether nobody has the name, or what `same` asks for.
+    fn is_free<T>(
+        &self,
+        known: &BTreeMap<String, T>,
+        name: &str,
+        same: impl Fn(&T) -> bool,
+    ) -> bool {
+        !known.contains_key(name) && !known.values().any(same)
+    }
+
     fn add_group(&mut self, name: &str, gid: u32, origin: &str) -> Result<(), TreeError> {
         if let Some(there) = self.groups.get(name) {
             if there.gid == gid {
@@ -264,7 +302,7 @@ impl Accounts {
             return Err(account(
                 &origin,
                 format!(
-                    "Debian gives this user uid {}, not {}; use that, or another name",
+                    "this user has uid {} already, not {}; use that, or another name",
                     there.uid, rule.uid
                 ),
             ));

@@ -236,3 +236,50 @@ fn automatic_ids_never_collide_and_run_out_with_an_error() {
     assert_eq!(ids.len(), accounts.users.len());
     assert!(refusal(&[], &[package("p", &many(900))]).contains("no system id is free"));
 }
+
+#[test]
+fn a_containers_own_accounts_come_first() {
+    let files = |passwd: &str, group: &str| AccountFiles {
+        passwd: Some(passwd.to_owned()),
+        group: Some(group.to_owned()),
+    };
+    let below = files("nginx:x:1:1::/:/bin/sh\nold:x:900:900:::\n", "nginx:x:1:\n");
+    let top = files(
+        "root:$6$hash:0:0:root:/root:/bin/ash\nwww-data:x:82:82:Web:/home/www:/sbin/nologin\n\
+         nginx:x:101:101::/:/sbin/nologin\nbroken\nbad name:x:7:7:::\nworst:x:4294967295:1:::\n\
+         xfs:x:33:33:X\u{7}:/:/sbin/nologin\n",
+        "www-data:x:82:nginx,nobody-here\nnginx:x:101:nginx\nxfs:x:33:\ntty:x:5:\nbad:x:x:\n",
+    );
+    let containers = [("below".to_owned(), below), ("app".to_owned(), top)];
+    let more = layer(&[user("web", 1000)], &[]);
+    let accounts = Accounts::with_containers(&[more], [], &containers).unwrap();
+    let passwd = accounts.passwd();
+    for line in [
+        "root:x:0:0:root:/root:/bin/ash\n",
+        "www-data:x:82:82:Web:/home/www:/sbin/nologin\n",
+        "nginx:x:101:101::/:/sbin/nologin\n",
+        "xfs:x:33:33:X:/:/sbin/nologin\n",
+        "old:x:900:900:::\n",
+        "web:x:1000:1000::/nonexistent:",
+        // Debian's, where nobody has the name or the number.
+        "daemon:x:1:1:daemon:",
+    ] {
+        assert!(passwd.contains(line), "{line:?} in {passwd}");
+    }
+    assert!(
+        !passwd.contains("hash") && !passwd.contains("worst"),
+        "{passwd}"
+    );
+    assert_eq!(passwd.matches("www-data").count(), 1, "{passwd}");
+    assert_eq!(accounts.groups_of("nginx"), [82, 101]);
+    let gid = |name: &str| accounts.group(name).map(|group| group.gid);
+    assert_eq!(
+        (gid("www-data"), gid("xfs"), gid("shadow")),
+        (Some(82), Some(33), Some(42))
+    );
+    // None of it without containers.
+    assert_eq!(
+        Accounts::with_containers(&[], [], &[]).unwrap(),
+        Accounts::new(&[], []).unwrap()
+    );
+}

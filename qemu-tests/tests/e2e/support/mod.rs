@@ -5,6 +5,7 @@
 // Each test file uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod container;
 pub(crate) mod lab;
 pub(crate) mod lan;
 pub(crate) mod otlp;

@@ -11,10 +11,11 @@ use std::sync::{Mutex, PoisonError};
 use slipform::lock::LockFile;
 use slipform::output::{Artifact, OutputFormat};
 use slipform::pipeline::{Cast, LOCK_FILE, Locking, load};
-use slipform::spec::{Image, SPEC_FILE};
+use slipform::spec::{Image, SPEC_FILE, container_rule};
 use slipform_qemu_tests::Plan;
 use tempfile::TempDir;
 
+use super::container::Container;
 use super::lab::{folder, settings};
 
 /// A folder with a specification and a lock that fits.
@@ -149,6 +150,32 @@ impl Project {
         let file = format!("boards/{}.toml", board.0);
         let edits = [(version, with_board.as_str())];
         let project = self.variant(name, &edits, &[(file.as_str(), board.1)]);
+        project.lock();
+        project
+    }
+
+    /// What `slipform new --from` makes of a container, each `(from, to)` of `edits` replaced
+    /// in it and `more` behind it, locked.
+    pub(crate) fn of_container(
+        name: &str,
+        container: Container,
+        edits: &[(&str, &str)],
+        more: &str,
+    ) -> Self {
+        let dir = folder().join(name);
+        fs::create_dir_all(&dir).expect("the project's folder");
+        let dir = dir.canonicalize().expect("the project's folder");
+        container.write(&dir.join("app"));
+        let rule = container_rule("app".to_owned(), &dir).expect("a container's name");
+        let made = settings().container_project(name, &rule);
+        let mut text = made.expect("a specification of the container");
+        for (from, to) in edits {
+            assert!(text.contains(from), "{name}: nothing to replace: {from}");
+            text = text.replacen(from, to, 1);
+        }
+        text.push_str(more);
+        write_new(&dir.join(SPEC_FILE), text.as_bytes());
+        let project = Self { dir };
         project.lock();
         project
     }

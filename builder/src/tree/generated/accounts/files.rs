@@ -71,7 +71,7 @@ impl Accounts {
         groups
     }
 
-    /// The four files; refused when a layer brings one of them itself.
+    /// The four files; refused when a layer brings one of them itself that is not in here.
     pub(in crate::tree::generated) fn entries(
         &self,
         below: &Below<'_>,
@@ -84,9 +84,10 @@ impl Accounts {
         ];
         for entry in &entries {
             let path = entry.path.trim_start_matches('/');
-            if below.kind(path).is_some() {
+            let layer = below.layer_of(path).unwrap_or_default();
+            if below.kind(path).is_some() && !self.from.contains(layer) {
                 return Err(TreeError::Generated {
-                    layer: below.layer_of(path).unwrap_or_default().to_owned(),
+                    layer: layer.to_owned(),
                     path: path.to_owned(),
                     remedy: "leave it out with `exclude`, and name the accounts in `users` and `groups`",
                 });
