@@ -23,6 +23,7 @@ use crate::layers::{LayersError, UnpackedContainer, UnpackedTar, rootfs};
 use crate::lock::{Finding, LockFile, LockedBlob, LockedContainer};
 use crate::publish::{self, PublishError};
 use crate::remote::{Document, Folder, Piece, Remote, RemoteError, download_all};
+use crate::sources::{Host, UserConfig};
 use crate::spec::{ContainerPlace, ContainerRule, Image, LayerSpec};
 use crate::store::{
     DOCUMENT_LIMIT, Descriptor, Output, Outputs, StatCache, Step, StepLog, StepState,
@@ -92,7 +93,7 @@ impl Settings {
                 if self.offline {
                     return Err(PipelineError::OfflineResolve);
                 }
-                let remote = self.remote(remote)?;
+                let remote = self.registry(remote)?;
                 let top = match reference.parse::<Digest>() {
                     Ok(digest) => remote.manifest(&digest),
                     Err(_) => remote.tagged(reference),
@@ -117,6 +118,12 @@ impl Settings {
         self.store.put(&manifest.bytes)?;
         self.container_config(rule, arch, &manifest)?;
         Ok(manifest)
+    }
+
+    /// The repository of that name, where the user's configuration says that it lies.
+    fn registry(&self, uri: &str) -> Result<Box<dyn Remote>, PipelineError> {
+        let config = UserConfig::load(&Host::real())?;
+        self.remote(&config.registry(uri))
     }
 
     /// How a container is run, and its files; nothing of it is locked.
@@ -269,7 +276,7 @@ impl Settings {
                     ),
                 ));
             }
-            ContainerPlace::Registry { remote, .. } => self.remote(remote)?,
+            ContainerPlace::Registry { remote, .. } => self.registry(remote)?,
             ContainerPlace::Local { path, .. } if path.is_dir() => Box::new(layout(path)?),
             ContainerPlace::Local { .. } => {
                 let found = self.open_container(rule, arch)?.digest;

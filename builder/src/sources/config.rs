@@ -1,5 +1,6 @@
 //! The user's configuration: `$XDG_CONFIG_HOME/slipform/config.toml`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -7,13 +8,14 @@ use serde::Deserialize;
 use super::{Host, SourceError};
 
 /// The keys that there are.
-const KEYS: [&str; 6] = [
+const KEYS: [&str; 7] = [
     "mirror",
     "security-mirror",
     "snapshot",
     "cache",
     "sources",
     "trusted-keys",
+    "registries",
 ];
 
 /// Settings of a user on a host, for all projects. None of them enters an image.
@@ -38,6 +40,11 @@ pub struct UserConfig {
     /// Files with public keys whose signatures count, relative to this file.
     #[serde(default)]
     pub trusted_keys: Vec<PathBuf>,
+    /// Where images of a name lie: `"name" = "host/path"`, the beginning of what is written
+    /// behind `oci://`, up to a `/`, and what stands there instead. The longest counts, as
+    /// prefix and location of containers' own registries.conf.
+    #[serde(default)]
+    pub registries: BTreeMap<String, String>,
 }
 
 impl UserConfig {
@@ -104,7 +111,43 @@ impl UserConfig {
                 format!("cache '{}' must be an absolute path", cache.display()),
             ));
         }
+        for (name, place) in &config.registries {
+            let bad = |text: &&String| {
+                text.is_empty()
+                    || text.contains("://")
+                    || text.starts_with('/')
+                    || text.ends_with('/')
+            };
+            if let Some(wrong) = [name, place].into_iter().find(bad) {
+                let line = text.lines().position(|line| line.contains(name.as_str()));
+                return Err(error(
+                    line.map_or(1, |at| at + 1),
+                    format!(
+                        "registries: '{wrong}' must be a host, or a host and a path, such as registry.example/team"
+                    ),
+                ));
+            }
+        }
         Ok(config)
+    }
+
+    /// The URI of a registry's repository, where `registries` says that it lies elsewhere.
+    #[must_use]
+    pub fn registry(&self, uri: &str) -> String {
+        let Some(name) = uri.strip_prefix("oci://") else {
+            return uri.to_owned();
+        };
+        // A login in it is for whoever is asked in the end.
+        let host = name.find('/').unwrap_or(name.len());
+        let (login, name) = name.split_at(name[..host].rfind('@').map_or(0, |at| at + 1));
+        let found = self.registries.iter().filter_map(|(prefix, place)| {
+            let rest = name.strip_prefix(prefix.as_str())?;
+            (rest.is_empty() || rest.starts_with('/')).then_some((prefix.len(), place, rest))
+        });
+        match found.max_by_key(|(length, ..)| *length) {
+            Some((_, place, rest)) => format!("oci://{login}{place}{rest}"),
+            None => uri.to_owned(),
+        }
     }
 }
 
@@ -157,7 +200,7 @@ mod tests {
             ),
             (
                 "[network]\nx = 1",
-                "c.toml:1: unknown key 'network'; there are mirror, security-mirror, snapshot, cache, sources, trusted-keys",
+                "c.toml:1: unknown key 'network'; there are mirror, security-mirror, snapshot, cache, sources, trusted-keys, registries",
             ),
             (
                 "\n\ncache = \"a/b\"",
@@ -172,6 +215,43 @@ mod tests {
                 .unwrap_err()
                 .starts_with("c.toml:2: ")
         );
+    }
+
+    #[test]
+    fn registries_lie_where_the_user_says() {
+        let config = parse(
+            "[registries]\n\"images.example\" = \"api.example:5000\"\n\
+             \"images.example/team\" = \"127.0.0.1:5000/mirror\"\nshort = \"api.example/library\"\n",
+        )
+        .unwrap();
+        for (written, lies) in [
+            ("oci://images.example/a/b", "oci://api.example:5000/a/b"),
+            (
+                "oci://images.example/team/b",
+                "oci://127.0.0.1:5000/mirror/b",
+            ),
+            (
+                "oci://images.example/teams/b",
+                "oci://api.example:5000/teams/b",
+            ),
+            (
+                "oci://ann:pw@images.example/a",
+                "oci://ann:pw@api.example:5000/a",
+            ),
+            ("oci://short/nginx", "oci://api.example/library/nginx"),
+            ("oci://images.example.org/a", "oci://images.example.org/a"),
+            (
+                "oci://other/images.example/a",
+                "oci://other/images.example/a",
+            ),
+            ("file:///images.example/a", "file:///images.example/a"),
+        ] {
+            assert_eq!(config.registry(written), lies);
+        }
+        for wrong in ["\"\"", "\"https://x\"", "\"x/\"", "\"/x\""] {
+            let error = parse(&format!("[registries]\na = {wrong}\n")).unwrap_err();
+            assert!(error.starts_with("c.toml:2: registries: "), "{error}");
+        }
     }
 
     #[test]

@@ -33,6 +33,20 @@ fn an_image_of_a_registry_is_locked_by_digest_and_builds_offline() {
     let none: [&str; 0] = [];
     assert_eq!(changed_files(&world, &dir, &expected, &built), none);
 
+    // By another name that the user's configuration knows.
+    let other = World::new();
+    let address = registry.name("team");
+    other.configure(&format!(
+        "[registries]\n\"images.example\" = \"{address}\"\n"
+    ));
+    let aliased = project(&other, "oci://images.example/app:1.4");
+    other.build(&aliased, &[]);
+    let lock = std::fs::read_to_string(aliased.join("slipform.lock")).unwrap();
+    assert!(
+        lock.contains("image = \"oci://images.example/app:1.4\"") && !lock.contains(&address),
+        "{lock}"
+    );
+
     // The tag moves on; the lock does not, until it is told to.
     let html = [(tar::EntryType::Regular, "srv/www/index.html", &b"new"[..])];
     let newer = [layers.clone(), vec![layer(&html)]].concat();
