@@ -35,8 +35,9 @@ const SCRIPT: &str = "boot.ipxe";
 const KERNEL: &str = "vmlinuz";
 const INITRD: &str = "initrd";
 const REST: &str = "rest";
-/// Where init looks for layers in the initrd.
 const LAYERS: &str = "layers";
+/// Where init looks for layers in the initrd.
+const CARRIED: &str = "carried";
 /// Longest map.
 const MAX_MAP: u64 = 16 << 20;
 /// Most members that are read.
@@ -219,7 +220,7 @@ fn parts(job: &mut Job<'_>) -> io::Result<(Vec<Part>, String)> {
             parts.push(Part {
                 name,
                 range,
-                path: Some(format!("{LAYERS}/{guid}")),
+                path: Some(format!("{CARRIED}/{guid}")),
             });
         }
     }
@@ -468,11 +469,11 @@ mod tests {
             let part = Part {
                 name: "layers/ab.cpio".to_owned(),
                 range: 10..10 + length,
-                path: Some("layers/ab".to_owned()),
+                path: Some("carried/ab".to_owned()),
             };
             let content = vec![7; length as usize];
             let mut archive = Initrd::new(Vec::new());
-            archive.file("layers/ab", 0o444, &content).unwrap();
+            archive.file("carried/ab", 0o444, &content).unwrap();
             let bytes = archive.finish().unwrap();
             let (before, all) = part.frame().unwrap();
             assert_eq!(all, bytes.len() as u64, "{length}");
@@ -486,7 +487,7 @@ mod tests {
         let layer = |name: &str| Part {
             name: format!("layers/{name}.cpio"),
             range: 0..1,
-            path: Some(format!("layers/{name}")),
+            path: Some(format!("carried/{name}")),
         };
         let parts = [
             Part::plain(KERNEL, 0..1),

@@ -168,7 +168,7 @@ fn a_netboot_tar_is_what_a_web_server_gives_and_the_very_disk() {
         let archive = folder.join(format!("layers/{name}.cpio"));
         let mut bsdtar = archiver("bsdtar").unwrap();
         content(bsdtar.arg("-xf").arg(&archive).arg("-C").arg(&folder));
-        let mut theirs = File::open(folder.join("layers").join(&name)).unwrap();
+        let mut theirs = File::open(folder.join("carried").join(&name)).unwrap();
         let mut ours = Window::new(&mut ours, layer.offset, layer.size);
         assert_eq!(
             output::first_difference(&mut ours, &mut theirs).unwrap(),

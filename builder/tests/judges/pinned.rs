@@ -65,7 +65,7 @@ fn digests_of_a_small_disk_in_every_format_are_pinned() {
         "ova 94b3d483d8ee64619eb671fe45fc4dc4638ca330668daf1ae84f4ad6cdb48b49",
         "gcp-tar cd495428d45f53723efb2affec16ba1473de74fe7bc64bbafb96205f852935d9",
         "iso dda5b150af1080ebcdfe9663dc1b17478a4328cf4b3f325ee84a568a0580cd1d",
-        "netboot 32acdd5d0d9145564a81d05edbbec46b8908d590e569b1b00320518a1d91d502",
+        "netboot fa364f06d551d4451517d4b96780c0be204670864ff4e682ba86defbe352f58c",
     ];
     assert_eq!(found, pinned);
 }

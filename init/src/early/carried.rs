@@ -18,7 +18,7 @@ use crate::report::Reporter;
 use crate::sys::block;
 
 /// Where they lie in the initrd.
-const FOLDER: &str = "/layers";
+const FOLDER: &str = "/carried";
 /// Digits of a root hash that name one.
 const DIGITS: usize = 32;
 
