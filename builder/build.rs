@@ -33,7 +33,9 @@ fn main() {
         (X86_64, "tls", "slipform-init-tls"),
     ];
     // Without TLS: that has parts in C and assembler, which want a compiler for the target.
-    if env::var_os("CARGO_FEATURE_AARCH64").is_some() {
+    println!("cargo::rustc-check-cfg=cfg(init_aarch64)");
+    if is_installed(AARCH64) {
+        println!("cargo::rustc-cfg=init_aarch64");
         inits.push((AARCH64, "", "slipform-init-aarch64"));
     }
     for (target, features, name) in inits {
@@ -64,8 +66,30 @@ const X86_64: Target = Target {
 const AARCH64: Target = Target {
     triple: "aarch64-unknown-linux-musl",
     linker: Some("rust-lld"),
-    needs: "that target's standard library: run `rustup target add aarch64-unknown-linux-musl`, or build slipform without the feature `aarch64`",
+    needs: "that target's standard library as the compiler has it, or none at all",
 };
+
+/// Whether the compiler has the target's standard library. Cargo asks again when the list
+/// of what rustup has installed changes.
+fn is_installed(target: Target) -> bool {
+    let mut rustc = Command::new(env::var_os("RUSTC").expect("cargo sets RUSTC"));
+    let printed = rustc.args(["--print", "target-libdir", "--target", target.triple]);
+    let Ok(output) = printed.output() else {
+        return false;
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let folder = Path::new(text.trim());
+    let list = folder
+        .ancestors()
+        .nth(2)
+        .map(|rustlib| rustlib.join("components"));
+    if let Some(list) = list.filter(|list| list.is_file()) {
+        println!("cargo::rerun-if-changed={}", list.display());
+    }
+    let is_std = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("libstd-");
+    std::fs::read_dir(folder)
+        .is_ok_and(|files| files.flatten().any(|file| is_std(&file.file_name())))
+}
 
 fn build(workspace: &Path, target: Target, target_dir: &Path, features: &str) {
     let cargo_home = env::var_os("CARGO_HOME").map_or_else(

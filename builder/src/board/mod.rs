@@ -15,6 +15,10 @@ use crate::base::Arch;
 /// Boards that ship with Slipform, by name, found wherever the command runs from.
 pub const SHIPPED: &[(&str, &str)] = &[
     (
+        "aws-aarch64",
+        include_str!("../../../boards/aws-aarch64.toml"),
+    ),
+    (
         "aws-x86_64",
         include_str!("../../../boards/aws-x86_64.toml"),
     ),

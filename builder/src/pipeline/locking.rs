@@ -23,7 +23,7 @@ use crate::store::StatCache;
 pub const LOCK_FILE: &str = "slipform.lock";
 
 /// PID 1 as built into this command, with TLS or without: a static executable. Arm's is
-/// there if the command was built with the feature `aarch64`, and without TLS only.
+/// there if the compiler had that target's standard library, and without TLS only.
 #[must_use]
 pub fn init_binary(arch: Arch, tls: bool) -> Option<&'static [u8]> {
     match (arch, tls) {
@@ -32,7 +32,7 @@ pub fn init_binary(arch: Arch, tls: bool) -> Option<&'static [u8]> {
             "/slipform-init-tls"
         ))),
         (Arch::X86_64, false) => Some(include_bytes!(concat!(env!("OUT_DIR"), "/slipform-init"))),
-        #[cfg(feature = "aarch64")]
+        #[cfg(init_aarch64)]
         (Arch::Aarch64, false) => Some(include_bytes!(concat!(
             env!("OUT_DIR"),
             "/slipform-init-aarch64"
@@ -465,7 +465,7 @@ fn init_of(image: &Image, arch: Arch) -> Result<LockedInit, PipelineError> {
             )
         } else {
             format!(
-                "its boards are {arch}, and this slipform was built without init for {arch}; run `rustup target add {arch}-unknown-linux-musl`, then build slipform with `--features {arch}`"
+                "its boards are {arch}, and this slipform was built without init for {arch}; run `rustup target add {arch}-unknown-linux-musl`, then build slipform again"
             )
         },
     ))
