@@ -1,5 +1,6 @@
 //! Container images in the making: one layer and a configuration, as an OCI layout.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ const LEFT_OUT: [&str; 5] = [
 /// An image.
 pub(crate) struct Container {
     layer: Builder<Vec<u8>>,
+    /// Files that are in it.
+    files: BTreeSet<String>,
     config: Value,
 }
 
@@ -29,6 +32,7 @@ impl Container {
     pub(crate) fn new(config: Value) -> Self {
         Self {
             layer: Builder::new(Vec::new()),
+            files: BTreeSet::new(),
             config,
         }
     }
@@ -59,6 +63,7 @@ impl Container {
         header.set_size(content.len() as u64);
         let added = self.layer.append_data(&mut header, path, content);
         added.expect("a file of the layer");
+        self.files.insert(path.to_owned());
         self
     }
 
@@ -67,11 +72,12 @@ impl Container {
         let mut header = Self::header(EntryType::Symlink, 0o777, (0, 0));
         let added = self.layer.append_link(&mut header, path, target);
         added.expect("a link of the layer");
+        self.files.insert(path.to_owned());
         self
     }
 
-    /// With all files of Debian's `packages` and of those that they need, and the links of
-    /// a merged `/usr`; `None`, said visibly, where they cannot be had.
+    /// With all files of Debian's `packages` and of those that they need, but for those that
+    /// are in it already, and the links of a merged `/usr`; `None`, said visibly, where they cannot be had.
     pub(crate) fn packages(self, name: &str, packages: &[&str]) -> Option<Self> {
         let tools = tools(name, packages).expect("packages for a container")?;
         let mut container = self;
@@ -95,7 +101,7 @@ impl Container {
         paths.sort();
         for path in paths {
             let name = path.to_str().expect("a name in UTF-8");
-            if LEFT_OUT.contains(&name) {
+            if LEFT_OUT.contains(&name) || self.files.contains(name) {
                 continue;
             }
             let full = root.join(&path);
