@@ -77,7 +77,8 @@ impl Container {
     }
 
     /// With all files of Debian's `packages` and of those that they need, but for those that
-    /// are in it already, and the links of a merged `/usr`; `None`, said visibly, where they cannot be had.
+    /// are in it already, and the links of a merged `/usr`; `None`, said visibly, where they
+    /// cannot be had.
     pub(crate) fn packages(self, name: &str, packages: &[&str]) -> Option<Self> {
         let tools = tools(name, packages).expect("packages for a container")?;
         let mut container = self;
