@@ -1,6 +1,9 @@
 //! Builds PID 1, without TLS and with it, as static binaries with a profile and a target
 //! folder of their own, so that the command can embed them. Paths are remapped: the same
 //! source and compiler give the same bytes in every folder.
+//!
+//! `init/no-unwinding.ld` is named relative to the workspace: cargo starts the linker
+//! there, and the flags' text is a part of every symbol's hash.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -19,6 +22,7 @@ fn main() {
         "init/tls/src",
         "init/tls/Cargo.toml",
         "init/Cargo.toml",
+        "init/no-unwinding.ld",
         "Cargo.toml",
         "Cargo.lock",
     ] {
@@ -102,6 +106,11 @@ fn build(workspace: &Path, target: Target, target_dir: &Path, features: &str) {
         format!("--remap-path-prefix={}=/slipform", workspace.display()),
         format!("--remap-path-prefix={}=/cargo", cargo_home.display()),
     ];
+    // A linker of its own is called as it is, the host's by its C compiler.
+    flags.push(match target.linker {
+        Some(_) => "-Clink-arg=-Tinit/no-unwinding.ld".to_owned(),
+        None => "-Clink-arg=-Wl,-T,init/no-unwinding.ld".to_owned(),
+    });
     flags.extend(target.linker.map(|linker| format!("-Clinker={linker}")));
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
     // Flags of whoever builds the command (a coverage run, say) are not init's.
