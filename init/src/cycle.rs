@@ -21,7 +21,7 @@ use crate::power::{self, Request, down};
 use crate::report::Reporter;
 use crate::report::kmsg::Kmsg;
 use crate::ship::Shipper;
-use crate::state::look::Looker;
+use crate::state::{self, look::Looker};
 use crate::supervise::Supervisor;
 use crate::sys::poll;
 use crate::sys::signal::{self, Reaped, Signals};
@@ -137,6 +137,7 @@ impl Cycle {
         let metadata = metadata_of(&mut machine, slowdown);
         let layers = machine.layers.into_iter().map(|layer| layer.name);
         let layers = LayerReader::new(layers.collect());
+        let spool = machine.state.as_ref().map(|_| state::spool());
         let kept = machine.state.into_iter().flat_map(|state| state.paths);
         let looker = Looker::new(kept.map(|path| path.path).collect());
         let names = machine.services.iter().map(|service| service.name.clone());
@@ -145,7 +146,13 @@ impl Cycle {
         let healthy_after = Duration::from_secs(machine.health.healthy_seconds.into());
         let telemetry = machine.telemetry.unwrap_or_default();
         let identity = report.identity();
-        let shipper = Shipper::new(&telemetry, report.spool(), identity.clone());
+        let shipper = Shipper::new(
+            &telemetry,
+            report.spool(),
+            identity.clone(),
+            spool.as_deref(),
+            &mut report,
+        );
         let metrics = telemetry
             .metrics
             .map(|spec| Metrics::new(&spec, report.spool(), identity, &mut report));

@@ -107,6 +107,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
             .into_iter()
             .map(|(key, value)| check_sysctl(key, &value, source))
             .collect::<Result<_, _>>()?,
+        telemetry: telemetry::check(&raw.logs, raw.log, raw.metrics, state.as_ref(), source)?,
         state,
         scratch,
         gate: check_gate(raw.gate, source, dir)?,
@@ -115,7 +116,6 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
         metadata: check_metadata(&raw.metadata).map_err(|m| source.near("[metadata]", m))?,
         panic_seconds: care::panic(&raw.health).map_err(|m| source.near("panic", m))?,
         health: care::machine(&raw.health).map_err(|m| source.near("[health]", m))?,
-        telemetry: telemetry::check(&raw.logs, raw.log, raw.metrics, source)?,
         services,
         name: raw.name,
         version: raw.version,

@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 
 use slipform_init::contract::telemetry::{
-    Metrics, Peer, SPOOL_BYTES, SPOOL_MAX, SPOOL_MIN, Sink, SinkKind, Telemetry,
+    Metrics, Peer, SPOOL_BYTES, SPOOL_MAX, SPOOL_MIN, SPOOL_STATE_MIN, Sink, SinkKind, Telemetry,
 };
 use toml::Spanned;
 
 use crate::base::{bytes, toml as toml_text};
 
 use super::check::Source;
-use super::raw::{RawConsole, RawFormat, RawLogs, RawMetrics, RawSink};
+use super::image::StateSpec;
+use super::raw::{RawConsole, RawFormat, RawLogs, RawMetrics, RawSink, RawSpool};
 use super::{SpecError, values};
 
 /// RFC 5424 section 6.2.1, by number.
@@ -19,19 +20,26 @@ const LEVELS: [&str; 8] = [
     "emerg", "alert", "crit", "err", "warning", "notice", "info", "debug",
 ];
 const LEVEL: u8 = 6;
+const STATE_SPOOL: &str = "4MiB";
 const INTERVAL_MS: u64 = 60_000;
 
-/// Checks all three; nothing if the specification has none of them.
+/// Checks all three; nothing if the specification has none of them. The spool may lie on
+/// the image's state.
 pub(super) fn check(
     logs: &RawLogs,
     sinks: Vec<Spanned<RawSink>>,
     metrics: Option<Spanned<RawMetrics>>,
+    state: Option<&StateSpec>,
     source: &Source<'_>,
 ) -> Result<Option<Telemetry>, SpecError> {
     let fail = |m: String| source.near("[logs]", m);
     let mut telemetry = Telemetry {
         console_json: logs.console == Some(RawConsole::Json),
-        spool_bytes: logs.spool.as_deref().map(spool).transpose().map_err(fail)?,
+        spool_bytes: match &logs.spool {
+            Some(raw) => Some(spool(raw, state).map_err(fail)?),
+            None => None,
+        },
+        spool_on_state: logs.spool.as_ref().is_some_and(|raw| raw.on.is_some()),
         ..Telemetry::default()
     };
     if telemetry.spool_bytes == Some(SPOOL_BYTES) {
@@ -52,7 +60,7 @@ pub(super) fn check(
         }
         telemetry.sinks.push(sink);
     }
-    if telemetry.spool_bytes.is_some() && telemetry.sinks.is_empty() {
+    if (telemetry.spool_bytes.is_some() || telemetry.spool_on_state) && telemetry.sinks.is_empty() {
         return Err(fail(
             "logs.spool: there is no [[log]] that anything could wait for; add one, or leave it out"
                 .to_owned(),
@@ -69,8 +77,28 @@ pub(super) fn check(
     Ok((telemetry != Telemetry::default()).then_some(telemetry))
 }
 
-fn spool(text: &str) -> Result<u64, String> {
+fn spool(raw: &RawSpool, state: Option<&StateSpec>) -> Result<u64, String> {
+    let text = raw.size.as_deref().unwrap_or(STATE_SPOOL);
     let size = bytes::size(text).map_err(|m| format!("logs.spool: {m}"))?;
+    if raw.on.is_some() {
+        let Some(state) = state else {
+            return Err(
+                "logs.spool: there is no [state] that it could lie on; add one, or write the size alone"
+                    .to_owned(),
+            );
+        };
+        if !(SPOOL_STATE_MIN..=SPOOL_MAX).contains(&size) {
+            return Err(format!(
+                "logs.spool: '{text}' of the state is out of bounds; write \"1MiB\" to \"64MiB\""
+            ));
+        }
+        if size > state.size / 2 {
+            return Err(format!(
+                "logs.spool: '{text}' is more than half of the state; write less, or a larger state.size"
+            ));
+        }
+        return Ok(size);
+    }
     if (SPOOL_MIN..=SPOOL_MAX).contains(&size) {
         return Ok(size);
     }
@@ -309,6 +337,54 @@ mod tests {
                 "host": "otel", "port": 4318, "path": "/push" } },
         });
         assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_spool_on_the_state_needs_one_that_has_room() {
+        let image = |spool: &str, state: &str| {
+            telemetry(&format!(
+                "[logs]\nspool = {spool}\n[[log]]\nto = \"tcp://a:1\"\n{state}"
+            ))
+        };
+        let state = "[state]\npaths = [\"/var/lib/app\"]\nsize = \"16MiB\"\n";
+        for (spool, bytes) in [
+            ("{ on = \"state\" }", 4 << 20),
+            ("{ on = \"state\", size = \"8MiB\" }", 8 << 20),
+        ] {
+            let told = image(spool, state).unwrap().unwrap();
+            assert_eq!((told.spool_bytes, told.spool_on_state), (Some(bytes), true));
+        }
+        for (spool, state, expected) in [
+            ("{ on = \"state\" }", "", "there is no [state]"),
+            (
+                "{ on = \"state\", size = \"9MiB\" }",
+                state,
+                "'9MiB' is more than half of the state",
+            ),
+            (
+                "{ on = \"state\", size = \"64KiB\" }",
+                state,
+                "'64KiB' of the state is out of bounds",
+            ),
+            (
+                "{ on = \"sate\" }",
+                state,
+                "unknown value 'sate'; did you mean 'state'?",
+            ),
+            (
+                "{ on = \"state\", sise = \"4MiB\" }",
+                state,
+                "unknown key 'sise'; did you mean 'size'?",
+            ),
+            ("{ size = \"4MiB\" }", state, "on"),
+            ("7", state, "a size, or a table"),
+        ] {
+            let error = image(spool, state).expect_err(spool);
+            assert!(error.contains(expected), "{error}\nhas no {expected}");
+        }
+        let error = telemetry(&format!("[logs]\nspool = {{ on = \"state\" }}\n{state}"));
+        let error = error.unwrap_err();
+        assert!(error.contains("there is no [[log]]"), "{error}");
     }
 
     #[test]

@@ -348,6 +348,13 @@ pub enum Event {
         /// Why not, or where it is.
         detail: String,
     },
+    /// Records of earlier boots wait on the state partition, and go first.
+    Spool {
+        /// So many.
+        records: u64,
+        /// So many more are known to be missing.
+        lost: u64,
+    },
     /// Records never reached a sink: the spool was full, or the sink refused them.
     LogLoss {
         /// The sink's name.

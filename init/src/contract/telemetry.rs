@@ -10,6 +10,8 @@ pub const SPOOL_BYTES: u64 = 256 * 1024;
 pub const SPOOL_MIN: u64 = 16 * 1024;
 /// Largest spool.
 pub const SPOOL_MAX: u64 = 64 * 1024 * 1024;
+/// Least spool on the state partition.
+pub const SPOOL_STATE_MIN: u64 = 1024 * 1024;
 /// Most sinks.
 pub const SINKS_MAX: usize = 16;
 /// The authorities that a peer's certificate must come from: all of the image's, in PEM.
@@ -29,6 +31,9 @@ pub struct Telemetry {
     /// Bytes of records that wait in memory for the sinks; the oldest go first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spool_bytes: Option<u64>,
+    /// They are kept on the state partition, too, so that they outlast a reboot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub spool_on_state: bool,
     /// Where records go.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sinks: Vec<Sink>,
@@ -138,6 +143,13 @@ impl Telemetry {
                 "spool_bytes".to_owned(),
                 spool.to_string(),
                 "16 KiB to 64 MiB",
+            ));
+        }
+        if self.spool_on_state && spool < SPOOL_STATE_MIN {
+            return Some((
+                "spool_bytes".to_owned(),
+                spool.to_string(),
+                "1 MiB at least on the state partition",
             ));
         }
         if self.sinks.len() > SINKS_MAX {

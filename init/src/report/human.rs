@@ -143,6 +143,9 @@ pub(crate) fn line(event: &Event) -> Option<String> {
             up: false,
             detail,
         } => format!("logs: {sink}: not reached: {detail}"),
+        Event::Spool { records, lost } => {
+            format!("logs: {records} records of earlier boots go first, {lost} are lost")
+        }
         Event::LogLoss { sink, lost, total } => {
             format!("logs: {sink}: {lost} records are lost ({total} since the boot)")
         }

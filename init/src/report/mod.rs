@@ -499,7 +499,9 @@ fn cut(event: &mut Event, limit: usize) {
         Event::Sink { sink, detail, .. } => [sink, detail],
         Event::LogLoss { sink, .. } => return truncate(sink, limit),
         Event::Inside { item, .. } => return cut_item(item, limit),
-        Event::Phase { .. } | Event::Ready { .. } | Event::End { .. } => return,
+        Event::Phase { .. } | Event::Ready { .. } | Event::Spool { .. } | Event::End { .. } => {
+            return;
+        }
     };
     texts.into_iter().for_each(|text| truncate(text, limit));
 }

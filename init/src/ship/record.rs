@@ -1,5 +1,6 @@
 //! A line as a structured record, and what is the same for all records of a boot.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use slipform_init::contract::event::{Event, Phase, ServiceState};
@@ -58,6 +59,18 @@ pub(crate) enum Stream {
 }
 
 impl Stream {
+    /// The one of a number, if it is one.
+    pub(crate) fn of(number: u8) -> Option<Self> {
+        let all = [
+            Self::Out,
+            Self::Err,
+            Self::Notify,
+            Self::Event,
+            Self::Kernel,
+        ];
+        all.get(usize::from(number)).copied()
+    }
+
     /// The name in records.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -84,6 +97,17 @@ pub(crate) struct Record {
     pub(crate) service: Box<str>,
     /// The line.
     pub(crate) text: Box<str>,
+    /// Which boot said it, if it was not this one.
+    pub(crate) past: Option<Arc<Past>>,
+}
+
+/// An earlier boot: what its records need to be written as it would have written them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Past {
+    /// The machine as it was.
+    pub(crate) identity: Identity,
+    /// Its CLOCK_REALTIME less its CLOCK_MONOTONIC.
+    pub(crate) offset: Duration,
 }
 
 /// What a record costs beside its texts: itself, and the allocator's headers.
@@ -103,6 +127,7 @@ impl Record {
             stream: Stream::Event,
             service: OWN_NAME.into(),
             text: text.into(),
+            past: None,
         }
     }
 
@@ -114,6 +139,7 @@ impl Record {
             stream: Stream::Kernel,
             service: KERNEL_NAME.into(),
             text: text.into(),
+            past: None,
         }
     }
 
@@ -135,6 +161,7 @@ impl Record {
             stream,
             service: service.into(),
             text: text.into(),
+            past: None,
         }
     }
 }
@@ -179,6 +206,11 @@ pub(crate) struct Identity {
     pub(crate) machine: String,
 }
 
+/// Nanoseconds; what does not fit is as late as can be.
+pub(crate) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// A wall-clock time, to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wall(pub(crate) Duration);
@@ -186,7 +218,7 @@ pub(crate) struct Wall(pub(crate) Duration);
 impl Wall {
     /// Nanoseconds since 1970.
     pub(crate) fn nanos(self) -> u64 {
-        u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX)
+        nanos(self.0)
     }
 }
 
@@ -226,7 +258,18 @@ pub(crate) struct Context<'a> {
     pub(crate) offset: Duration,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// The one of the boot that said `record`.
+    pub(crate) fn of(self, record: &'a Record) -> Self {
+        match &record.past {
+            None => self,
+            Some(past) => Self {
+                identity: &past.identity,
+                offset: past.offset,
+            },
+        }
+    }
+
     /// When a record was made.
     pub(crate) fn wall(&self, record: &Record) -> Wall {
         Wall(record.at.saturating_add(self.offset))

@@ -3,9 +3,11 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::Duration;
 
 use slipform_init::contract::inside::RECENT_BYTES;
 
+use super::disk::Writer;
 use super::record::{Record, Severity};
 use super::tally::Tally;
 
@@ -39,6 +41,25 @@ impl Ring {
         self.records.push_back(record);
         self.bytes += cost;
         self.shrink();
+    }
+
+    /// Puts records of earlier boots in front, before anybody has read any; what fell out
+    /// of a full ring already is one record that says so. How many are in front now.
+    pub(crate) fn prepend(&mut self, older: Vec<Record>) -> u64 {
+        let lost = std::mem::take(&mut self.first);
+        if lost > 0 {
+            let at = self.records.front().map_or(Duration::ZERO, |next| next.at);
+            let text = format!("{lost} records are lost: the spool was full");
+            let told = Record::own(at, Severity::Warning, &text);
+            self.bytes += told.cost();
+            self.records.push_front(told);
+        }
+        let count = older.len() as u64;
+        self.bytes += older.iter().map(Record::cost).sum::<usize>();
+        let newer = std::mem::replace(&mut self.records, older.into());
+        self.records.extend(newer);
+        self.shrink();
+        count
     }
 
     fn shrink(&mut self) {
@@ -140,11 +161,16 @@ pub(crate) struct Journal {
     pub(crate) tally: Tally,
     /// The latest records, sent or not, for whoever asks on the report channel.
     pub(crate) recent: Ring,
+    /// Where `ring` is kept over a reboot.
+    pub(crate) disk: Option<Writer>,
 }
 
 impl Journal {
     /// Keeps a record where records are kept.
     pub(crate) fn keep(&mut self, record: Record) {
+        if let Some(disk) = &self.disk {
+            disk.push(self.ring.end(), &record);
+        }
         if self.ring.keeps() && self.recent.keeps() {
             self.recent.push(record.clone());
             self.ring.push(record);
@@ -168,6 +194,7 @@ impl Spool {
             ring: Ring::new(EARLY_LIMIT),
             tally: Tally::default(),
             recent: Ring::new(RECENT_BYTES),
+            disk: None,
         })))
     }
 
@@ -182,8 +209,6 @@ impl Spool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn record(text: &str) -> Record {
@@ -209,6 +234,35 @@ mod tests {
         assert_eq!((ring.first(), ring.end()), (4, 5));
         ring.trim(u64::MAX);
         assert_eq!((ring.first(), ring.end(), ring.bytes()), (5, 5, 0));
+    }
+
+    #[test]
+    fn older_records_come_first_and_a_loss_stays_known() {
+        let mut ring = Ring::new(1 << 20);
+        ring.push(record("new"));
+        assert_eq!(ring.prepend(vec![record("a"), record("b")]), 2);
+        let texts = |ring: &Ring| -> Vec<String> {
+            let mut at = ring.first();
+            let mut texts = Vec::new();
+            while let Some((number, record)) = ring.next(at, Severity::Debug) {
+                texts.push(record.text.to_string());
+                at = number + 1;
+            }
+            texts
+        };
+        assert_eq!((ring.first(), ring.end()), (0, 3));
+        assert_eq!(texts(&ring), ["a", "b", "new"]);
+        let each = record("0").cost();
+        let mut full = Ring::new(each * 2);
+        for text in ["0", "1", "2"] {
+            full.push(record(text));
+        }
+        full.set_limit(1 << 20);
+        assert_eq!(full.prepend(vec![record("a")]), 1);
+        let told = "1 records are lost: the spool was full";
+        assert_eq!(texts(&full), ["a", told, "1", "2"]);
+        full.trim(u64::MAX);
+        assert_eq!(full.bytes(), 0);
     }
 
     #[test]

@@ -141,6 +141,11 @@ impl<W: Wire> Sink<W> {
         self.confirmed
     }
 
+    /// What stands before this number it has had in an earlier boot.
+    pub(crate) fn begin_at(&mut self, number: u64) {
+        (self.cursor, self.confirmed) = (number, number);
+    }
+
     /// Its counts.
     pub(crate) fn tally(&self) -> &SinkTally {
         &self.tally
@@ -452,6 +457,17 @@ impl<W: Wire> Sink<W> {
         Ok(0)
     }
 
+    /// Whether the next record fits those that begin with `first`: what is said of the
+    /// machine is said once in a request.
+    fn is_of_one_boot(&self, first: Option<&Record>, around: &Around<'_>) -> bool {
+        let next = around.ring.next(self.cursor, self.level);
+        match (first, next) {
+            (Some(first), Some((_, next))) if self.gap == 0 => first.past == next.past,
+            (Some(first), _) => first.past.is_none(),
+            (None, _) => true,
+        }
+    }
+
     /// Makes the next request, once there are enough records or they waited long enough.
     fn begin(&mut self, around: &Around<'_>) {
         if !matches!(self.body, Body::Post(None)) {
@@ -468,10 +484,11 @@ impl<W: Wire> Sink<W> {
             return;
         }
         self.lingering = None;
-        let mut records = Vec::new();
+        let mut records: Vec<Record> = Vec::new();
         let mut bytes = 0;
         while records.len() < BATCH_RECORDS
             && bytes < BATCH_BYTES
+            && self.is_of_one_boot(records.first(), around)
             && let Some((after, record)) = self.next(around)
         {
             bytes += record.cost();

@@ -397,3 +397,67 @@ fn a_day_of_trouble_loses_only_what_it_counts() {
         }
     }
 }
+
+/// A line of another boot than the scene's.
+fn earlier(text: &str) -> Record {
+    let past = crate::ship::record::Past {
+        identity: Identity {
+            boot: "an-earlier-one".to_owned(),
+            ..identity()
+        },
+        offset: Duration::from_secs(1000),
+    };
+    Record {
+        past: Some(std::sync::Arc::new(past)),
+        ..Record::line(Duration::from_secs(1), "web", "out", text)
+    }
+}
+
+#[test]
+fn what_an_earlier_boot_said_goes_in_its_name() {
+    let mut scene = Scene::new(SinkKind::JsonTcp);
+    scene.listen();
+    scene.ring.push(earlier("before"));
+    scene.log("now");
+    scene.run(Duration::from_secs(5));
+    let text = String::from_utf8(scene.wire.got(Scene::peer())).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let told = |index: usize, key: &str| lines[index][key].as_str().unwrap().to_owned();
+    assert_eq!(told(0, "boot"), "an-earlier-one");
+    assert_eq!(told(0, "time"), "1970-01-01T00:16:41.000000Z");
+    assert_eq!(told(1, "boot"), identity().boot);
+
+    let mut scene = Scene::new(SinkKind::OtlpHttp);
+    scene.listen();
+    let [first, second] = ["one", "two"].map(earlier);
+    scene.ring.push(first);
+    scene.ring.push(Record {
+        past: scene.ring.next(0, Severity::Debug).unwrap().1.past.clone(),
+        ..second
+    });
+    scene.log("now");
+    scene.run(Duration::from_secs(1));
+    let request = scene.got_request();
+    assert_eq!(request.matches("timeUnixNano").count(), 2, "{request}");
+    assert!(request.contains("an-earlier-one") && !request.contains(&identity().boot));
+    respond(&scene, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    scene.run(Duration::from_secs(1));
+    let request = scene.got_request();
+    assert_eq!(request.matches("timeUnixNano").count(), 3, "{request}");
+    assert!(request.contains(&identity().boot));
+}
+
+#[test]
+fn what_it_had_in_an_earlier_boot_is_not_sent_again() {
+    let mut scene = Scene::new(SinkKind::JsonTcp);
+    scene.listen();
+    scene.ring.push(earlier("had"));
+    scene.ring.push(earlier("left"));
+    scene.sink.begin_at(1);
+    scene.run(Duration::from_secs(5));
+    assert_eq!(scene.got(), ["left"]);
+    assert_eq!(scene.sink.tally().lost, 0);
+}

@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `slipform-state.json` | format, image, version ([`record`]) |
 //! | `paths/var/lib/app` | what is seen at `/var/lib/app` |
+//! | `spool` | logs on their way ([`crate::ship`]) |
 //! | `new` | a folder on its way to become one of `paths` |
 //!
 //! A file system that cannot be mounted is somebody's data: `policy` says whether the boot
@@ -47,6 +48,11 @@ use crate::turn::Report;
 
 /// Where the state's file system is mounted; only root gets in.
 pub(crate) const ROOT: &str = "/run/slipform/state";
+
+/// Where logs wait for their receivers.
+pub(crate) fn spool() -> PathBuf {
+    Path::new(ROOT).join("spool")
+}
 
 /// A disk to write to: bytes at offsets, and a flush that means that they are there.
 pub(crate) trait Blocks: ReadAt {

@@ -241,6 +241,7 @@ impl Watch {
             | Event::Clock { .. }
             | Event::LayerRead { .. }
             | Event::Sink { .. }
+            | Event::Spool { .. }
             | Event::LogLoss { .. } => {}
             Event::Health {
                 service,

@@ -11,6 +11,7 @@ mod identity;
 mod lan;
 mod media;
 mod peers;
+mod spool;
 mod state;
 mod support;
 mod sweeps;

@@ -233,6 +233,7 @@ fn telemetry_settings(machine: &Machine) -> impl Iterator<Item = (String, Values
         let values = vec![
             ("console json", json!(telemetry.console_json)),
             ("spool bytes", json!(telemetry.spool_bytes)),
+            ("spool on state", json!(telemetry.spool_on_state)),
         ];
         ("logs".to_owned(), values)
     });

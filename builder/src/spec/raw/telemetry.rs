@@ -11,8 +11,80 @@ use serde::Deserialize;
 pub struct RawLogs {
     /// What the console shows: `human` (default), or `json`, an object a line.
     pub console: Option<RawConsole>,
-    /// Memory for records that wait for a receiver, from `"16KiB"` to `"64MiB"`; when it is full, the oldest are lost, and counted. Default: `"256KiB"`.
-    pub spool: Option<String>,
+    /// Memory for records that wait for a receiver, from `"16KiB"` to `"64MiB"`; when it is full, the oldest are lost, and counted. `{ on = "state", size = "4MiB" }` keeps them on the state partition, too: what has not arrived is sent after a reboot or a power cut. Default: `"256KiB"`.
+    pub spool: Option<RawSpool>,
+}
+
+/// Room for records that wait: a size, or a table with more.
+#[derive(Debug)]
+pub struct RawSpool {
+    /// Size, such as `"4MiB"`.
+    pub size: Option<String>,
+    /// Where they are kept beside the memory.
+    pub on: Option<RawSpoolPlace>,
+}
+
+/// [`RawSpool`] as a table.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawSpoolTable {
+    /// `state`: on the state partition of `[state]`, too.
+    on: RawSpoolPlace,
+    /// Room there, and as much memory while they wait: `"1MiB"` to `"64MiB"`. Default: `"4MiB"`.
+    size: Option<String>,
+}
+
+/// Where records are kept beside the memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RawSpoolPlace {
+    /// The state partition.
+    State,
+}
+
+/// By hand: what serde derives for a choice forgets which key was wrong.
+impl<'de> Deserialize<'de> for RawSpool {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> serde::de::Visitor<'de> for Either {
+            type Value = RawSpool;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a size, or a table such as { on = \"state\", size = \"4MiB\" }")
+            }
+
+            fn visit_str<E>(self, size: &str) -> Result<RawSpool, E> {
+                Ok(RawSpool {
+                    size: Some(size.to_owned()),
+                    on: None,
+                })
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<RawSpool, A::Error> {
+                let table = serde::de::value::MapAccessDeserializer::new(map);
+                let table = RawSpoolTable::deserialize(table)?;
+                Ok(RawSpool {
+                    size: table.size,
+                    on: Some(table.on),
+                })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl JsonSchema for RawSpool {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RawSpool".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let table = generator.subschema_for::<RawSpoolTable>();
+        schemars::json_schema!({
+            "description": "Room for records that wait: a size, or a table with more.",
+            "anyOf": [{ "type": "string" }, table],
+        })
+    }
 }
 
 /// What the console shows.

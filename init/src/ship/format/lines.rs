@@ -14,6 +14,7 @@ use crate::ship::record::{Context, Record};
 
 /// The object and its line end.
 pub(crate) fn line(record: &Record, context: &Context<'_>) -> String {
+    let context = context.of(record);
     let identity = context.identity;
     let mut json = Json::default();
     json.open('{')

@@ -11,8 +11,12 @@ use crate::ship::record::{Context, Identity, Record, Severity, Stream};
 /// What names the sender in scopes.
 pub(crate) const SCOPE: &str = "slipform-init";
 
-/// A request with these records, in their order within each service.
+/// A request with these records, all of one boot, in their order within each service.
 pub(crate) fn logs(records: &[&Record], context: &Context<'_>) -> String {
+    let context = &match records.first() {
+        Some(first) => context.of(first),
+        None => *context,
+    };
     let mut services: Vec<&str> = Vec::new();
     for record in records {
         if !services.contains(&&*record.service) {

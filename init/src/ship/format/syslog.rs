@@ -19,6 +19,7 @@ const CUT_MARK: &str = " [cut]";
 
 /// The message, at most `limit` bytes.
 pub(crate) fn message(record: &Record, context: &Context<'_>, limit: usize) -> String {
+    let context = context.of(record);
     let identity = context.identity;
     let facility = if record.stream == Stream::Kernel {
         KERN

@@ -1,0 +1,149 @@
+//! Logs outlast a power cut on the state partition: nobody hears the first boot, and the
+//! second tells all of it.
+
+use std::fs;
+use std::time::Duration;
+
+use serde_json::Value;
+use slipform_init::contract::event::Event;
+
+use crate::support::lab::slot;
+use crate::support::otlp;
+use crate::support::project::Project;
+use crate::support::receivers::{Lines, Posts, free_ports, within};
+use crate::support::wire::{Extra, Machine, Way};
+
+/// Only reached when something hangs.
+const LIMIT: Duration = Duration::from_secs(300);
+const LINES: usize = 100;
+const STATE: usize = 16 << 20;
+
+fn expected() -> Vec<String> {
+    (0..LINES).map(|number| format!("line {number}")).collect()
+}
+
+/// Boot ids and lines of the talker, in the order of their coming.
+fn told(records: &[Value]) -> Vec<(&str, &str)> {
+    let own = records
+        .iter()
+        .filter(|record| record["service"] == "talker");
+    let told =
+        own.filter_map(|record| Some((record["boot"].as_str()?, record["message"].as_str()?)));
+    told.collect()
+}
+
+/// The same from OTLP.
+fn posted(bodies: &[Value]) -> Vec<(&str, &str)> {
+    let mut told = Vec::new();
+    for resource in bodies
+        .iter()
+        .flat_map(|body| body["resourceLogs"].as_array().expect("some"))
+    {
+        let of = |key| otlp::attribute(&resource["resource"], key);
+        if of("service.name") == Some("talker") {
+            let boot = of("slipform.boot.id").expect("a boot");
+            let records = resource["scopeLogs"][0]["logRecords"].as_array();
+            let lines = records.expect("records").iter();
+            told.extend(
+                lines.filter_map(|line| Some((boot, line["body"]["stringValue"].as_str()?))),
+            );
+        }
+    }
+    told
+}
+
+/// Two boots, all lines of the first before those of the second, each once.
+#[track_caller]
+fn is_whole(told: &[(&str, &str)]) {
+    assert_eq!(told.len(), LINES * 2);
+    let (first, second) = told.split_at(LINES);
+    assert_ne!(first[0].0, second[0].0);
+    for boot in [first, second] {
+        assert!(boot.iter().all(|(id, _)| *id == boot[0].0), "{boot:?}");
+        let lines: Vec<_> = boot.iter().map(|(_, line)| *line).collect();
+        assert_eq!(lines, expected());
+    }
+}
+
+/// A device on the state can be made by whom may, and opened by nobody.
+fn state_gives_no_power(machine: &Machine) {
+    let lines: Vec<&str> = machine
+        .records
+        .iter()
+        .filter_map(|record| match &record.event {
+            Event::Log { service, line, .. } if service == "intruder" => Some(line.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        lines[..3],
+        ["elsewhere: opened", "device: made", "device: refused"],
+        "{lines:?}"
+    );
+    let options = lines[3].split(' ').nth(3).expect("mount options");
+    let options: Vec<&str> = options.split(',').collect();
+    assert!(
+        options.contains(&"nosuid") && options.contains(&"nodev"),
+        "{options:?}"
+    );
+}
+
+#[test]
+fn the_next_boot_tells_what_nobody_heard_before_a_power_cut() {
+    let _slot = slot();
+    let [json, otlp] = free_ports::<2>();
+    let edits =
+        [(1602, json), (1603, otlp)].map(|(from, to)| (format!(":{from}\""), format!(":{to}\"")));
+    let edits = edits
+        .each_ref()
+        .map(|(from, to)| (from.as_str(), to.as_str()));
+    let subject = Project::own("spooled")
+        .variant("spooled-ports", &edits, &[])
+        .cast();
+    let plan = subject.direct("spooled");
+    let extra = Extra {
+        writes: true,
+        ..Extra::default()
+    };
+    let ready = |event: &Event| matches!(event, Event::Ready { .. });
+    let mut machine = Machine::start_with(&plan, Way::Port, &extra);
+    assert!(machine.until(ready), "{:#?}", machine.records);
+    state_gives_no_power(&machine);
+    within(LIMIT, "the last line on the disk", || {
+        let disk = fs::read(&plan.disk).expect("the disk");
+        // The state is the last of it; elsewhere the machine is told what makes it ready.
+        let mut places = disk[disk.len() - STATE..].windows(7);
+        places.any(|place| place == b"line 99").then_some(())
+    });
+    // The bytes come first, then what says how long the file is.
+    std::thread::sleep(Duration::from_secs(2));
+    drop(machine);
+
+    let (lines, posts) = (Lines::listen(json), Posts::listen(otlp));
+    let mut machine = Machine::start_with(&plan, Way::Port, &extra);
+    assert!(machine.until(ready), "{:#?}", machine.records);
+    let told_of = machine
+        .records
+        .iter()
+        .find_map(|record| match record.event {
+            Event::Spool { records, lost } => Some((records, lost)),
+            _ => None,
+        });
+    let Some((100.., 0)) = told_of else {
+        panic!("{told_of:?} {:#?}", machine.records);
+    };
+    within(LIMIT, "both boots as JSON lines", || {
+        (told(&lines.all()).len() >= LINES * 2).then_some(())
+    });
+    is_whole(&told(&lines.all()));
+    let bodies = || -> Vec<Value> { posts.all().into_iter().map(|post| post.body).collect() };
+    within(LIMIT, "both boots by OTLP", || {
+        (posted(&bodies()).len() >= LINES * 2).then_some(())
+    });
+    is_whole(&posted(&bodies()));
+    machine.press_power();
+    let (status, records) = machine.end();
+    assert!(status.success(), "{status}");
+    let last = records.last().map(|record| &record.event);
+    assert!(matches!(last, Some(Event::End { clean: true })), "{last:?}");
+}
