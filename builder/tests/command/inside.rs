@@ -1,5 +1,6 @@
 //! A machine with a debug layer, run for a person: its console in a pseudo-terminal, and
-//! `ps` and `logs` beside it. One boot by firmware for all of it.
+//! `ps` and `logs` beside it; what it keeps is there in the next run. Two boots by
+//! firmware for all of it.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -29,6 +30,10 @@ files = [{ from = "srv", to = "/srv" }]
 [[layer]]
 use = "debug"
 
+[state]
+size = "16MiB"
+paths = ["/var/lib/app"]
+
 [[service]]
 name = "talker"
 exec = ["/usr/bin/busybox", "sh", "/srv/talker.sh"]
@@ -37,6 +42,7 @@ ready = { log = "talker is up" }
 "#;
 
 const TALKER: &str = "echo '<3>this is bad'
+echo \"kept: $(/usr/bin/busybox cat /var/lib/app/note)\"
 echo talker is up
 while /usr/bin/busybox sleep 1; do echo beat; done
 ";
@@ -93,7 +99,7 @@ impl Machine {
             .unwrap();
         let stderr = person.path("stderr");
         let mut child = person
-            .command(&["--quiet", "run", "--accel", "tcg"])
+            .command(&["--quiet", "run", "--accel", "tcg", "--state", "state.disk"])
             .stdin(Stdio::from(terminal))
             .stdout(Stdio::piped())
             .stderr(File::create(&stderr).unwrap())
@@ -182,6 +188,7 @@ fn a_machine_with_a_debug_layer_is_looked_into_from_outside_and_from_its_console
     logs_come(&person);
     let at = the_shell_has_a_terminal(&mut machine, up);
 
+    machine.type_line("echo a$((40 + 2)) >/var/lib/app/note");
     // As busybox asks for it: SIGUSR2.
     machine.type_line("poweroff");
     machine.until(at, "signal USR2");
@@ -195,7 +202,7 @@ fn a_machine_with_a_debug_layer_is_looked_into_from_outside_and_from_its_console
         .refused(2, &["'peek' does not run"]);
     let left = fs::read_dir(person.path("slipform")).unwrap().count();
     assert_eq!(left, 0, "the socket goes with the run");
-    let disk = person.project().join("out/peek-0.1.0-qemu-x86_64.raw");
+    let disk = person.project().join("state.disk");
     let inspected = person.run(&["inspect", disk.to_str().unwrap()]).good();
     assert!(
         inspected.stdout.contains("DEBUG IMAGE"),
@@ -203,6 +210,13 @@ fn a_machine_with_a_debug_layer_is_looked_into_from_outside_and_from_its_console
         inspected.stdout
     );
     the_gate_refuses_it(&person);
+    the_state_is_kept(&person);
+}
+
+/// The next run on the same file finds what the last one kept.
+fn the_state_is_kept(person: &Person) {
+    let mut machine = Machine::start(person);
+    machine.until(0, "kept: a42");
 }
 
 fn ps_shows_it(person: &Person) {
