@@ -343,7 +343,8 @@ impl Cycle {
     /// Waits once, and gives every part its turn.
     fn wait(&mut self, fds: &mut Vec<libc::pollfd>) {
         let end = match self.state {
-            State::Stopping { end, .. } => Some(end),
+            // Past it the sinks' own limits hold.
+            State::Stopping { end, .. } => (clock::monotonic() < end).then_some(end),
             State::Holding { until } => Some(until),
             State::Running => self.healthy_at,
             State::Starting => None,

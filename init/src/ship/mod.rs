@@ -146,6 +146,13 @@ impl Shipper {
         self.flush_until.map(|until| until + CLOSE_LIMIT)
     }
 
+    /// Of the two limits of the way down the one that is still to come: one that is over
+    /// would have the loop run without a pause while it waits for the disk.
+    fn end(&self, now: Duration) -> Option<Duration> {
+        let ends = [self.flush_until, self.close_until()];
+        ends.into_iter().flatten().find(|end| now < *end)
+    }
+
     fn heed_disk(&mut self, turn: &mut Turn<'_>) {
         let news = self.disk.as_mut().map(Disk::take);
         for news in news.into_iter().flatten() {
@@ -189,11 +196,18 @@ impl Shipper {
                 lost,
             });
         }
-        if lost > 0 || damaged > 0 {
-            let text = format!(
+        let broken = left.broken.len();
+        if lost > 0 || damaged > 0 || broken > 0 {
+            let mut text = format!(
                 "of earlier boots {lost} records are lost, {damaged} bytes are torn or damaged"
             );
+            if broken > 0 {
+                text += &format!("; the disk does not give back {broken} segments of them");
+            }
             turn.report.event(trouble(text));
+        }
+        if let Some(what) = left.stays {
+            turn.report.event(trouble(format!("remove {what}")));
         }
         if let Some(path) = left.aside {
             let text = format!("what was there is no spool of this version; it is at {path} now");
@@ -300,15 +314,16 @@ impl Watched for Shipper {
     }
 
     fn deadline(&self) -> Option<Duration> {
+        let end = self.end(clock::monotonic());
         if let (Some(_), DiskIs::Read(until)) = (&self.disk, self.disk_is) {
-            return self.flush_until.into_iter().chain([until]).min();
+            return end.into_iter().chain([until]).min();
         }
         let news = self
             .spool
             .with(|journal| (journal.ring.end(), journal.tally.network_changes) != self.seen);
         let news = news.unwrap_or(false).then_some(Duration::ZERO);
         let sinks = self.sinks.iter().filter_map(Sink::deadline);
-        sinks.chain(news).chain(self.flush_until).min()
+        sinks.chain(news).chain(end).min()
     }
 
     fn tick(&mut self, turn: &mut Turn<'_>) {

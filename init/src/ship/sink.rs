@@ -26,6 +26,8 @@ const BATCH_RECORDS: usize = 256;
 const BATCH_BYTES: usize = 64 * 1024;
 /// How long a few records wait for more before they become a request.
 const LINGER: Duration = Duration::from_millis(500);
+/// When a datagram is tried again that the kernel had no room for.
+const LATER: Duration = Duration::from_millis(100);
 /// Datagrams of one turn.
 const DATAGRAMS_PER_TURN: usize = 64;
 /// Longest syslog message over TCP: what rsyslog takes unless told otherwise.
@@ -81,6 +83,8 @@ pub(crate) struct Sink<W> {
     tell_again: Duration,
     /// Since when records wait to become a request.
     lingering: Option<Duration>,
+    /// When it goes on with what it left to another turn.
+    again: Option<Duration>,
     /// The last news about it, and the reasons that were told since it was up.
     up: Option<bool>,
     reasons: Vec<String>,
@@ -121,6 +125,7 @@ impl<W: Wire> Sink<W> {
             untold: 0,
             tell_again: Duration::ZERO,
             lingering: None,
+            again: None,
             up: None,
             reasons: Vec::new(),
             tally: SinkTally {
@@ -194,12 +199,14 @@ impl<W: Wire> Sink<W> {
         let loss = (self.untold > 0).then_some(self.tell_again);
         own.into_iter()
             .chain(loss)
+            .chain(self.again)
             .chain(self.link.deadline())
             .min()
     }
 
     /// Goes as far as it can.
     pub(crate) fn advance(&mut self, around: &Around<'_>, news: &mut Vec<News>) {
+        self.again = None;
         self.notice_loss(around.ring);
         if self.wants(around) {
             match self.link.advance(around.now, around.servers) {
@@ -393,6 +400,7 @@ impl<W: Wire> Sink<W> {
                 Err(error) => {
                     self.gap += std::mem::take(&mut self.gap_sent);
                     if is_later(&error) {
+                        self.again = Some(around.now + LATER);
                         break;
                     }
                     return Err(Trouble::of(&error.to_string()));
@@ -401,6 +409,9 @@ impl<W: Wire> Sink<W> {
             self.gap_sent = 0;
             (self.cursor, self.confirmed) = (after, after);
             count += 1;
+        }
+        if count == DATAGRAMS_PER_TURN as u64 {
+            self.again = Some(around.now);
         }
         Ok(count)
     }
@@ -424,6 +435,8 @@ impl<W: Wire> Sink<W> {
                 if !keeps {
                     self.link.close();
                 }
+                // Nothing else may happen that would make the next request.
+                self.again = Some(around.now);
                 self.gap_sent = 0;
                 self.confirmed = end;
                 let rejected = rejected.min(count);

@@ -398,6 +398,24 @@ fn a_day_of_trouble_loses_only_what_it_counts() {
     }
 }
 
+#[test]
+fn what_one_turn_leaves_waits_for_no_other_record() {
+    for kind in [SinkKind::OtlpHttp, SinkKind::SyslogUdp] {
+        let mut scene = Scene::new(kind);
+        scene.listen();
+        let count = BATCH_RECORDS.max(DATAGRAMS_PER_TURN) as u64 + 10;
+        for _ in 0..count {
+            scene.log("x");
+        }
+        for _ in 0..2 {
+            scene.run(Duration::from_secs(2));
+            respond(&scene, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        }
+        scene.run(Duration::from_secs(2));
+        assert_eq!(scene.sink.confirmed(), count, "{kind:?}");
+    }
+}
+
 /// A line of another boot than the scene's.
 fn earlier(text: &str) -> Record {
     let past = crate::ship::record::Past {

@@ -5,11 +5,13 @@
 //! spool/7/00000001   the segment that grows
 //! spool/new          the next generation, while it is made
 //! spool.aside        what was found in the place of a spool and is none
+//! spool.damaged      segments that the disk does not give back, a few
 //! ```
 //!
 //! Each boot makes a generation of its own: what is left of the last one is written anew,
 //! becomes visible whole by a rename, and only then the last one goes. So a power cut at
-//! any moment leaves one that can be read, and damage is never carried on.
+//! any moment leaves one that can be read, and damage is never carried on. A segment that
+//! the disk does not give back is set aside: it is read once, and its blocks stay out of use.
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -31,6 +33,8 @@ const FILES_MAX: usize = 4096;
 const SEGMENT_MAX: u64 = (64 << 20) / SEGMENTS + (1 << 20);
 /// Records that are written at once.
 const CHUNK: usize = 64 * 1024;
+/// Segments that are set aside; what breaks after them is removed with its generation.
+const DAMAGED_MAX: usize = 8;
 
 #[derive(Debug)]
 struct Segment {
@@ -71,9 +75,19 @@ impl Folder {
 
     /// Takes what earlier boots left at `root`, and begins a generation with it.
     pub(super) fn open(root: &Path, limit: u64, sinks: Vec<String>) -> io::Result<(Self, Left)> {
-        let left = match read(root, limit) {
+        Self::open_with(root, limit, sinks, open_segment)
+    }
+
+    /// The same; segments are opened by `segment`, which says how many bytes there are.
+    fn open_with<R: Read>(
+        root: &Path,
+        limit: u64,
+        sinks: Vec<String>,
+        segment: impl Fn(&Path) -> io::Result<(u64, R)>,
+    ) -> io::Result<(Self, Left)> {
+        let mut left = match read(root, limit, segment) {
             Ok(left) => left,
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData || is_damage(&error) => {
                 let aside = root.with_extension("aside");
                 remove(&aside)?;
                 fs::rename(root, &aside)?;
@@ -95,8 +109,15 @@ impl Folder {
         let path = root.join(number.to_string());
         fs::rename(&new, &path)?;
         File::open(root)?.sync_all()?;
+        for path in &left.broken {
+            set_aside(path, &root.with_extension("damaged"));
+        }
         for number in older {
-            remove(&root.join(number.to_string()))?;
+            // The next boot reads the newest alone, so one that stays does no harm.
+            let path = root.join(number.to_string());
+            if let Err(error) = remove(&path) {
+                left.stays = Some(format!("{}: {error}", path.display()));
+            }
         }
         for segment in &mut folder.segments {
             if let Some(name) = segment.path.file_name() {
@@ -162,32 +183,32 @@ impl Folder {
 
     fn append(&mut self, batch: &Batch) -> io::Result<()> {
         let all_have = batch.arrived.iter().copied().min().unwrap_or(0);
-        self.drop_front(|segment, _| segment.end <= all_have)?;
-        let Some((last, _)) = batch.frames.back() else {
-            if self.holds() && self.arrived != batch.arrived {
-                return self.put(batch, None);
-            }
-            return Ok(());
+        let arrived = self.drop_front(|segment, _| segment.end <= all_have);
+        let put = match batch.frames.back() {
+            Some((last, _)) => self.put(batch, Some(last + 1)),
+            None if self.holds() && self.arrived != batch.arrived => self.put(batch, None),
+            None => Ok(()),
         };
-        self.put(batch, Some(last + 1))?;
         let limit = self.limit;
-        self.drop_front(|_, all| all > limit)
+        put.and(self.drop_front(|_, all| all > limit)).and(arrived)
     }
 
-    /// Drops segments from the oldest on while `goes` says so of one, and of all bytes.
+    /// Drops segments from the oldest on while `goes` says so of one, and of all bytes. One
+    /// that cannot be removed is told once, and stays until its generation goes.
     fn drop_front(&mut self, goes: impl Fn(&Segment, u64) -> bool) -> io::Result<()> {
         let mut all: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
+        let mut done = Ok(());
         while let Some(oldest) = self.segments.front()
             && goes(oldest, all)
         {
-            remove(&oldest.path)?;
             all -= oldest.bytes;
+            done = done.and(remove(&oldest.path));
             self.segments.pop_front();
         }
         if self.segments.is_empty() {
             self.file = None;
         }
-        Ok(())
+        done
     }
 
     fn put(&mut self, batch: &Batch, end: Option<u64>) -> io::Result<()> {
@@ -265,12 +286,57 @@ fn generations(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// What the newest generation holds.
+/// Whether the disk, or the file system on it, does not give back what was written.
+fn is_damage(error: &io::Error) -> bool {
+    // ext4 says EUCLEAN for what makes no sense, and EBADMSG for what has the wrong sum.
+    let damage = [libc::EIO, libc::EUCLEAN, libc::EBADMSG];
+    error
+        .raw_os_error()
+        .is_some_and(|code| damage.contains(&code))
+}
+
+/// Moves a segment away, as long as there are few; what does not work here is not needed.
+fn set_aside(path: &Path, damaged: &Path) {
+    let there = || fs::read_dir(damaged).map_or(0, |files| files.take(DAMAGED_MAX).count());
+    if make(damaged).is_ok() && there() < DAMAGED_MAX {
+        // By generation and segment: no two have the same name.
+        let mut names = path.iter().rev().take(2);
+        let segment = names.next().unwrap_or_default();
+        let mut to = names.next().unwrap_or_default().to_owned();
+        to.push("-");
+        to.push(segment);
+        let _ = fs::rename(path, damaged.join(to));
+    }
+}
+
+fn foreign() -> io::Error {
+    io::Error::from(io::ErrorKind::InvalidData)
+}
+
+/// How many bytes a segment has, and the file.
+fn open_segment(path: &Path) -> io::Result<(u64, File)> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let file = file.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ELOOP) => foreign(),
+        _ => error,
+    })?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(foreign());
+    }
+    Ok((found.len(), file))
+}
+
+/// What the newest generation holds; segments are opened by `segment`.
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidData`] if it is no spool, or one of another version.
-fn read(root: &Path, limit: u64) -> io::Result<Left> {
-    let foreign = || io::Error::from(io::ErrorKind::InvalidData);
+fn read<R: Read>(
+    root: &Path,
+    limit: u64,
+    segment: impl Fn(&Path) -> io::Result<(u64, R)>,
+) -> io::Result<Left> {
     let mut all = Collector::new(usize::try_from(limit).unwrap_or(usize::MAX));
     match fs::symlink_metadata(root) {
         Ok(found) if found.is_dir() => {}
@@ -286,25 +352,23 @@ fn read(root: &Path, limit: u64) -> io::Result<Left> {
         return Err(foreign());
     }
     for number in generations(&folder)? {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(folder.join(format!("{number:08}")));
-        let file = match file {
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound
-                    || error.raw_os_error() == Some(libc::ELOOP) =>
-            {
-                return Err(foreign());
-            }
-            other => other?,
-        };
-        if !file.metadata()?.is_file() {
-            return Err(foreign());
-        }
+        let path = folder.join(format!("{number:08}"));
         let mut bytes = Vec::new();
-        file.take(SEGMENT_MAX).read_to_end(&mut bytes)?;
-        if !all.add(&bytes) {
+        let whole = segment(&path).and_then(|(length, file)| {
+            // What comes before the first bad block is there nevertheless.
+            let done = file.take(SEGMENT_MAX).read_to_end(&mut bytes).map(drop);
+            Ok((length, done))
+        });
+        let missing = match whole {
+            Ok((_, Ok(()))) => None,
+            Ok((length, Err(error))) if is_damage(&error) => Some(length),
+            Err(error) if is_damage(&error) => Some(0),
+            Ok((_, Err(error))) | Err(error) => return Err(error),
+        };
+        if let Some(length) = missing {
+            all.miss(path, length.saturating_sub(bytes.len() as u64));
+        }
+        if (missing.is_none() || bytes.len() >= frame::MAGIC.len()) && !all.add(&bytes) {
             return Err(foreign());
         }
     }

@@ -164,3 +164,79 @@ fn what_is_no_spool_is_put_aside() {
     }
     assert_eq!(fs::read(&secret).unwrap(), b"SLIPLOG1");
 }
+
+/// A file whose disk fails behind so many bytes.
+struct Bad(io::Take<File>);
+
+impl Read for Bad {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buffer)? {
+            0 => Err(io::Error::from_raw_os_error(libc::EIO)),
+            some => Ok(some),
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_the_disk_does_not_give_back_is_set_aside_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("spool");
+    let damaged = folder.path().join("spool.damaged");
+    let one = batch(0..1, [0, 0], "first");
+    let good = (frame::MAGIC.len() + one.boot.len() + one.frames[0].1.len()) as u64 + 50;
+    for boot in 0..DAMAGED_MAX as u64 + 2 {
+        let (mut spool, _) = open(&root);
+        spool.limit = 8; // every batch has a segment of its own
+        for number in 0..3 {
+            let batch = batch(number * 10..number * 10 + 10, [0, 0], "first");
+            spool.put(&batch, Some(number * 10 + 10)).unwrap();
+        }
+        drop(spool);
+        let names = vec!["a".to_owned(), "b".to_owned()];
+        // The second of the three: its first records can be read.
+        let (mut spool, left) = Folder::open_with(&root, LIMIT, names, |path| {
+            let (length, file) = open_segment(path)?;
+            let bad = path.ends_with("00000001");
+            let end = if bad { good } else { u64::MAX };
+            let fails = Bad(file.take(end.min(length)));
+            let file: Box<dyn Read> = match bad {
+                true => Box::new(fails),
+                false => Box::new(fails.0),
+            };
+            Ok((length, file))
+        })
+        .unwrap();
+        let found = seconds(&left);
+        assert_eq!(found[..10], (0..10).collect::<Vec<_>>());
+        assert!((10..20).contains(&found[10]) && found.ends_with(&[28, 29]));
+        assert_eq!(left.lost, 30 - found.len() as u64);
+        assert!(left.lost > 0 && left.damaged > 0 && left.broken.len() == 1);
+        let aside = fs::read_dir(&damaged).unwrap().count() as u64;
+        assert_eq!(aside, (boot + 1).min(DAMAGED_MAX as u64), "bounded");
+        spool.write(&batch(99..99, [40, 40], "first")).unwrap();
+        drop(spool);
+        let (_, left) = open(&root);
+        assert!(
+            left.records.is_empty() && left.broken.is_empty(),
+            "{left:?}"
+        );
+    }
+}
+
+#[test]
+fn a_segment_that_cannot_be_removed_keeps_no_record_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("spool");
+    let (mut spool, _) = open(&root);
+    spool.write(&batch(0..2, [0, 0], "first")).unwrap();
+    // In its place is what no unlink removes.
+    let segment = root.join("0/00000000");
+    spool.segments[0].path = segment.join("below");
+    spool.file = None;
+    let error = spool.write(&batch(2..4, [2, 2], "first")).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
+    spool.write(&batch(4..6, [2, 2], "first")).unwrap();
+    drop(spool);
+    let (_, left) = open(&root);
+    assert_eq!((seconds(&left), left.lost), (vec![2, 3, 4, 5], 0));
+}

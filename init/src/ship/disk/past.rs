@@ -2,6 +2,7 @@
 //! for the reads; memory is bounded whatever lies there.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::frame::{Item, MAGIC, Reader};
@@ -23,6 +24,10 @@ pub(crate) struct Left {
     pub(crate) damaged: u64,
     /// There was something that no spool of this version is; where it is now.
     pub(crate) aside: Option<String>,
+    /// Segments that the disk does not give back.
+    pub(crate) broken: Vec<PathBuf>,
+    /// Something cannot be removed; what, and why.
+    pub(crate) stays: Option<String>,
 }
 
 /// Reads segments one after the other.
@@ -37,6 +42,7 @@ pub(super) struct Collector {
     /// The number that the next record has if none is missing.
     next: u64,
     damaged: u64,
+    broken: Vec<PathBuf>,
 }
 
 impl Collector {
@@ -51,7 +57,14 @@ impl Collector {
             arrived: Vec::new(),
             next: 0,
             damaged: 0,
+            broken: Vec::new(),
         }
+    }
+
+    /// The disk did not give back all of a segment; so many bytes are missing.
+    pub(super) fn miss(&mut self, path: PathBuf, bytes: u64) {
+        self.damaged = self.damaged.saturating_add(bytes);
+        self.broken.push(path);
     }
 
     /// One more segment; false if it is none.
@@ -136,6 +149,8 @@ impl Collector {
             damaged: self.damaged,
             records,
             aside: None,
+            broken: self.broken,
+            stays: None,
         }
     }
 }
@@ -154,7 +169,7 @@ mod tests {
     }
 
     fn segment(frames: &[Vec<u8>]) -> Vec<u8> {
-        [frame::MAGIC.as_slice(), &frames.concat()].concat()
+        [MAGIC.as_slice(), &frames.concat()].concat()
     }
 
     fn record(number: u64) -> Vec<u8> {
