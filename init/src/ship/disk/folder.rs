@@ -190,7 +190,8 @@ impl Folder {
             None => Ok(()),
         };
         let limit = self.limit;
-        put.and(self.drop_front(|_, all| all > limit)).and(arrived)
+        let dropped = self.drop_front(|_, all| all > limit);
+        put.and(dropped).and(arrived)
     }
 
     /// Drops segments from the oldest on while `goes` says so of one, and of all bytes. One
@@ -202,7 +203,8 @@ impl Folder {
             && goes(oldest, all)
         {
             all -= oldest.bytes;
-            done = done.and(remove(&oldest.path));
+            let removed = remove(&oldest.path);
+            done = done.and(removed);
             self.segments.pop_front();
         }
         if self.segments.is_empty() {
@@ -354,10 +356,10 @@ fn read<R: Read>(
     for number in generations(&folder)? {
         let path = folder.join(format!("{number:08}"));
         let mut bytes = Vec::new();
-        let whole = segment(&path).and_then(|(length, file)| {
+        let whole = segment(&path).map(|(length, file)| {
             // What comes before the first bad block is there nevertheless.
             let done = file.take(SEGMENT_MAX).read_to_end(&mut bytes).map(drop);
-            Ok((length, done))
+            (length, done)
         });
         let missing = match whole {
             Ok((_, Ok(()))) => None,

@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,7 @@ struct Shared(Mutex<Queue>, Condvar);
 impl Shared {
     fn with<T>(&self, work: impl FnOnce(&mut Queue) -> T) -> T {
         // A thread that panicked has left nothing half done that matters.
-        let mut queue = self.0.lock().unwrap_or_else(|broken| broken.into_inner());
+        let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let done = work(&mut queue);
         if !queue.is_idle() {
             self.1.notify_one();
@@ -91,7 +91,7 @@ impl Shared {
 
     /// Waits until there is something to do, or for `limit`.
     fn wait(&self, limit: Duration, done: impl Fn(&Queue) -> bool) {
-        let queue = self.0.lock().unwrap_or_else(|broken| broken.into_inner());
+        let queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         drop(
             self.1
                 .wait_timeout_while(queue, limit, |queue| !done(queue)),
