@@ -272,6 +272,8 @@ impl<W: Wire> Sink<W> {
             SinkKind::OtlpHttp => self.post(around),
         }?;
         if arrived > 0 {
+            // There may be room for more now, and nothing else may happen that would fill it.
+            self.again = self.again.or(Some(around.now));
             self.tally.sent = self.tally.sent.saturating_add(arrived);
             self.link.confirm();
             if self.up != Some(true) {
@@ -410,9 +412,6 @@ impl<W: Wire> Sink<W> {
             (self.cursor, self.confirmed) = (after, after);
             count += 1;
         }
-        if count == DATAGRAMS_PER_TURN as u64 {
-            self.again = Some(around.now);
-        }
         Ok(count)
     }
 
@@ -435,7 +434,7 @@ impl<W: Wire> Sink<W> {
                 if !keeps {
                     self.link.close();
                 }
-                // Nothing else may happen that would make the next request.
+                // The next request, even if this one arrived in vain.
                 self.again = Some(around.now);
                 self.gap_sent = 0;
                 self.confirmed = end;

@@ -400,10 +400,15 @@ fn a_day_of_trouble_loses_only_what_it_counts() {
 
 #[test]
 fn what_one_turn_leaves_waits_for_no_other_record() {
-    for kind in [SinkKind::OtlpHttp, SinkKind::SyslogUdp] {
+    for kind in [
+        SinkKind::OtlpHttp,
+        SinkKind::SyslogUdp,
+        SinkKind::JsonTcp,
+        SinkKind::SyslogTcp,
+    ] {
         let mut scene = Scene::new(kind);
         scene.listen();
-        let count = BATCH_RECORDS.max(DATAGRAMS_PER_TURN) as u64 + 10;
+        let count = BATCH_RECORDS.max(DATAGRAMS_PER_TURN) as u64 + 200;
         for _ in 0..count {
             scene.log("x");
         }
