@@ -11,15 +11,21 @@
 //! Whoever drives it carries out the [`Action`]s and reports back with [`Input`]s. It
 //! never asks for a second process while there is one, and an input that does not fit
 //! the state is ignored: late news about an old process are normal.
+//!
+//! ```text
+//! words.rs   policy, inputs and actions    ends.rs   what comes after a process
+//! ```
 
-use std::fmt;
+mod ends;
+mod words;
+
 use std::time::Duration;
 
 use slipform_init::contract::event::ServiceState;
-use slipform_init::contract::machine::Restart;
-use slipform_init::contract::service::{Kind, StartLimit, Then};
+use slipform_init::contract::service::{Kind, Then};
 
-use super::escalate::{Patience, Restarts};
+pub(crate) use self::words::{Action, End, Input, Policy};
+use super::escalate::Restarts;
 
 /// Pause before the first restart; each unhealthy end in a row doubles it.
 pub(crate) const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -32,138 +38,6 @@ pub(crate) const CRASH_LOOP: u32 = 5;
 /// How long a process may outlive SIGKILL (in the kernel, on a dead disk) before
 /// the machine goes down without it.
 pub(crate) const KILL_GRACE: Duration = Duration::from_secs(5);
-
-/// What machine.json says about the service's life.
-#[derive(Debug, Clone)]
-pub(crate) struct Policy {
-    /// When to start again.
-    pub(crate) restart: Restart,
-    /// From the start of the process to ready.
-    pub(crate) ready_timeout: Duration,
-    /// From the stop signal to SIGKILL.
-    pub(crate) stop_timeout: Duration,
-    /// Daemon, oneshot or timer.
-    pub(crate) kind: Kind,
-    /// Starts in vain, and what then; none: it is tried for ever, at the capped pace.
-    pub(crate) start_limit: Option<StartLimit>,
-    /// Restarts for its health, and what then.
-    pub(crate) patience: Option<Patience>,
-}
-
-impl Default for Policy {
-    fn default() -> Policy {
-        Policy {
-            restart: Restart::OnFailure,
-            ready_timeout: Duration::from_secs(30),
-            stop_timeout: Duration::from_secs(10),
-            kind: Kind::Daemon,
-            start_limit: None,
-            patience: None,
-        }
-    }
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// It exited.
-    Status(i32),
-    /// A signal killed it.
-    Signal(i32),
-}
-
-impl End {
-    /// Reads a status of waitpid(2).
-    pub(crate) fn from_wait(status: i32) -> End {
-        match status & 0x7f {
-            0 => End::Status((status >> 8) & 0xff),
-            signal => End::Signal(signal),
-        }
-    }
-
-    fn good(self) -> bool {
-        self == End::Status(0)
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            End::Status(status) => write!(f, "exit status {status}"),
-            End::Signal(signal) => {
-                let name = match signal {
-                    libc::SIGHUP => "SIGHUP",
-                    libc::SIGINT => "SIGINT",
-                    libc::SIGILL => "SIGILL",
-                    libc::SIGTRAP => "SIGTRAP",
-                    libc::SIGABRT => "SIGABRT",
-                    libc::SIGBUS => "SIGBUS",
-                    libc::SIGFPE => "SIGFPE",
-                    libc::SIGKILL => "SIGKILL",
-                    libc::SIGSEGV => "SIGSEGV",
-                    libc::SIGPIPE => "SIGPIPE",
-                    libc::SIGTERM => "SIGTERM",
-                    libc::SIGXCPU => "SIGXCPU",
-                    libc::SIGXFSZ => "SIGXFSZ",
-                    libc::SIGSYS => "SIGSYS",
-                    _ => return write!(f, "killed by signal {signal}"),
-                };
-                write!(f, "killed by {name}")
-            }
-        }
-    }
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Input {
-    /// All services of `after` are ready.
-    DepsReady,
-    /// It can never start.
-    Refused(String),
-    /// The process is there, on its way to exec.
-    Spawned(i32),
-    /// exec went well.
-    Execed,
-    /// There is no process (any more): fork or a step up to exec failed.
-    SpawnFailed(String),
-    /// The process ended.
-    Exited(End),
-    /// It is ready.
-    Ready,
-    /// A program of `pre-start` ended well, and this process follows it.
-    Followed(i32),
-    /// It was ready, and its probes or its watchdog say that it is not well.
-    Unhealthy(String),
-    /// Time has passed; the text is what the readiness probe saw last, or empty.
-    Tick(String),
-    /// All services go down: this one is not started again, its turn to stop comes.
-    NoRestart,
-    /// It shall end for good.
-    Stop,
-}
-
-/// What to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Action {
-    /// Start the process; answer with `Spawned` or `SpawnFailed`.
-    Spawn,
-    /// The stop signal to the process group.
-    Terminate,
-    /// SIGKILL to all that it started.
-    Kill,
-    /// The machine shall start again, for this reason.
-    Reboot(String),
-    /// Tell the world.
-    Report {
-        /// New state.
-        state: ServiceState,
-        /// Process, 0 if none.
-        pid: i32,
-        /// Why or how.
-        detail: String,
-    },
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -382,27 +256,6 @@ impl Life {
         }
     }
 
-    fn spawn_failed(&mut self, now: Duration, why: String, out: &mut Vec<Action>) {
-        let alive = matches!(
-            self.state,
-            State::Spawning | State::Starting { .. } | State::Stopping { .. }
-        );
-        if !alive {
-            return;
-        }
-        if self.stop || self.last {
-            return self.end(true, ServiceState::Stopped, why, out);
-        }
-        if let Kind::Every(period) = self.policy.kind {
-            return self.sleep(now, period, ServiceState::Failed, &why, out);
-        }
-        if self.policy.restart == Restart::Never {
-            return self.end(false, ServiceState::Failed, why, out);
-        }
-        report(out, ServiceState::Failed, 0, why.clone());
-        self.back_off(now, false, &why, out);
-    }
-
     fn ready(&mut self, now: Duration, out: &mut Vec<Action>) {
         if self.policy.kind == Kind::Oneshot {
             return;
@@ -420,144 +273,6 @@ impl Life {
             };
             report(out, ServiceState::Ready, pid, String::new());
         }
-    }
-
-    fn exited(&mut self, now: Duration, end: End, out: &mut Vec<Action>) {
-        let (pid, ready_since) = match self.state {
-            State::Starting { pid, .. } => (pid, None),
-            State::Running {
-                pid, ready_since, ..
-            }
-            | State::Stopping {
-                pid, ready_since, ..
-            } => (pid, ready_since),
-            _ => return,
-        };
-        let was_ready = ready_since.is_some() || self.policy.kind == Kind::Oneshot;
-        report(out, ServiceState::Exited, pid, end.to_string());
-        if self.stop || self.last {
-            return self.end(true, ServiceState::Stopped, end.to_string(), out);
-        }
-        let good = end.good() && !self.timed_out && !self.sick;
-        if let Some(why) = self.given_up.take() {
-            return self.end(false, ServiceState::Failed, why, out);
-        }
-        if let Kind::Every(period) = self.policy.kind {
-            let state = if good {
-                ServiceState::Waiting
-            } else {
-                ServiceState::Failed
-            };
-            return self.sleep(now, period, state, &end.to_string(), out);
-        }
-        let again = match self.policy.restart {
-            Restart::Always => self.policy.kind == Kind::Daemon || !good,
-            Restart::OnFailure => !good,
-            Restart::Never => false,
-        };
-        if again {
-            let healthy =
-                ready_since.is_some_and(|since| now.saturating_sub(since) >= HEALTHY_AFTER);
-            self.back_off(now, healthy, &end.to_string(), out);
-        } else if self.timed_out {
-            // Said when the time was up; `restart` keeps it down.
-            self.state = State::Ended { well: false };
-        } else if good && was_ready {
-            self.end(true, ServiceState::Stopped, "done".into(), out);
-        } else if good {
-            self.end(
-                false,
-                ServiceState::Failed,
-                format!("ended before it was ready ({end})"),
-                out,
-            );
-        } else {
-            self.end(
-                false,
-                ServiceState::Failed,
-                format!("{end}; restart = \"never\""),
-                out,
-            );
-        }
-    }
-
-    fn end(&mut self, well: bool, state: ServiceState, detail: String, out: &mut Vec<Action>) {
-        self.state = State::Ended { well };
-        report(out, state, 0, detail);
-    }
-
-    fn back_off(&mut self, now: Duration, healthy: bool, last: &str, out: &mut Vec<Action>) {
-        self.unhealthy = if healthy {
-            0
-        } else {
-            self.unhealthy.saturating_add(1)
-        };
-        if let Some(limit) = self.policy.start_limit
-            && self.unhealthy >= limit.starts
-        {
-            return self.limit_reached(limit, last, out);
-        }
-        let pause = pause(self.unhealthy);
-        self.state = State::Backoff {
-            until: now.saturating_add(pause),
-        };
-        let milliseconds = pause.as_millis();
-        if self.unhealthy == CRASH_LOOP {
-            let detail = format!(
-                "crash loop: ended {CRASH_LOOP} times in a row without {} s of health, last: {last}; \
-                 it is tried again every {} s",
-                HEALTHY_AFTER.as_secs(),
-                BACKOFF_CAP.as_secs()
-            );
-            report(out, ServiceState::Failed, 0, detail);
-        } else {
-            report(
-                out,
-                ServiceState::Backoff,
-                0,
-                format!("starts again in {milliseconds} ms"),
-            );
-        }
-    }
-
-    fn limit_reached(&mut self, limit: StartLimit, last: &str, out: &mut Vec<Action>) {
-        let what = match limit.then {
-            Then::GiveUp => "it is given up",
-            Then::Reboot => "the machine reboots",
-        };
-        let why = format!(
-            "start limit: ended {} times in a row without {} s of health, last: {last}; {what}",
-            limit.starts,
-            HEALTHY_AFTER.as_secs()
-        );
-        self.end(false, ServiceState::Failed, why.clone(), out);
-        if limit.then == Then::Reboot {
-            out.push(Action::Reboot(why));
-        }
-    }
-
-    /// A timer's run is over, in whatever way: the next one comes when it is its time.
-    fn sleep(
-        &mut self,
-        now: Duration,
-        period_ms: u64,
-        state: ServiceState,
-        last: &str,
-        out: &mut Vec<Action>,
-    ) {
-        // Not at once, however long the last run took.
-        let until = self
-            .started
-            .saturating_add(Duration::from_millis(period_ms))
-            .max(now.saturating_add(BACKOFF_FIRST));
-        self.state = State::Sleeping { until };
-        let seconds = until.saturating_sub(now).as_secs();
-        report(
-            out,
-            state,
-            0,
-            format!("{last}; the next run comes in {seconds} s"),
-        );
     }
 
     /// Restarts it, as often as the policy allows.
@@ -684,14 +399,6 @@ impl Life {
 
 fn report(out: &mut Vec<Action>, state: ServiceState, pid: i32, detail: String) {
     out.push(Action::Report { state, pid, detail });
-}
-
-/// Pause after so many unhealthy ends in a row.
-pub(crate) fn pause(unhealthy: u32) -> Duration {
-    if unhealthy >= CRASH_LOOP {
-        return BACKOFF_CAP;
-    }
-    (BACKOFF_FIRST * 2_u32.pow(unhealthy.saturating_sub(1))).min(BACKOFF_CAP)
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! Kinds, start limits and health as tables, like those of [`super::tests`].
 
+use slipform_init::contract::machine::Restart;
+use slipform_init::contract::service::StartLimit;
+
 use super::tests::say;
 use super::*;
+use crate::supervise::escalate::Patience;
 
 fn life(policy: Policy) -> Life {
     Life::new(policy)

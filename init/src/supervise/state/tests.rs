@@ -1,5 +1,7 @@
 //! The life of a service as tables: time, input, what must follow.
 
+use slipform_init::contract::machine::Restart;
+
 use super::*;
 
 const GRACE: Duration = Duration::from_secs(3);
