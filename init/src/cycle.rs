@@ -245,6 +245,9 @@ impl Cycle {
                     if request.action == crate::sys::power::Action::Halt {
                         self.watchdog.disarm();
                     }
+                    // Whoever speaks TLS for init says goodbye, and has the time of the
+                    // processes that no service owns.
+                    (self.shipper, self.metrics) = (None, None);
                     down::finish(request, stopped, &mut self.report);
                 }
             }

@@ -302,6 +302,8 @@ pub(crate) fn serve(arguments: &[String]) -> Option<i32> {
         return None;
     }
     process::shun_debuggers();
+    // It ends when init lets go of it, after its goodbye (close_notify).
+    process::pass_over_term();
     let (Some(tcp), Some(inside)) = (process::inherited(3), process::inherited(4)) else {
         return None;
     };

@@ -462,6 +462,14 @@ pub(crate) fn shun_debuggers() {
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
 }
 
+/// From now on a polite SIGTERM is passed over: who asks everybody to end gives this process
+/// time for its last words, and ends it by SIGKILL if it takes too long.
+#[cfg(feature = "tls")]
+pub(crate) fn pass_over_term() {
+    // SAFETY: no handler is set, the signal is ignored.
+    unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+}
+
 /// Sends `signal` to the process group that `pid` leads; to `pid` alone if it has none yet.
 ///
 /// # Errors

@@ -91,7 +91,7 @@ fn logs_and_metrics_leave_the_machine() {
 
     let folder = tempfile::tempdir().expect("a folder");
     let [behind] = free_ports::<1>();
-    Terminator::listen(https, "server.pem", Some(behind));
+    let terminator = Terminator::listen(https, "server.pem", Some(behind));
     let command = tools.command("rsyslogd").expect("rsyslog");
     let modules = tools.root().join("usr/lib/x86_64-linux-gnu/rsyslog");
     let mut scene = Scene {
@@ -117,6 +117,11 @@ fn logs_and_metrics_leave_the_machine() {
     a_flood_hurts_nobody(&mut scene, &before);
     let scene = goodbye_is_heard(scene);
     drop(scene);
+    // The child that speaks TLS has had a moment for its own goodbye.
+    let ends = within(Duration::from_secs(20), "the end of TLS", || {
+        Some(terminator.ends()).filter(|ends| !ends.is_empty())
+    });
+    assert!(ends.iter().all(|polite| *polite), "{ends:?}");
 }
 
 fn texts<'a>(records: &'a [Value], service: &str) -> Vec<&'a str> {

@@ -19,7 +19,11 @@ pub(crate) fn file(name: &str) -> PathBuf {
 
 /// Ends TLS.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Terminator(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Terminator {
+    seen: Arc<Mutex<Vec<u8>>>,
+    /// By connection that ended: with a goodbye (close_notify)?
+    ends: Arc<Mutex<Vec<bool>>>,
+}
 
 impl Terminator {
     /// Listens from now on. What comes out of TLS goes on to `to`, if it is given, and what
@@ -51,10 +55,15 @@ impl Terminator {
     fn serve(&self, mut session: StreamOwned<ServerConnection, TcpStream>, to: Option<u16>) {
         let mut onward = to.map(|to| TcpStream::connect(("127.0.0.1", to)).expect("a server"));
         let mut buffer = [0; 64 * 1024];
-        while let Ok(count) = session.read(&mut buffer)
-            && count > 0
-        {
-            let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let count = match session.read(&mut buffer) {
+                Ok(count @ 1..) => count,
+                end => {
+                    let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+                    return ends.push(end.is_ok());
+                }
+            };
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             seen.extend_from_slice(&buffer[..count]);
             drop(seen);
             let Some(onward) = &mut onward else { continue };
@@ -73,7 +82,15 @@ impl Terminator {
 
     /// All that came out of TLS.
     pub(crate) fn seen(&self) -> Vec<u8> {
-        self.0
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Of the connections that ended: which did with a goodbye.
+    pub(crate) fn ends(&self) -> Vec<bool> {
+        self.ends
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
