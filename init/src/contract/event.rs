@@ -249,6 +249,9 @@ pub enum Event {
         address: String,
         /// For people.
         detail: String,
+        /// It is a warning: the machine goes on with less than it should have.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        bad: bool,
     },
     /// The clock was adjusted: each step, and the first time that it was found right.
     Clock {

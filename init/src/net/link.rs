@@ -74,6 +74,15 @@ impl Link {
         read(&self.folder, "bonding/slaves").is_some_and(|members| !members.is_empty())
     }
 
+    /// A bond's members.
+    pub(crate) fn members(&self) -> Vec<Link> {
+        let names = read(&self.folder, "bonding/slaves").unwrap_or_default();
+        let sysfs = self.folder.parent();
+        let links = names.split_ascii_whitespace();
+        let links = links.filter_map(|name| Link::named(sysfs?, name));
+        links.take(LINKS_MAX).collect()
+    }
+
     /// It has not been taken away, nor replaced by another of the same name.
     pub(crate) fn exists(&self) -> bool {
         read(&self.folder, "ifindex").is_some_and(|index| index == self.index.to_string())

@@ -47,6 +47,7 @@ pub(crate) fn line(event: &Event) -> Option<String> {
             interface,
             address,
             detail,
+            ..
         } => join(&["network:", interface, address, detail]),
         Event::Clock {
             server,

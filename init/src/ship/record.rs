@@ -182,7 +182,9 @@ pub(crate) fn severity(event: &Event) -> Severity {
             ServiceState::Backoff => Severity::Warning,
             _ => Severity::Info,
         },
-        Event::LogLoss { .. } | Event::Sink { up: false, .. } => Severity::Warning,
+        Event::LogLoss { .. }
+        | Event::Sink { up: false, .. }
+        | Event::Network { bad: true, .. } => Severity::Warning,
         Event::Shutdown { .. } => Severity::Notice,
         _ => Severity::Info,
     }

@@ -75,6 +75,16 @@ fn a_bond_outlives_a_cable() {
     called_by(&calls, "eth0");
     machine.set_link(false);
     called_by(&calls, "eth1");
+    let one = "1 of 2 members have a link: eth1";
+    let told = |text: &'static str, warns: bool| move |event: &Event| matches!(event, Event::Network { interface, detail, bad, .. } if interface == "bond0" && detail == text && *bad == warns);
+    assert!(
+        machine.was_or_until(told(one, true)),
+        "{:#?}",
+        machine.records
+    );
+    machine.set_link(true);
+    let all = told("all 2 members have a link", false);
+    assert!(machine.until(all), "{:#?}", machine.records);
     machine.send(r#"{"command":"power-off"}"#);
     assert!(
         machine.until(|event| matches!(event, Event::End { clean: true })),

@@ -7,6 +7,7 @@ use super::client::{Action, Client, Destination, Input};
 use super::{PER_TURN, arp, ip, packet};
 use crate::net::dhcp6::Dhcp6;
 use crate::net::kernel::KernelError;
+use crate::net::made::Members;
 use crate::sys::net;
 use crate::sys::packet::Packets;
 use crate::turn::Turn;
@@ -15,6 +16,8 @@ use crate::turn::Turn;
 #[derive(Debug)]
 pub(super) struct Active {
     pub(super) interface: Interface,
+    /// Of a bond.
+    pub(super) members: Option<Members>,
     pub(super) carrier: bool,
     /// It asks for a lease.
     pub(super) asks: bool,
@@ -33,6 +36,12 @@ impl Active {
     pub(super) fn look(&mut self, turn: &mut Turn<'_>) {
         let changes = self.six.look(turn.now);
         self.interface.apply(changes, turn);
+        self.interface.check_own(turn);
+        let link = &self.interface.link;
+        let told = self.members.as_mut().and_then(|all| all.look(link));
+        if let Some((text, bad)) = told {
+            self.interface.say(self.client.lease(), text, bad, turn);
+        }
         let carrier = self.interface.link.has_carrier();
         if carrier == std::mem::replace(&mut self.carrier, carrier) {
             return;
@@ -43,7 +52,7 @@ impl Active {
             }
         } else {
             self.interface
-                .tell(self.client.lease(), "link is down".into(), turn);
+                .say(self.client.lease(), "link is down".into(), true, turn);
             self.step(Input::LinkDown, turn);
             self.six.link_down();
         }

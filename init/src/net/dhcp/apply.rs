@@ -1,12 +1,12 @@
 //! A lease on an interface: address, routes, MTU and the file of name servers.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use slipform_init::contract::event::{Event, Phase};
 use slipform_init::contract::machine;
 
 use super::lease::Lease;
-use crate::net::dhcp6::Change;
+use crate::net::dhcp6::{Change, dad};
 use crate::net::kernel::{Kernel, KernelError};
 use crate::net::link::Link;
 use crate::net::resolv;
@@ -20,6 +20,8 @@ pub(super) struct Interface {
     kernel: Kernel,
     /// Of its routes: 0 for the first interface.
     metric: u32,
+    /// The image's own IPv6 addresses that somebody on the link may have, and how long.
+    unsure: Vec<(Ipv6Addr, u8)>,
 }
 
 impl Interface {
@@ -35,6 +37,7 @@ impl Interface {
             link,
             kernel,
             metric,
+            unsure: Vec::new(),
         })
     }
 
@@ -58,7 +61,10 @@ impl Interface {
                 lifetime: None,
             };
             let what = format!("add {}/{} to", own.address, own.prefix);
-            self.run(&what, Request::set_address(&address), &[], turn);
+            let added = self.run(&what, Request::set_address(&address), &[], turn);
+            if let (true, IpAddr::V6(address)) = (added, own.address) {
+                self.unsure.push((address, own.prefix));
+            }
         }
         for own in &fixed.routes {
             let route = Route {
@@ -80,7 +86,30 @@ impl Interface {
             interface: self.link.name.clone(),
             address: addresses.collect::<Vec<_>>().join(", "),
             detail: "as the image says".to_owned(),
+            bad: false,
         });
+    }
+
+    /// Looks what the kernel has found out about the image's own addresses. One that is taken
+    /// stays as the kernel marked it, unused: another there is not.
+    pub(super) fn check_own(&mut self, turn: &mut Turn<'_>) {
+        if !self.unsure.is_empty() {
+            let list = std::fs::read_to_string(dad::FILE).unwrap_or_default();
+            self.check_own_in(&list, turn);
+        }
+    }
+
+    fn check_own_in(&mut self, list: &str, turn: &mut Turn<'_>) {
+        for (address, prefix) in std::mem::take(&mut self.unsure) {
+            match dad::state(list, self.link.index, address) {
+                dad::State::Tentative => self.unsure.push((address, prefix)),
+                dad::State::Unique => {}
+                dad::State::Taken => {
+                    let text = format!("{address}/{prefix} is not used: somebody else has it");
+                    self.say(None, text, true, turn);
+                }
+            }
+        }
     }
 
     /// Puts addresses of DHCPv6 on, and takes them off.
@@ -124,6 +153,7 @@ impl Interface {
                     interface: self.link.name.clone(),
                     address,
                     detail,
+                    bad: lost.is_some(),
                 });
             }
         }
@@ -182,6 +212,17 @@ impl Interface {
 
     /// Reports news of the interface.
     pub(super) fn tell(&self, lease: Option<&Lease>, detail: String, turn: &mut Turn<'_>) {
+        self.say(lease, detail, false, turn);
+    }
+
+    /// The same; `bad` makes it a warning.
+    pub(super) fn say(
+        &self,
+        lease: Option<&Lease>,
+        detail: String,
+        bad: bool,
+        turn: &mut Turn<'_>,
+    ) {
         let (interface, address) = (
             self.link.name.clone(),
             lease.map(Lease::text).unwrap_or_default(),
@@ -190,6 +231,7 @@ impl Interface {
             interface,
             address,
             detail,
+            bad,
         });
     }
 
@@ -214,13 +256,14 @@ impl Interface {
         );
     }
 
-    fn run(&mut self, what: &str, request: Request, fine: &[i32], turn: &mut Turn<'_>) {
-        if let Err(error) = self
-            .kernel
-            .run(&format!("{what} {}", self.link.name), request, fine)
-        {
-            tell_kernel(&error, turn);
+    /// True if the kernel did it.
+    fn run(&mut self, what: &str, request: Request, fine: &[i32], turn: &mut Turn<'_>) -> bool {
+        let what = format!("{what} {}", self.link.name);
+        let done = self.kernel.run(&what, request, fine);
+        if let Err(error) = &done {
+            tell_kernel(error, turn);
         }
+        done.is_ok()
     }
 
     fn address(&self, lease: &Lease) -> Address {
@@ -319,10 +362,57 @@ pub(super) fn tell_kernel(error: &KernelError, turn: &mut Turn<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::super::lease;
     use super::*;
+    use crate::turn::Report;
+
+    #[derive(Default)]
+    struct Told(Vec<String>);
+
+    impl Report for Told {
+        fn event(&mut self, event: Event) {
+            if let Event::Network {
+                detail, bad: true, ..
+            } = event
+            {
+                self.0.push(detail);
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_of_the_image_that_somebody_has_is_a_warning_once() {
+        let sysfs = tempfile::tempdir().expect("folder");
+        let folder = sysfs.path().join("eth0");
+        std::fs::create_dir(&folder).expect("folder");
+        for (file, text) in [("type", "1"), ("ifindex", "2"), ("address", "2:0:0:0:0:1")] {
+            std::fs::write(folder.join(file), text).expect("file");
+        }
+        let address = |last| Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, last);
+        let mut interface = Interface {
+            link: Link::named(sysfs.path(), "eth0").expect("a link"),
+            kernel: Kernel::open().expect("rtnetlink"),
+            metric: 0,
+            unsure: vec![(address(1), 64), (address(2), 64)],
+        };
+        let mut told = Told::default();
+        let mut look = |flags: [&str; 2]| {
+            let line = |last: u16, flags| {
+                format!("fd00000900000000000000000000000{last} 02 40 00 {flags} eth0\n")
+            };
+            let list = line(1, flags[0]) + &line(2, flags[1]);
+            let mut turn = Turn {
+                now: std::time::Duration::ZERO,
+                report: &mut told,
+            };
+            interface.check_own_in(&list, &mut turn);
+            told.0.clone()
+        };
+        assert!(look(["40", "40"]).is_empty(), "the kernel is still asking");
+        let taken = ["fd00:9::2/64 is not used: somebody else has it"];
+        assert_eq!(look(["80", "c8"]), taken);
+        assert_eq!(look(["80", "c8"]), taken, "once");
+    }
 
     #[test]
     fn gateways_outside_the_network_get_a_route_of_their_own() {

@@ -27,7 +27,7 @@ use slipform_init::contract::machine;
 use super::dhcp6::Dhcp6;
 use super::kernel::KernelError;
 use super::link::{self, Link};
-use super::made;
+use super::made::{self, Members};
 use super::ra::{self, Names};
 use super::resolv::{self, Server};
 use crate::sys::net;
@@ -164,6 +164,7 @@ impl Dhcp {
             interface,
             address,
             detail,
+            bad: true,
         });
     }
 
@@ -210,6 +211,7 @@ impl Dhcp {
                     interface.fix(fixed, turn);
                 }
                 self.active.push(Active {
+                    members: fixed.and_then(|fixed| Some(Members::of(fixed.bond.as_ref()?))),
                     interface,
                     carrier: false,
                     asks: fixed.is_none_or(|fixed| fixed.dhcp),

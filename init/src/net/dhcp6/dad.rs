@@ -4,14 +4,14 @@
 use std::net::Ipv6Addr;
 
 /// Where the kernel lists them.
-pub(super) const FILE: &str = "/proc/net/if_inet6";
+pub(in crate::net) const FILE: &str = "/proc/net/if_inet6";
 /// `IFA_F_DADFAILED` and `IFA_F_TENTATIVE` of linux/if_addr.h.
 const FAILED: u8 = 0x08;
 const TENTATIVE: u8 = 0x40;
 
 /// An address that was put on an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(in crate::net) enum State {
     /// Nobody has said anything yet.
     Tentative,
     /// It is ours alone.
@@ -21,7 +21,7 @@ pub(super) enum State {
 }
 
 /// The state of `address` on the interface `index`.
-pub(super) fn state(list: &str, index: u32, address: Ipv6Addr) -> State {
+pub(in crate::net) fn state(list: &str, index: u32, address: Ipv6Addr) -> State {
     let flags = list.lines().find_map(|line| {
         let mut words = line.split_ascii_whitespace();
         let listed = u128::from_str_radix(words.next()?, 16).ok()?;

@@ -1,7 +1,7 @@
 //! DHCPv6 on an interface: the socket around the pure [`client::Client`].
 
 mod client;
-mod dad;
+pub(super) mod dad;
 mod packet;
 
 use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
