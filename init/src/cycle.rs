@@ -9,6 +9,7 @@ use slipform_init::contract::event::{Command, Event, Phase};
 use slipform_init::contract::machine::{Interface, METADATA_TIMEOUT_MS, Machine, Service};
 
 use crate::early::Booted;
+use crate::early::coldplug::Coldplug;
 use crate::early::modules::Late;
 use crate::inside::Inside;
 use crate::layers::LayerReader;
@@ -81,6 +82,7 @@ pub(crate) struct Cycle {
     signals: SignalPart,
     buttons: Buttons,
     late: Late,
+    coldplug: Option<Coldplug>,
     dhcp: Dhcp,
     time: Time,
     /// The machine got its name by metadata or a lease.
@@ -115,6 +117,7 @@ impl Cycle {
             watchdog,
             past,
             late,
+            coldplug,
         } = booted;
         if report.settle_channel() {
             kmsg.follow(report.spool());
@@ -166,6 +169,7 @@ impl Cycle {
             },
             buttons: Buttons::open(),
             late,
+            coldplug,
             dhcp,
             time,
             named: false,
@@ -325,11 +329,12 @@ impl Cycle {
         })
     }
 
-    fn parts(&mut self) -> ([&mut dyn Watched; 12], &mut Reporter) {
-        let parts: [&mut dyn Watched; 12] = [
+    fn parts(&mut self) -> ([&mut dyn Watched; 13], &mut Reporter) {
+        let parts: [&mut dyn Watched; 13] = [
             &mut self.signals,
             &mut self.kmsg,
             &mut self.buttons,
+            &mut self.coldplug,
             &mut self.dhcp,
             &mut self.time,
             &mut self.metadata,

@@ -2,3 +2,5 @@
 //! and what init reports to the harness ([`contract::event`]). No syscalls here.
 
 pub mod contract;
+#[cfg(test)]
+mod fuzz;

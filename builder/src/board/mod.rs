@@ -31,6 +31,10 @@ pub const SHIPPED: &[(&str, &str)] = &[
         include_str!("../../../boards/gcp-x86_64.toml"),
     ),
     (
+        "generic-x86_64",
+        include_str!("../../../boards/generic-x86_64.toml"),
+    ),
+    (
         "qemu-aarch64",
         include_str!("../../../boards/qemu-aarch64.toml"),
     ),
@@ -68,6 +72,8 @@ pub struct Board {
     pub modules: Vec<String>,
     /// Those that init loads beside the start of the services.
     pub late_modules: Vec<String>,
+    /// Modules, and folders of the kernel's tree, whose drivers are loaded for the devices that there are.
+    pub coldplug: Vec<String>,
     /// Words of the kernel's command line.
     pub cmdline: Vec<String>,
     /// Bytes of the EFI system partition.
@@ -99,6 +105,9 @@ pub struct RawBoard {
     /// Kernel modules that no service waits for: init loads them beside the start of the services, and is ready behind them.
     #[serde(default)]
     pub late_modules: Vec<String>,
+    /// Drivers that go along and are loaded only where their device is, or comes later: kernel modules, and folders of the kernel's tree such as `drivers/ata`.
+    #[serde(default)]
+    pub coldplug: Vec<String>,
     /// Words of the kernel's command line.
     #[serde(default)]
     pub cmdline: Vec<String>,
@@ -111,7 +120,7 @@ pub struct RawBoard {
     /// Where a machine learns who it is, tried in this order: `fw-cfg`, `smbios`, `nocloud`, `ec2`, `gce`, `azure`, `openstack`. A cloud is only asked where the firmware says that the machine runs there. Default: nowhere.
     #[serde(default)]
     pub metadata: Vec<String>,
-    /// How QEMU plays this board: `machine`, `cpu`, `processors`, `memory-mib`, `disk` (`virtio-blk`, `virtio-scsi`, `nvme`, `ahci`, `pvscsi`, `usb-storage`, `cdrom`), `network` (`virtio-net`, which is the default, `vmxnet3`, `e1000e`).
+    /// How QEMU plays this board: `machine`, `cpu`, `processors`, `memory-mib`, `disk` (`virtio-blk`, `virtio-scsi`, `nvme`, `ahci`, `pvscsi`, `megasas`, `usb-storage`, `cdrom`), `network` (`virtio-net`, which is the default, `vmxnet3`, `e1000e`, `igb`).
     #[schemars(with = "BTreeMap<String, serde_json::Value>")]
     pub emulation: Emulation,
 }
@@ -255,6 +264,7 @@ impl Board {
             stub_path: raw.stub.path,
             modules: raw.modules,
             late_modules: raw.late_modules,
+            coldplug: raw.coldplug,
             cmdline: raw.cmdline,
             esp_size,
             disk_multiple,

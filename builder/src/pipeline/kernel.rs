@@ -1,10 +1,12 @@
 //! The kernel package and the boot stub become what a board's images share:
 //! the kernel, the stub, and the constant part of the initrd (init and modules).
 
+use std::collections::HashMap;
 use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 use slipform_init::contract::machine::{MODULES_DIR, MODULES_LATE, MODULES_LIST};
+use slipform_init::contract::modalias::{ALIASES, COLDPLUG_DIR, NEEDS};
 
 use super::{PipelineError, Settings, blob, output, packages, value};
 use crate::base::Digest;
@@ -14,7 +16,8 @@ use crate::layers::{Content, Entry, Kind, content};
 use crate::lock::{LockFile, LockedBoard};
 use crate::spec::Image;
 use crate::store::{Output, Outputs, Step};
-use crate::uki::modules::{Kernel, Module, Wanted};
+use crate::uki::coldplug::{Carried, Plugs};
+use crate::uki::modules::{Kernel, Module, ModuleError, Wanted};
 
 /// No part of a kernel package that is read into memory is larger.
 const LARGEST: u64 = 64 << 20;
@@ -47,7 +50,7 @@ pub(super) fn parts(
         .cloned()
         .collect();
     let step = Step::new(
-        "boot parts 2",
+        "boot parts 3",
         format!("{} of {}", board.name, image.dir.display()),
     )
     .input("kernel package", locked.kernel.sha256)
@@ -55,6 +58,7 @@ pub(super) fn parts(
     .value("stub path", &board.stub_path)
     .value("modules", modules.join(" "))
     .value("late modules", board.late_modules.join(" "))
+    .value("coldplug", board.coldplug.join(" "))
     .input("init", lock.init.sha256);
     let sound = |outputs: &Outputs| boot_parts(outputs).map(drop);
     let outputs = settings.shared_step(&step, &sound, || {
@@ -105,8 +109,8 @@ fn make(
         early: modules,
         late: &board.late_modules,
     };
-    let chosen = choose(&package, board, &release, wanted)?;
-    let initrd = initrd(&chosen, init)?;
+    let (chosen, carried) = choose(&package, board, &release, wanted)?;
+    let initrd = initrd(&chosen, &carried, init)?;
     let store = &settings.store;
     Ok(Outputs::from([
         ("release".to_owned(), output(&release)?),
@@ -121,13 +125,13 @@ fn make(
     ]))
 }
 
-/// The wanted modules of the package, in the order of loading.
+/// The wanted modules of the package, in the order of loading, and those for devices.
 fn choose(
     package: &Package<'_>,
     board: &Board,
     release: &str,
     wanted: Wanted<'_>,
-) -> Result<Vec<Module>, PipelineError> {
+) -> Result<(Vec<Module>, Carried), PipelineError> {
     let mut builtin = Vec::new();
     for root in ["/usr/lib/modules", "/lib/modules"] {
         if let Some(bytes) = package.read(&format!("{root}/{release}/modules.builtin"))? {
@@ -139,20 +143,41 @@ fn choose(
         .map(|(path, _)| path)
         .filter(|path| path.contains("/modules/"));
     let kernel = Kernel::new(release, paths, &String::from_utf8_lossy(&builtin));
-    let mut read = |path: &str| {
-        let bytes = package.read(path).map_err(|e| e.to_string())?;
-        unpack_module(path, &bytes.unwrap_or_default())
+    let files: HashMap<&str, &Content> = package.files().collect();
+    let mut read = |path: &str| match files.get(path) {
+        Some(content) => package.bytes(content).map_err(|error| error.to_string()),
+        None => Ok(Vec::new()),
     };
-    kernel
-        .select(wanted, &mut read)
-        .map_err(|error| PipelineError::Module {
-            board: board.name.clone(),
-            error,
-        })
+    let failed = |error: ModuleError| PipelineError::Module {
+        board: board.name.clone(),
+        error,
+    };
+    let unpacked = &mut |path: &str| read(path).and_then(|bytes| unpack_module(path, bytes));
+    let chosen = kernel.select(wanted, unpacked).map_err(failed)?;
+    if board.coldplug.is_empty() {
+        return Ok((chosen, Carried::default()));
+    }
+    let config = package.read(&format!("/boot/config-{release}"))?;
+    let early = chosen.iter().filter(|module| !module.late);
+    let plugs = Plugs {
+        wanted: &board.coldplug,
+        loaded: &early.map(|module| module.name.as_str()).collect(),
+        packed: unpacks(&config.unwrap_or_default()),
+        unpack: unpack_module,
+    };
+    let carried = kernel.coldplug(plugs, &mut read).map_err(failed)?;
+    Ok((chosen, carried))
+}
+
+/// Whether a kernel of this configuration unpacks the modules of its package by itself.
+fn unpacks(config: &[u8]) -> bool {
+    let mut lines = config.split(|byte| *byte == b'\n');
+    lines.any(|line| line == b"CONFIG_MODULE_DECOMPRESS=y")
 }
 
 /// A module's ELF bytes, bounded.
-fn unpack_module(path: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
+fn unpack_module(path: &str, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+    let bytes = bytes.as_slice();
     let mut elf = Vec::new();
     let mut reader: Box<dyn Read> = match path.rsplit('.').next() {
         Some("xz") => Box::new(lzma_rust2::XzReader::new(bytes, true)),
@@ -171,8 +196,9 @@ fn unpack_module(path: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
 }
 
 /// The constant part of the initrd: uncompressed, so that no compressor's
-/// version enters an identity and no time is lost unpacking it.
-fn initrd(modules: &[Module], init: &[u8]) -> Result<Vec<u8>, PipelineError> {
+/// version enters an identity and no time is lost unpacking it. What is carried for devices
+/// stays as the package has it: most of it is never unpacked.
+fn initrd(modules: &[Module], carried: &Carried, init: &[u8]) -> Result<Vec<u8>, PipelineError> {
     let mut archive = Initrd::new(Vec::new());
     archive.file("/init", 0o755, init)?;
     // Where init mounts the kernel's file systems and the new root.
@@ -194,6 +220,16 @@ fn initrd(modules: &[Module], init: &[u8]) -> Result<Vec<u8>, PipelineError> {
     }
     archive.file(MODULES_LIST, 0o644, list.as_bytes())?;
     archive.file(MODULES_LATE, 0o644, late.as_bytes())?;
+    if !carried.files.is_empty() {
+        archive.folder(COLDPLUG_DIR, 0o755)?;
+        let tables = [(ALIASES, &carried.aliases), (NEEDS, &carried.needs)];
+        let tables = tables.map(|(name, text)| (name, text.as_bytes()));
+        let files = carried.files.iter();
+        let files = files.map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
+        for (name, bytes) in files.chain(tables) {
+            archive.file(&format!("{COLDPLUG_DIR}/{name}"), 0o644, bytes)?;
+        }
+    }
     Ok(archive.finish()?)
 }
 

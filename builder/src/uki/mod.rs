@@ -5,6 +5,8 @@
 //! some cloud firmware refuses images with many.
 
 mod assemble;
+pub mod coldplug;
+mod modinfo;
 pub mod modules;
 pub mod pe;
 mod section;

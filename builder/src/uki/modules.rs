@@ -5,8 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// No kernel module is larger, in bytes.
-const LARGEST: usize = 64 << 20;
+use super::modinfo::{self, underscored};
 
 /// What can be wrong with the modules.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -23,6 +22,21 @@ pub enum ModuleError {
         /// The nearest right name, or where to look.
         remedy: String,
     },
+    /// The kernel's tree has no such folder.
+    #[error(
+        "the kernel {kernel} has no module that drives a device in '{folder}'; write a folder of its tree, such as 'drivers/ata'"
+    )]
+    Folder {
+        /// The kernel's release.
+        kernel: String,
+        /// The folder.
+        folder: String,
+    },
+    /// A module that no device asks for.
+    #[error(
+        "the kernel module '{0}' drives no device by itself; name it in `modules` instead of `coldplug`"
+    )]
+    NoDevice(String),
     /// A file that is no module.
     #[error("the kernel module '{name}' cannot be read: {why}")]
     Bad {
@@ -96,7 +110,7 @@ impl Kernel {
         for (names, late) in [(wanted.early, false), (wanted.late, true)] {
             let behind = chosen.len();
             for name in names {
-                self.visit(&name.replace('-', "_"), None, read, &mut seen, &mut chosen)?;
+                self.visit(&underscored(name), None, read, &mut seen, &mut chosen)?;
             }
             chosen[behind..]
                 .iter_mut()
@@ -125,7 +139,7 @@ impl Kernel {
             why,
         };
         let bytes = read(path).map_err(bad)?;
-        let needs = depends(&bytes).map_err(bad)?;
+        let needs = modinfo::read(&bytes).map_err(bad)?.depends;
         for need in &needs {
             self.visit(need, Some(name), read, seen, chosen)?;
         }
@@ -137,7 +151,7 @@ impl Kernel {
         Ok(())
     }
 
-    fn unknown(&self, name: &str, needed_by: Option<&str>) -> ModuleError {
+    pub(super) fn unknown(&self, name: &str, needed_by: Option<&str>) -> ModuleError {
         let all = self.modules.keys().chain(&self.builtin).map(String::as_str);
         ModuleError::Unknown {
             kernel: self.release.clone(),
@@ -156,86 +170,16 @@ impl Kernel {
 /// `kernel/drivers/md/dm-verity.ko.xz` is `dm_verity`.
 fn name_of(path: &str) -> String {
     let file = path.rsplit('/').next().unwrap_or(path);
-    file.split(".ko").next().unwrap_or(file).replace('-', "_")
-}
-
-/// The `depends=` line of a module's `.modinfo` section.
-fn depends(elf: &[u8]) -> Result<Vec<String>, String> {
-    let section = modinfo(elf).ok_or("it is no 64-bit ELF file with a .modinfo section")?;
-    let line = section
-        .split(|b| *b == 0)
-        .find_map(|entry| entry.strip_prefix(b"depends="));
-    let text =
-        std::str::from_utf8(line.unwrap_or_default()).map_err(|_| "its depends= is not UTF-8")?;
-    Ok(text
-        .split(',')
-        .filter(|n| !n.is_empty())
-        .map(|n| n.replace('-', "_"))
-        .collect())
-}
-
-/// Finds `.modinfo` in a little-endian ELF64 file (System V ABI, "Sections").
-fn modinfo(elf: &[u8]) -> Option<&[u8]> {
-    if elf.len() > LARGEST || elf.get(..6)? != b"\x7fELF\x02\x01" {
-        return None;
-    }
-    let number = |at: usize, size: usize| -> Option<usize> {
-        let mut bytes = [0; 8];
-        bytes[..size].copy_from_slice(elf.get(at..at.checked_add(size)?)?);
-        usize::try_from(u64::from_le_bytes(bytes)).ok()
-    };
-    let (table, entry, count, names) = (
-        number(40, 8)?,
-        number(58, 2)?,
-        number(60, 2)?,
-        number(62, 2)?,
-    );
-    let header = |index: usize| table.checked_add(index.checked_mul(entry)?);
-    let body = |at: usize| -> Option<&[u8]> {
-        let (offset, size) = (
-            number(at.checked_add(24)?, 8)?,
-            number(at.checked_add(32)?, 8)?,
-        );
-        elf.get(offset..offset.checked_add(size)?)
-    };
-    let names = body(header(names)?)?;
-    (0..count).find_map(|index| {
-        let at = header(index)?;
-        let name = names.get(number(at, 4)?..)?.split(|b| *b == 0).next()?;
-        (name == b".modinfo").then(|| body(at)).flatten()
-    })
+    underscored(file.split(".ko").next().unwrap_or(file))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::modinfo;
     use super::*;
 
-    /// A smallest ELF64 file with `.modinfo`.
     fn module(depends: &str) -> Vec<u8> {
-        let names = b"\0.modinfo\0.shstrtab\0";
-        let info = format!("license=GPL\0depends={depends}\0");
-        let mut elf = vec![0; 64];
-        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
-        let (names_at, info_at) = (64, 64 + names.len());
-        elf.extend_from_slice(names);
-        elf.extend_from_slice(info.as_bytes());
-        let table = elf.len();
-        elf[40..48].copy_from_slice(&(table as u64).to_le_bytes());
-        elf[58..60].copy_from_slice(&64u16.to_le_bytes());
-        elf[60..62].copy_from_slice(&3u16.to_le_bytes());
-        elf[62..64].copy_from_slice(&2u16.to_le_bytes());
-        for (name, offset, size) in [
-            (0u32, 0, 0),
-            (1, info_at, info.len()),
-            (10, names_at, names.len()),
-        ] {
-            let mut header = vec![0; 64];
-            header[..4].copy_from_slice(&name.to_le_bytes());
-            header[24..32].copy_from_slice(&(offset as u64).to_le_bytes());
-            header[32..40].copy_from_slice(&(size as u64).to_le_bytes());
-            elf.extend(header);
-        }
-        elf
+        modinfo::module(&format!("depends={depends}"))
     }
 
     fn kernel() -> (Kernel, BTreeMap<&'static str, Vec<u8>>) {
@@ -305,18 +249,5 @@ mod tests {
             "{message}"
         );
         assert!(matches!(select(&["bad"]), Err(ModuleError::Bad { .. })));
-    }
-
-    #[test]
-    fn damaged_modules_never_panic() {
-        let good = module("a,b");
-        for at in 0..good.len() {
-            for bit in 0..8 {
-                let mut bad = good.clone();
-                bad[at] ^= 1 << bit;
-                let _ = depends(&bad);
-            }
-            let _ = depends(&good[..at]);
-        }
     }
 }

@@ -3,5 +3,6 @@
 pub mod event;
 pub mod inside;
 pub mod machine;
+pub mod modalias;
 pub mod service;
 pub mod telemetry;

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use slipform_init::contract::machine::Layer;
 
+use super::coldplug::Coldplug;
 use super::gpt;
 use crate::error::BootError;
 use crate::report::Reporter;
@@ -137,8 +138,13 @@ struct Found {
     partition: Partition,
 }
 
-/// Finds the partitions of `layers`, in their order, and waits for a disk that is late.
-pub(crate) fn find(layers: &[Layer], report: &mut Reporter) -> Result<BootDisk, BootError> {
+/// Finds the partitions of `layers`, in their order, and waits for a disk that is late:
+/// maybe one whose driver is still to be loaded.
+pub(crate) fn find(
+    layers: &[Layer],
+    coldplug: &mut Option<Coldplug>,
+    report: &mut Reporter,
+) -> Result<BootDisk, BootError> {
     let guids: Vec<[u8; 16]> = layers
         .iter()
         .map(|layer| guid_of(&layer.root_hash))
@@ -148,6 +154,9 @@ pub(crate) fn find(layers: &[Layer], report: &mut Reporter) -> Result<BootDisk, 
     let mut disks: Vec<Disk> = Vec::new();
     let (mut told, mut cds) = (false, false);
     loop {
+        if let Some(coldplug) = coldplug {
+            coldplug.advance(report);
+        }
         if look(&mut disks, cds) {
             changed = clock::monotonic();
         }

@@ -8,6 +8,7 @@
 //! [`BootError`] and ends the boot.
 
 mod carried;
+pub(crate) mod coldplug;
 pub(crate) mod disk;
 pub(crate) mod gpt;
 mod kernel;
@@ -24,6 +25,7 @@ use std::path::Path;
 use slipform_init::contract::event::{Event, Phase};
 use slipform_init::contract::machine::{MACHINE_PATH, Machine};
 
+use crate::early::coldplug::Coldplug;
 use crate::early::modules::Late;
 use crate::error::BootError;
 use crate::power;
@@ -44,6 +46,8 @@ pub(crate) struct Booted {
     pub(crate) past: Past,
     /// Modules that are still to be loaded.
     pub(crate) late: Late,
+    /// Finds drivers for devices that come, on a board that has it.
+    pub(crate) coldplug: Option<Coldplug>,
 }
 
 /// Takes the machine to its own root and says what it is.
@@ -51,6 +55,7 @@ pub(crate) fn boot(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Booted, Boo
     let machine = start(kmsg, report)?;
     report.phase(Phase::Modules);
     let late = modules::load(report)?;
+    let mut coldplug = Coldplug::begin(report);
     report.find_channel();
     let health = machine.health;
     let mut watchdog = Watchdog::arm(health.watchdog_seconds, report.slowdown(), report);
@@ -61,7 +66,7 @@ pub(crate) fn boot(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Booted, Boo
     report.phase(Phase::Disk);
     let disk = match carried::find(&machine.layers, report)? {
         Some(memory) => memory,
-        None => disk::find(&machine.layers, report)?,
+        None => disk::find(&machine.layers, &mut coldplug, report)?,
     };
     report.phase(Phase::Verity);
     watchdog.feed();
@@ -72,7 +77,7 @@ pub(crate) fn boot(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Booted, Boo
     watchdog.feed();
     switch::root(&root)?;
     watchdog.feed();
-    state::bring_up(&machine, &disk.name, report)?;
+    state::bring_up(&machine, &disk.name, &mut coldplug, report)?;
     mounts::scratch(&machine.scratch, report);
     run_files::write(&machine.name, report);
     run_files::write_past(&past);
@@ -83,6 +88,7 @@ pub(crate) fn boot(kmsg: &mut Kmsg, report: &mut Reporter) -> Result<Booted, Boo
         watchdog,
         past,
         late,
+        coldplug,
     })
 }
 

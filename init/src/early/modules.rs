@@ -15,6 +15,8 @@ use crate::turn::Report;
 
 /// Thousands of modules.
 const MAX_LIST_BYTES: u64 = 64 * 1024;
+/// How the name of a module ends that is not compressed.
+const PLAIN: &str = ".ko";
 
 /// A line of the list.
 #[derive(Debug, PartialEq, Eq)]
@@ -29,11 +31,13 @@ struct Entry<'a> {
 /// device goes on. Only a list that cannot be read ends the boot.
 pub(crate) fn load(report: &mut Reporter) -> Result<Late, BootError> {
     let mut tally = Tally::default();
-    for found in entries(&list(MODULES_LIST)?).map(Held::open) {
+    let open = |entry| Held::open(Path::new(MODULES_DIR), entry);
+    let (early, late) = (list(MODULES_LIST)?, list(MODULES_LATE)?);
+    for found in entries(&early).map(open) {
         tally.load(found, report);
     }
     report.note(&format!("modules: {}", tally.tell()));
-    let waiting = entries(&list(MODULES_LATE)?).map(Held::open).collect();
+    let waiting = entries(&late).map(open).collect();
     Ok(Late { waiting, tally })
 }
 
@@ -66,16 +70,24 @@ impl Late {
 
 /// A module's open file.
 #[derive(Debug)]
-struct Held {
+pub(super) struct Held {
     name: String,
     parameters: String,
     file: File,
 }
 
 impl Held {
-    fn open(entry: Result<Entry<'_>, (&str, io::Error)>) -> Result<Self, (String, io::Error)> {
+    /// The file of a line of a list.
+    pub(super) fn in_folder(folder: &Path, line: &str) -> Result<Self, (String, io::Error)> {
+        Self::open(folder, entry(line))
+    }
+
+    fn open(
+        folder: &Path,
+        entry: Result<Entry<'_>, (&str, io::Error)>,
+    ) -> Result<Self, (String, io::Error)> {
         let entry = entry.map_err(|(name, error)| (name.to_owned(), error))?;
-        let file = File::open(Path::new(MODULES_DIR).join(entry.file))
+        let file = File::open(folder.join(entry.file))
             // Without its number: for a module, ENOENT is an unknown symbol (init_module(2)).
             .map_err(|error| (entry.file.to_owned(), io::Error::other(error.to_string())))?;
         Ok(Self {
@@ -88,15 +100,20 @@ impl Held {
 
 /// What became of them.
 #[derive(Debug, Default)]
-struct Tally {
+pub(super) struct Tally {
     loaded: usize,
     absent: Vec<String>,
 }
 
 impl Tally {
-    fn load(&mut self, found: Result<Held, (String, io::Error)>, report: &mut Reporter) {
+    /// Loads it, and reports what went wrong.
+    pub(super) fn load(
+        &mut self,
+        found: Result<Held, (String, io::Error)>,
+        report: &mut dyn Report,
+    ) {
         let result = found.and_then(|held| {
-            module::load(&held.file, &held.parameters)
+            module::load(&held.file, !held.name.ends_with(PLAIN), &held.parameters)
                 .map_err(|error| (held.name.clone(), error))?;
             Ok(held.name)
         });
@@ -129,7 +146,7 @@ impl Tally {
         None
     }
 
-    fn tell(&self) -> String {
+    pub(super) fn tell(&self) -> String {
         let without = match self.absent.is_empty() {
             true => String::new(),
             false => format!(", no device for {}", self.absent.join(", ")),
@@ -168,17 +185,19 @@ fn entries(list: &str) -> impl Iterator<Item = Result<Entry<'_>, (&str, io::Erro
     list.lines()
         .map(str::trim)
         .filter(|line| !line.is_empty())
-        .map(|line| {
-            let (file, parameters) = line.split_once(' ').unwrap_or((line, ""));
-            if file.contains('/') || file.starts_with('.') || file.contains('\0') {
-                let why = "not a plain file name";
-                return Err((file, io::Error::new(io::ErrorKind::InvalidInput, why)));
-            }
-            Ok(Entry {
-                file,
-                parameters: parameters.trim(),
-            })
-        })
+        .map(entry)
+}
+
+fn entry(line: &str) -> Result<Entry<'_>, (&str, io::Error)> {
+    let (file, parameters) = line.split_once(' ').unwrap_or((line, ""));
+    if file.contains('/') || file.starts_with('.') || file.contains('\0') {
+        let why = "not a plain file name";
+        return Err((file, io::Error::new(io::ErrorKind::InvalidInput, why)));
+    }
+    Ok(Entry {
+        file,
+        parameters: parameters.trim(),
+    })
 }
 
 #[cfg(test)]
@@ -232,10 +251,7 @@ mod tests {
         );
         assert_eq!(tally.tell(), "2 loaded, no device for bus.ko, driver.ko");
         // A file that is not there is told from a symbol that is not there.
-        let gone = Held::open(Ok(Entry {
-            file: "gone.ko",
-            parameters: "",
-        }));
+        let gone = Held::in_folder(Path::new(MODULES_DIR), "gone.ko");
         let (name, error) = gone.unwrap_err();
         assert_eq!((name.as_str(), error.raw_os_error()), ("gone.ko", None));
     }

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use slipform_init::contract::event::{Event, Phase};
+use slipform_init::contract::modalias::COLDPLUG_DIR;
 
 use crate::error::BootError;
 use crate::report::Reporter;
@@ -45,14 +46,15 @@ pub(crate) fn root(new_root: &Path) -> Result<(), BootError> {
 }
 
 /// Deletes what lies on file system `device`: the initramfs is memory. Other file
-/// systems are not entered, and what cannot be deleted (mount points) stays.
+/// systems are not entered, and what cannot be deleted (mount points) stays. The modules of
+/// devices that may come stay, too: init holds their folder open.
 fn empty(folder: &Path, device: u64) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let Ok(metadata) = fs::symlink_metadata(&path) else {
             continue;
         };
-        if metadata.dev() != device {
+        if metadata.dev() != device || path == Path::new(COLDPLUG_DIR) {
             continue;
         }
         if metadata.is_dir() {

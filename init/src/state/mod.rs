@@ -38,6 +38,7 @@ use slipform_init::contract::machine::{Machine, State, StateDisk, StatePolicy};
 pub(crate) use self::error::StateError;
 use self::ext4::Identity;
 use self::plan::{Place, Wish};
+use crate::early::coldplug::Coldplug;
 use crate::early::disk::{self, Whole};
 use crate::early::gpt::ReadAt;
 use crate::error::BootError;
@@ -95,6 +96,7 @@ impl Blocks for File {
 pub(crate) fn bring_up(
     machine: &Machine,
     boot_disk: &str,
+    coldplug: &mut Option<Coldplug>,
     report: &mut Reporter,
 ) -> Result<(), BootError> {
     let Some(state) = &machine.state else {
@@ -102,13 +104,12 @@ pub(crate) fn bring_up(
     };
     report.phase(Phase::State);
     let device = match &state.disk {
-        Some(StateDisk::Serial(serial)) => separate::device(serial, state, boot_disk, report)
-            .map_err(|error| {
-                failed(
-                    &format!("take the disk of serial number {serial:?} for the state"),
-                    error,
-                )
-            })?,
+        Some(StateDisk::Serial(serial)) => {
+            let take = || format!("take the disk of serial number {serial:?} for the state");
+            let disk = separate::wait_for(serial, boot_disk, coldplug, report);
+            disk.and_then(|disk| separate::device(disk, state, report))
+                .map_err(|error| failed(&take(), error))?
+        }
         None => partition(state, boot_disk, report)?,
     };
     mount(state, &device, report)?;

@@ -17,6 +17,7 @@ use slipform_init::contract::machine::State;
 
 use super::ext4::{self, Content};
 use super::{Blocks, Device, StateError, identity};
+use crate::early::coldplug::Coldplug;
 use crate::early::disk::{self, Whole};
 use crate::report::Reporter;
 use crate::sys::clock;
@@ -54,14 +55,12 @@ pub(crate) enum SeparateError {
     },
 }
 
-/// Finds the disk, and formats it if it is blank.
+/// Takes the disk, and formats it if it is blank.
 pub(crate) fn device(
-    serial: &str,
+    disk: Whole,
     state: &State,
-    boot_disk: &str,
     report: &mut Reporter,
 ) -> Result<Device, StateError> {
-    let disk = wait_for(serial, boot_disk, report)?;
     let bytes = disk.sectors.saturating_mul(u64::from(disk.sector_size));
     if bytes < state.size.max(ext4::MIN_BYTES) {
         return Err(StateError::Separate(SeparateError::Small {
@@ -97,7 +96,13 @@ fn take(disk: &dyn Blocks, bytes: u64, path: &Path) -> Result<bool, StateError> 
     }
 }
 
-fn wait_for(serial: &str, boot_disk: &str, report: &Reporter) -> Result<Whole, StateError> {
+/// The disk with this serial number, which may come late, or wait for its driver.
+pub(crate) fn wait_for(
+    serial: &str,
+    boot_disk: &str,
+    coldplug: &mut Option<Coldplug>,
+    report: &mut Reporter,
+) -> Result<Whole, StateError> {
     let limit = if report.has_harness() {
         HARNESS_LIMIT
     } else {
@@ -105,6 +110,9 @@ fn wait_for(serial: &str, boot_disk: &str, report: &Reporter) -> Result<Whole, S
     };
     let end = clock::monotonic() + limit;
     loop {
+        if let Some(coldplug) = coldplug {
+            coldplug.advance(report);
+        }
         let seen = serials(boot_disk);
         match pick(serial, &seen) {
             Ok(name) => return Ok(Whole::of(name)?),

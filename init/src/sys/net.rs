@@ -72,7 +72,19 @@ pub(super) fn set_option<T>(
 /// # Errors
 /// What socket(2) or bind(2) says.
 pub(crate) fn netlink(groups: u32) -> io::Result<OwnedFd> {
-    let fd = socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE)?;
+    bound_netlink(libc::NETLINK_ROUTE, groups)
+}
+
+/// A socket that hears the kernel's uevents.
+///
+/// # Errors
+/// What socket(2) or bind(2) says.
+pub(crate) fn uevents() -> io::Result<OwnedFd> {
+    bound_netlink(libc::NETLINK_KOBJECT_UEVENT, 1)
+}
+
+fn bound_netlink(protocol: libc::c_int, groups: u32) -> io::Result<OwnedFd> {
+    let fd = socket(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
     // SAFETY: all zeros is a valid sockaddr_nl.
     let mut address: libc::sockaddr_nl = unsafe { mem::zeroed() };
     address.nl_family = libc::AF_NETLINK as libc::sa_family_t;

@@ -24,7 +24,7 @@ const fn device(
 }
 
 /// Disks.
-pub const DISKS: [Device; 9] = [
+pub const DISKS: [Device; 10] = [
     device("virtio-blk", None, "virtio-blk-pci"),
     device(
         "virtio-scsi",
@@ -35,6 +35,7 @@ pub const DISKS: [Device; 9] = [
     // q35 has the controller.
     device("ahci", None, "ide-hd,bus=ide.0,serial=slipform"),
     device("pvscsi", Some("pvscsi"), "scsi-hd,serial=slipform"),
+    device("megasas", Some("megasas"), "scsi-hd,serial=slipform"),
     device(
         "usb-storage",
         Some("qemu-xhci"),
@@ -49,10 +50,11 @@ pub const DISKS: [Device; 9] = [
 ];
 
 /// Network cards.
-pub const NETWORKS: [Device; 3] = [
+pub const NETWORKS: [Device; 4] = [
     device("virtio-net", None, "virtio-net-pci"),
     device("vmxnet3", None, "vmxnet3"),
     device("e1000e", None, "e1000e"),
+    device("igb", None, "igb"),
 ];
 
 /// The one of this name.

@@ -6,6 +6,7 @@ mod boots;
 mod broken;
 mod clouds;
 mod containers;
+mod coldplug;
 mod hostile;
 mod identity;
 mod lan;
