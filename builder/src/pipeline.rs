@@ -27,6 +27,7 @@ pub mod diff;
 mod elsewhere;
 mod error;
 mod exporting;
+mod firmware;
 mod gate;
 mod harness;
 mod image;

@@ -98,6 +98,16 @@ pub struct LockedBoard {
     pub kernel: LockedPackage,
     /// Package with the EFI stub.
     pub stub: LockedPackage,
+    /// Packages with firmware and microcode, sorted by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub firmware: Vec<LockedPackage>,
+}
+
+impl LockedBoard {
+    /// All of its packages.
+    pub fn packages(&self) -> impl Iterator<Item = &LockedPackage> {
+        [&self.kernel, &self.stub].into_iter().chain(&self.firmware)
+    }
 }
 
 /// The packages of a layer, sorted by name.
@@ -373,7 +383,7 @@ impl LockFile {
     /// Every package of the lock that an archive or the user brings: boards, layers,
     /// tools. A published base brings its own ([`LockFile::base_packages`]).
     pub fn packages(&self) -> impl Iterator<Item = &LockedPackage> {
-        let boards = self.boards.iter().flat_map(|b| [&b.kernel, &b.stub]);
+        let boards = self.boards.iter().flat_map(LockedBoard::packages);
         let own = self.layers.iter().filter(|l| l.base.is_none());
         let layers = own.flat_map(|l| &l.packages);
         let tools = self.tools.iter().flat_map(|t| &t.packages);
@@ -411,7 +421,8 @@ impl LockFile {
         self.tools.sort_by(|a, b| a.name.cmp(&b.name));
         let layers = self.layers.iter_mut().map(|l| &mut l.packages);
         let tools = self.tools.iter_mut().map(|t| &mut t.packages);
-        for packages in layers.chain(tools) {
+        let firmware = self.boards.iter_mut().map(|b| &mut b.firmware);
+        for packages in layers.chain(tools).chain(firmware) {
             packages.sort_by(|a, b| a.name.cmp(&b.name));
         }
     }
@@ -573,6 +584,7 @@ why = "wished"
                 name: "qemu-x86_64".to_owned(),
                 kernel: "linux-image-cloud-amd64".to_owned(),
                 stub: "systemd-boot-efi".to_owned(),
+                firmware: Vec::new(),
             }],
             layers: vec![layer("base", &[]), layer("app", &["webfs"])],
             ..Wishes::default()

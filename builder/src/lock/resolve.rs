@@ -340,8 +340,8 @@ impl<'a> Resolver<'a> {
             .options
             .keep
             .and_then(|lock| lock.boards.iter().find(|locked| locked.name == board.name));
-        let kept = locked.map(|locked| [locked.kernel.clone(), locked.stub.clone()]);
-        let keep = self.keep(kept.as_ref().map_or(&[][..], |kept| kept), unkept);
+        let kept = locked.into_iter().flat_map(LockedBoard::packages);
+        let keep = self.keep(&kept.cloned().collect::<Vec<_>>(), unkept);
         let failed = |problem: String| {
             Halt::Failed(LockError::Unsolvable {
                 set: title.clone(),
@@ -356,6 +356,14 @@ impl<'a> Resolver<'a> {
             ))
         };
         let (stub, _) = single(&board.stub)?;
+        let firmware = board.firmware.iter().map(|text| {
+            let (package, _) = single(text)?;
+            Ok(self.locked(&Chosen {
+                package,
+                needed_by: None,
+            }))
+        });
+        let firmware = firmware.collect::<Result<_, Halt>>()?;
         let (meta, wish) = single(&board.kernel)?;
         let kernel = locked
             .filter(|locked| self.may_keep(&locked.kernel, &wish))
@@ -371,6 +379,7 @@ impl<'a> Resolver<'a> {
                 package: stub,
                 needed_by: None,
             }),
+            firmware,
         })
     }
 

@@ -230,11 +230,18 @@ impl TestArchive {
 
     fn publish_suite(&self, source: &SuiteSource, packages: &[TestPackage], at: i64) {
         let base = self.base(source);
-        let mut index = String::new();
+        // By component: what is not free stands apart, as in Debian's archives.
+        let mut indexes = [
+            ("main", String::new()),
+            ("non-free-firmware", String::new()),
+        ];
         for package in packages {
             let (deb, path) = (package.deb(), package.pool_path());
             write(&base.join(&path), &deb);
-            index.push_str(&package.control());
+            let control = package.control();
+            let apart = usize::from(control.starts_with("Package: firmware-"));
+            let index = &mut indexes[apart].1;
+            index.push_str(&control);
             let (size, digest) = (deb.len(), Digest::of(&deb).hex());
             index.push_str(&format!(
                 "Filename: {path}\nSize: {size}\nSHA256: {digest}\n\n"
@@ -242,21 +249,24 @@ impl TestArchive {
         }
         let dist = base.join("dists").join(&source.dist);
         let mut files = String::new();
-        for (name, bytes) in [
-            ("Packages", index.clone().into_bytes()),
-            ("Packages.xz", xz(index.as_bytes())),
-        ] {
+        let both = |(component, index): &(&'static str, String)| {
+            let packed = xz(index.as_bytes());
+            let plain = index.clone().into_bytes();
+            [("Packages", plain), ("Packages.xz", packed)]
+                .map(|(name, bytes)| (*component, name, bytes))
+        };
+        for (component, name, bytes) in indexes.iter().flat_map(both) {
             let digest = Digest::of(&bytes).hex();
-            let folder = dist.join("main/binary-amd64");
+            let folder = dist.join(component).join("binary-amd64");
             write(&folder.join(name), &bytes);
             write(&folder.join("by-hash/SHA256").join(&digest), &bytes);
             files.push_str(&format!(
-                " {digest} {} main/binary-amd64/{name}\n",
+                " {digest} {} {component}/binary-amd64/{name}\n",
                 bytes.len()
             ));
         }
         let release = format!(
-            "Origin: Test\nSuite: stable\nCodename: {}\nDate: {}\nValid-Until: {}\nAcquire-By-Hash: yes\nArchitectures: amd64\nComponents: main\nSHA256:\n{files}",
+            "Origin: Test\nSuite: stable\nCodename: {}\nDate: {}\nValid-Until: {}\nAcquire-By-Hash: yes\nArchitectures: amd64\nComponents: main non-free-firmware\nSHA256:\n{files}",
             source.dist,
             date::format(at),
             date::format(at + VALID),

@@ -7,8 +7,9 @@ use super::archive::{Base, SuiteSource};
 use super::file::{LockedContainer, LockedTar};
 use crate::base::Digest;
 
-/// Which of Debian's components are read.
-const COMPONENTS: [&str; 1] = ["main"];
+/// Which of Debian's components are read, the second only where firmware is wished for:
+/// Debian keeps apart what is not free.
+const COMPONENTS: [&str; 2] = ["main", "non-free-firmware"];
 
 /// Everything that is wished for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +61,9 @@ pub struct WishedBoard {
     pub kernel: String,
     /// Package with the EFI stub.
     pub stub: String,
+    /// Packages with firmware and microcode, each alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub firmware: Vec<String>,
 }
 
 /// What a layer needs.
@@ -146,6 +150,9 @@ impl Wishes {
         sorted.apt.sort_by(|a, b| a.name.cmp(&b.name));
         sorted.boards.sort();
         sorted.tools.sort();
+        for board in &mut sorted.boards {
+            tidy(&mut board.firmware);
+        }
         for tool in &mut sorted.tools {
             tidy(&mut tool.packages);
         }
@@ -177,11 +184,13 @@ impl Wishes {
     /// updates, security, then the further ones.
     #[must_use]
     pub fn sources(&self) -> Vec<SuiteSource> {
+        let firmware = self.boards.iter().any(|board| !board.firmware.is_empty());
+        let components = &COMPONENTS[..if firmware { 2 } else { 1 }];
         let debian = |name: String, base| SuiteSource {
             dist: name.clone(),
             name,
             base,
-            components: COMPONENTS.map(str::to_owned).to_vec(),
+            components: components.iter().map(|&c| c.to_owned()).collect(),
         };
         let mut sources = Vec::new();
         if !self.suite.is_empty() {
@@ -261,6 +270,22 @@ mod tests {
         changed.sort();
         changed.dedup();
         assert_eq!(changed.len(), changes.len() + 1);
+    }
+
+    #[test]
+    fn what_is_not_free_is_read_only_where_firmware_is_wished_for() {
+        let mut wishes = wishes();
+        let components = |wishes: &Wishes| wishes.sources()[0].components.join(" ");
+        assert_eq!(components(&wishes), "main");
+        let without = wishes.digest();
+        wishes.boards.push(WishedBoard {
+            name: "rack".to_owned(),
+            kernel: "k".to_owned(),
+            stub: "s".to_owned(),
+            firmware: vec!["firmware-bnx2x".to_owned()],
+        });
+        assert_eq!(components(&wishes), "main non-free-firmware");
+        assert_ne!(wishes.digest(), without);
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Settings {
             }
         }
         let board = lock.boards.iter().find(|b| b.name == cast.board.name);
-        for package in board.iter().flat_map(|board| [&board.kernel, &board.stub]) {
+        for package in board.iter().flat_map(|board| board.packages()) {
             packages.push(self.package(package, None)?);
         }
         let mut files = Vec::new();

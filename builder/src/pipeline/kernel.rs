@@ -1,13 +1,14 @@
 //! The kernel package and the boot stub become what a board's images share:
 //! the kernel, the stub, and the constant part of the initrd (init and modules).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 use slipform_init::contract::machine::{MODULES_DIR, MODULES_LATE, MODULES_LIST};
 use slipform_init::contract::modalias::{ALIASES, COLDPLUG_DIR, NEEDS};
 
+use super::firmware::{self, Firmware};
 use super::{PipelineError, Settings, blob, output, packages, value};
 use crate::base::Digest;
 use crate::board::Board;
@@ -60,6 +61,10 @@ pub(super) fn parts(
     .value("late modules", board.late_modules.join(" "))
     .value("coldplug", board.coldplug.join(" "))
     .input("init", lock.init.sha256);
+    let firmware = locked.firmware.iter();
+    let step = firmware.fold(step, |step, package| {
+        step.input(format!("firmware {}", package.name), package.sha256)
+    });
     let sound = |outputs: &Outputs| boot_parts(outputs).map(drop);
     let outputs = settings.shared_step(&step, &sound, || {
         make(settings, board, locked, &modules, &settings.init(lock)?)
@@ -110,7 +115,20 @@ fn make(
         late: &board.late_modules,
     };
     let (chosen, carried) = choose(&package, board, &release, wanted)?;
-    let initrd = initrd(&chosen, &carried, init)?;
+    let mut asked: BTreeSet<String> = chosen.iter().flat_map(Module::firmware).collect();
+    asked.extend(carried.firmware.iter().cloned());
+    let mut firmware = Firmware::default();
+    for package in &locked.firmware {
+        let found = Firmware::of(&Package::open(settings, &package.sha256)?, &asked)?;
+        if found.is_empty() {
+            return Err(fail(format!(
+                "package {} has no microcode, and no firmware that one of the modules asks for; remove it from `[kernel] firmware`, or name the module that wants it in `[kernel] modules`",
+                package.name
+            )));
+        }
+        firmware.add(found);
+    }
+    let initrd = initrd(&chosen, &carried, &firmware, init)?;
     let store = &settings.store;
     Ok(Outputs::from([
         ("release".to_owned(), output(&release)?),
@@ -152,7 +170,7 @@ fn choose(
         board: board.name.clone(),
         error,
     };
-    let unpacked = &mut |path: &str| read(path).and_then(|bytes| unpack_module(path, bytes));
+    let unpacked = &mut |path: &str| read(path).and_then(|bytes| unpack_module(path, &bytes));
     let chosen = kernel.select(wanted, unpacked).map_err(failed)?;
     if board.coldplug.is_empty() {
         return Ok((chosen, Carried::default()));
@@ -176,8 +194,7 @@ fn unpacks(config: &[u8]) -> bool {
 }
 
 /// A module's ELF bytes, bounded.
-fn unpack_module(path: &str, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
-    let bytes = bytes.as_slice();
+fn unpack_module(path: &str, bytes: &[u8]) -> Result<Vec<u8>, String> {
     let mut elf = Vec::new();
     let mut reader: Box<dyn Read> = match path.rsplit('.').next() {
         Some("xz") => Box::new(lzma_rust2::XzReader::new(bytes, true)),
@@ -198,8 +215,14 @@ fn unpack_module(path: &str, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
 /// The constant part of the initrd: uncompressed, so that no compressor's
 /// version enters an identity and no time is lost unpacking it. What is carried for devices
 /// stays as the package has it: most of it is never unpacked.
-fn initrd(modules: &[Module], carried: &Carried, init: &[u8]) -> Result<Vec<u8>, PipelineError> {
-    let mut archive = Initrd::new(Vec::new());
+fn initrd(
+    modules: &[Module],
+    carried: &Carried,
+    firmware: &Firmware,
+    init: &[u8],
+) -> Result<Vec<u8>, PipelineError> {
+    // The kernel looks for microcode only in what comes first.
+    let mut archive = Initrd::new(firmware.early()?);
     archive.file("/init", 0o755, init)?;
     // Where init mounts the kernel's file systems and the new root.
     for folder in ["/dev", "/proc", "/sys", "/run", "/layers", "/root"] {
@@ -230,13 +253,17 @@ fn initrd(modules: &[Module], carried: &Carried, init: &[u8]) -> Result<Vec<u8>,
             archive.file(&format!("{COLDPLUG_DIR}/{name}"), 0o644, bytes)?;
         }
     }
+    for (path, bytes) in &firmware.files {
+        archive.file(&format!("{}/{path}", firmware::FOLDER), 0o644, bytes)?;
+    }
     Ok(archive.finish()?)
 }
 
 /// A package's files, by path.
-struct Package<'a> {
+pub(super) struct Package<'a> {
     settings: &'a Settings,
-    entries: Vec<Entry>,
+    /// All that it has.
+    pub(super) entries: Vec<Entry>,
 }
 
 impl<'a> Package<'a> {
@@ -257,7 +284,8 @@ impl<'a> Package<'a> {
         found.map(|(_, content)| self.bytes(content)).transpose()
     }
 
-    fn bytes(&self, content: &Content) -> Result<Vec<u8>, PipelineError> {
+    /// The bytes of a file.
+    pub(super) fn bytes(&self, content: &Content) -> Result<Vec<u8>, PipelineError> {
         let mut bytes = Vec::new();
         let reader = content::open(content, &self.settings.store)?;
         reader

@@ -291,6 +291,7 @@ impl Settings {
                 name: board.name,
                 kernel: board.kernel,
                 stub: board.stub_package,
+                firmware: image.kernel.firmware.clone(),
             })
         });
         let apt = image.apt.iter().map(|apt| {

@@ -149,7 +149,7 @@ impl Settings {
     ) -> Result<(), PipelineError> {
         let own = lock.layers.iter().filter(|layer| layer.base.is_none());
         let layers = own.flat_map(|layer| &layer.packages);
-        let packages: Vec<&LockedPackage> = layers.chain([&board.kernel, &board.stub]).collect();
+        let packages: Vec<&LockedPackage> = layers.chain(board.packages()).collect();
         self.bring_bases(image, lock)?;
         self.fetch(image, lock, &packages)?;
         Ok(())

@@ -325,6 +325,7 @@ fn check_kernel(raw: RawKernel, source: &Source<'_>) -> Result<KernelSpec, SpecE
     Ok(KernelSpec {
         args: raw.args,
         modules: raw.modules,
+        firmware: raw.firmware,
     })
 }
 

@@ -381,6 +381,8 @@ pub struct KernelSpec {
     pub args: Vec<String>,
     /// Module names beyond the board's, loaded by init.
     pub modules: Vec<String>,
+    /// Packages with firmware and microcode.
+    pub firmware: Vec<String>,
 }
 
 /// `scratch = [{ path, size, mode, owner }]`: a tmpfs.

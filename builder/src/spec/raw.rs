@@ -266,6 +266,9 @@ pub struct RawKernel {
     /// Modules that init loads beyond the board's.
     #[serde(default)]
     pub modules: Vec<String>,
+    /// Debian packages with firmware for devices, of which goes along what the board's modules may ask for, and with microcode for the processor: `"firmware-bnx2x"`, `"intel-microcode"`. Not all of it is free software: with this key, Debian's component `non-free-firmware` is read, too.
+    #[serde(default)]
+    pub firmware: Vec<String>,
 }
 
 /// A writable tmpfs.

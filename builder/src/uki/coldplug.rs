@@ -44,12 +44,14 @@ pub struct Carried {
     pub aliases: String,
     /// [`modalias::NEEDS`].
     pub needs: String,
+    /// Files that they may ask for, below /lib/firmware.
+    pub firmware: BTreeSet<String>,
 }
 
 /// Reads a module's file by its path, as the package has it.
 pub type ReadModule<'a> = &'a mut dyn FnMut(&str) -> Result<Vec<u8>, String>;
-/// Makes an ELF file of a file of that path.
-pub type UnpackModule = fn(&str, Vec<u8>) -> Result<Vec<u8>, String>;
+/// Makes an ELF file of a file of that path, which is named by its end.
+pub type UnpackModule = fn(&str, &[u8]) -> Result<Vec<u8>, String>;
 
 /// What is to be carried.
 #[derive(Debug, Clone, Copy)]
@@ -172,7 +174,7 @@ impl Carrier<'_> {
         let bytes = (self.read)(path);
         let bytes = bytes.and_then(|bytes| match packed {
             true => Ok(bytes),
-            false => (self.plugs.unpack)(path, bytes),
+            false => (self.plugs.unpack)(path, &bytes),
         });
         bytes.map_err(|why| bad(name, why))
     }
@@ -249,6 +251,8 @@ impl Carrier<'_> {
         if !self.carried.files.contains_key(&carried) {
             let bytes = self.file(name, self.plugs.packed)?;
             self.carried.files.insert(carried.clone(), bytes);
+            let firmware = self.info(name)?.firmware.clone();
+            self.carried.firmware.extend(firmware);
         }
         Ok(carried)
     }
@@ -286,7 +290,7 @@ mod tests {
             ("/m/kernel/crypto/crc32c_generic.ko.xz", "alias=crc32c"),
             (
                 "/m/kernel/arch/x86/crypto/crc32c-intel.ko.xz",
-                "alias=crc32c\0alias=cpu:type:x86*",
+                "alias=crc32c\0alias=cpu:type:x86*\0firmware=a.fw",
             ),
             ("/m/kernel/drivers/net/bad.ko.xz", "depends=gone\0alias=pci:v1*"),
         ]
@@ -342,6 +346,7 @@ mod tests {
                 .values()
                 .all(|file| file.starts_with(b"xz\x7fELF"))
         );
+        assert_eq!(carried.firmware.iter().collect::<Vec<_>>(), ["a.fw"]);
         assert!(!carried.aliases.contains("fs-x"), "{}", carried.aliases);
     }
 

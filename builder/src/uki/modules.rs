@@ -67,6 +67,15 @@ pub struct Module {
     pub bytes: Vec<u8>,
 }
 
+impl Module {
+    /// Files that it may ask for, below /lib/firmware.
+    #[must_use]
+    pub fn firmware(&self) -> Vec<String> {
+        // It was read before it was chosen.
+        modinfo::read(&self.bytes).map_or_else(|_| Vec::new(), |info| info.firmware)
+    }
+}
+
 /// What a kernel package offers.
 #[derive(Debug, Clone, Default)]
 pub struct Kernel {

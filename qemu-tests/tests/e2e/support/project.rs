@@ -82,10 +82,7 @@ impl Project {
         let lock = settings()
             .lock(&image, &Locking::IfNeeded)
             .expect("the lock resolves");
-        let boards = lock
-            .boards
-            .iter()
-            .flat_map(|board| [&board.kernel, &board.stub]);
+        let boards = lock.boards.iter().flat_map(|board| board.packages());
         let packages = lock.layers.iter().flat_map(|layer| &layer.packages);
         let store = settings().store();
         if !packages
