@@ -61,6 +61,8 @@ pub struct Moment {
 pub enum BootKind {
     /// By firmware and boot entry: what a machine does.
     Firmware,
+    /// The same by a BIOS.
+    Bios,
     /// By the emulator itself: quicker, and no proof that the image boots.
     Direct,
 }

@@ -65,7 +65,11 @@ impl<'a> Slipform<'a> {
 
         let ordinary = Settings::new(None, None, true, Arc::new(Quiet)).unwrap();
         let seed = Store::open(&ours.seed).unwrap();
-        for package in lock.boards.iter().flat_map(|board| board.packages()) {
+        for package in lock
+            .boards
+            .iter()
+            .flat_map(slipform::lock::LockedBoard::packages)
+        {
             let mut writer = seed.writer().unwrap();
             ordinary
                 .store()

@@ -305,7 +305,7 @@ fn passed(test: &TestResult, wanted: &[String]) -> Result<(), Refusal> {
 }
 
 fn ran_well(facts: &RunFacts, policy: &Policy, now: i64) -> Result<(), Refusal> {
-    if facts.boot != BootKind::Firmware {
+    if facts.boot == BootKind::Direct {
         return Err(Refusal::Direct);
     }
     if facts.debug && !policy.accept_debug {

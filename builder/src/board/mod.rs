@@ -55,6 +55,44 @@ pub fn shipped(name: &str) -> Option<&'static str> {
     boards.find_map(|(shipped, text)| (*shipped == name).then_some(*text))
 }
 
+/// What starts a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firmware {
+    /// UEFI.
+    Uefi,
+    /// A BIOS.
+    Bios,
+    /// One or the other.
+    Both,
+}
+
+impl Firmware {
+    const NAMES: [(&'static str, Self); 3] = [
+        ("uefi", Self::Uefi),
+        ("bios", Self::Bios),
+        ("both", Self::Both),
+    ];
+
+    /// Whether a BIOS must be able to start the disk.
+    #[must_use]
+    pub const fn has_bios(self) -> bool {
+        matches!(self, Self::Bios | Self::Both)
+    }
+
+    fn of(board: &RawBoard, arch: Arch, sector_size: u32) -> Result<Self, String> {
+        let name = board.firmware.as_deref().unwrap_or("uefi");
+        let found = Self::NAMES.iter().find(|(known, _)| *known == name);
+        let (_, firmware) = found
+            .ok_or_else(|| format!("firmware = \"{name}\": it must be `uefi`, `bios` or `both`"))?;
+        if firmware.has_bios() && (arch != Arch::X86_64 || sector_size != 512) {
+            return Err(format!(
+                "firmware = \"{name}\": only x86_64 with sectors of 512 bytes starts by a BIOS; write \"uefi\""
+            ));
+        }
+        Ok(*firmware)
+    }
+}
+
 /// A target, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Board {
@@ -68,6 +106,8 @@ pub struct Board {
     pub stub_package: String,
     /// Absolute path of the stub in its package.
     pub stub_path: String,
+    /// What starts it.
+    pub firmware: Firmware,
     /// Kernel modules that init loads, in order; dependencies are added.
     pub modules: Vec<String>,
     /// Those that init loads beside the start of the services.
@@ -100,6 +140,8 @@ pub struct RawBoard {
     pub kernel: String,
     /// Where the boot stub is.
     pub stub: RawStub,
+    /// What starts the machine: `uefi` (the default), `bios`, or `both`: then the disk has GRUB's boot code, too, which starts the very same kernel and initrd; the boot test takes UEFI. Only for `x86_64`.
+    pub firmware: Option<String>,
     /// Kernel modules that init loads, in order.
     pub modules: Vec<String>,
     /// Kernel modules that no service waits for: init loads them beside the start of the services, and is ready behind them.
@@ -255,10 +297,12 @@ impl Board {
                 .map_err(|rule| bad(format!("emulation.{key} = \"{name}\": {rule}")))?;
         }
         let metadata = metadata_sources(&raw.metadata).map_err(&bad)?;
+        let firmware = Firmware::of(&raw, arch, sector_size).map_err(&bad)?;
         Ok(Self {
             metadata,
             name: raw.name,
             arch,
+            firmware,
             kernel: raw.kernel,
             stub_package: raw.stub.package,
             stub_path: raw.stub.path,
@@ -367,5 +411,15 @@ mod tests {
             .contains("write \"x86_64\" or \"aarch64\"")
         );
         assert!(Board::find("../x", Path::new(".")).is_err());
+        let with = |more: &str| error("qemu-x86_64", &text.replacen("\nkernel =", more, 1));
+        assert!(with("\nfirmware = \"csm\"\nkernel =").contains("`uefi`, `bios` or `both`"));
+        let large = text.replace(
+            "sector-size = 512",
+            "sector-size = 4096\nfirmware = \"both\"",
+        );
+        assert!(
+            error("qemu-x86_64", &large).contains("sectors of 512 bytes"),
+            "{large}"
+        );
     }
 }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::DiskError;
-use super::esp::{self, EspInput};
+use super::bios::{self, Bios};
+use super::esp::{self, Esp, EspInput};
 use super::gpt::{self, Partition};
 use super::map::{DiskMap, Extent, ExtentContent, MAP_SCHEMA};
 use super::plan::{Plan, PlanInput, plan};
@@ -57,6 +58,8 @@ pub struct CastInput<'a> {
     pub uki: UkiBlob,
     /// Digest of machine.json: the GUIDs of disk and ESP and the volume id are drawn from it.
     pub seed: Digest,
+    /// It is to start by a BIOS, too.
+    pub bios: Option<Bios<'a>>,
 }
 
 /// A disk, cast: everything that it consists of is in the store.
@@ -102,14 +105,29 @@ pub fn cast(store: &Store, input: &CastInput<'_>) -> Result<Disk, DiskError> {
     })?;
     let sector = u64::from(facts.sector_size);
     let mut extents = Vec::new();
-    let tables = gpt::tables(
+    let esp = make_esp(input, &plan)?;
+    let entry = plan.esp.start + esp.file_offset;
+    let pieces = input
+        .bios
+        .map(|bios| bios::pieces(store, bios, facts.sector_size, (input.uki, entry)));
+    let pieces = pieces.transpose()?;
+    let mut tables = gpt::tables(
         facts.sector_size,
         plan.size / sector,
         guid::derive(&input.seed, "disk"),
         &partitions(input, &plan),
     )?;
+    if let Some(pieces) = &pieces {
+        tables.primary[..pieces.code.len()].copy_from_slice(&pieces.code);
+    }
     add_bytes(store, &mut extents, 0, &tables.primary)?;
-    add_esp(store, &mut extents, input, &plan)?;
+    if let Some(pieces) = &pieces {
+        add_bytes(store, &mut extents, bios::PLACE.start, &pieces.image)?;
+    }
+    add_bytes(store, &mut extents, plan.esp.start, &esp.head)?;
+    if input.uki.size > 0 {
+        extents.push(blob(entry, input.uki.size, input.uki.digest, 0));
+    }
     for (range, (_, sealed)) in plan.layers.iter().zip(input.layers) {
         extents.push(blob(range.start, sealed.size, sealed.blob, 0));
     }
@@ -167,34 +185,28 @@ fn partitions(input: &CastInput<'_>, plan: &Plan) -> Vec<Partition> {
             attributes: gpt::LAYER_ATTRIBUTES,
             name: name.clone(),
         });
-    std::iter::once(esp).chain(layers).collect()
+    // Last, so that the others' numbers are what they are without it.
+    let bios = input.bios.map(|_| Partition {
+        type_guid: gpt::BIOS_TYPE,
+        guid: guid::derive(&input.seed, "bios"),
+        first_lba: bios::PLACE.start / sector,
+        last_lba: bios::PLACE.end / sector - 1,
+        attributes: 0,
+        name: "bios".to_owned(),
+    });
+    std::iter::once(esp).chain(layers).chain(bios).collect()
 }
 
-fn add_esp(
-    store: &Store,
-    extents: &mut Vec<Extent>,
-    input: &CastInput<'_>,
-    plan: &Plan,
-) -> Result<(), DiskError> {
+fn make_esp(input: &CastInput<'_>, plan: &Plan) -> Result<Esp, DiskError> {
     let id = guid::derive(&input.seed, "esp volume id").into_bytes();
-    let esp = esp::write(&EspInput {
+    esp::write(&EspInput {
         sector_size: input.facts.sector_size,
         size: plan.esp.end - plan.esp.start,
         first_lba: plan.esp.start / u64::from(input.facts.sector_size),
         volume_id: u32::from_le_bytes([id[0], id[1], id[2], id[3]]),
         boot_file: &input.facts.boot_file,
         file_size: input.uki.size,
-    })?;
-    add_bytes(store, extents, plan.esp.start, &esp.head)?;
-    if input.uki.size > 0 {
-        extents.push(blob(
-            plan.esp.start + esp.file_offset,
-            input.uki.size,
-            input.uki.digest,
-            0,
-        ));
-    }
-    Ok(())
+    })
 }
 
 /// Puts `bytes` into the store and adds extents for their runs of pages that

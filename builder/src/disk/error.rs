@@ -4,6 +4,7 @@ use std::io;
 
 use crate::base::Digest;
 use crate::store::StoreError;
+use crate::uki::grub::GrubError;
 
 /// A disk that cannot be cast.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,12 @@ pub enum DiskError {
     /// Too many layers.
     #[error("{0} layers are more than the {max} that a disk takes; merge some", max = super::plan::MAX_LAYERS)]
     TooManyLayers(usize),
+    /// GRUB, on a board with a BIOS.
+    #[error(transparent)]
+    Grub(#[from] GrubError),
+    /// A boot entry that GRUB could not read.
+    #[error("a BIOS cannot start this boot entry: {0}")]
+    BootEntry(String),
     /// A map that is no map.
     #[error("cannot read a disk map: {0}")]
     Map(String),

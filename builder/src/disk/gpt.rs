@@ -25,6 +25,8 @@ use super::sparse::Sparse;
 
 /// Type of an EFI system partition.
 pub const ESP_TYPE: Uuid = Uuid::from_u128(0xc12a7328_f81f_11d2_ba4b_00a0c93ec93b);
+/// Type of a partition for the code that a BIOS starts (GRUB manual, "BIOS installation").
+pub const BIOS_TYPE: Uuid = Uuid::from_u128(0x21686148_6449_6e6f_744e_656564454649);
 /// Type of a layer's partition: file system and dm-verity tree in one.
 ///
 /// Slipform's own: `guid::derive` of "slipform" and "partition type: layer". The Discoverable Partitions

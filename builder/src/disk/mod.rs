@@ -5,11 +5,14 @@
 //! | GPT      | ESP: FAT32 | layer 1: ext4, dm-verity | layer 2 | … | reserve | state | GPT copy |
 //! ```
 //!
+//! For a BIOS, the first sector has GRUB's code, and a partition from 512 KiB to 1 MiB its image.
+//!
 //! [`cast`] turns sealed layers and a unified kernel image into a [`DiskMap`]:
 //! sorted extents of blobs. The map is the disk's identity; formats are written
 //! from it in `output`. [`reader`] reads a disk back, trusting nothing.
 
 pub mod assemble;
+mod bios;
 mod error;
 pub mod esp;
 pub mod gpt;
@@ -21,6 +24,7 @@ mod stream;
 mod window;
 
 pub use assemble::{CastInput, Disk, DiskFacts, LayerPartition, cast};
+pub use bios::Bios;
 pub use error::DiskError;
 pub use map::{DiskMap, Extent, ExtentContent};
 pub use reader::{BootInfo, ImageInfo, LayerInfo, PartitionInfo, inspect};

@@ -166,6 +166,7 @@ fn describe<R: Read + Seek>(
     let kind = match partition.type_guid {
         gpt::ESP_TYPE => "esp",
         gpt::LAYER_TYPE => "layer",
+        gpt::BIOS_TYPE => "bios",
         _ => "other",
     };
     let mut layer = None;

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use super::archive::Archive;
+use super::board::LockedBoard;
 use super::catalog::{Catalog, Reading};
 use super::error::LockError;
-use super::file::{LockFile, LockedBoard, LockedPackage};
+use super::file::{LockFile, LockedPackage};
 use super::index::PackageId;
 use super::kernel;
 use super::relation::Wish;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::board::LockedBoard;
 use super::error::LockError;
 use super::index::is_clean_path;
 use super::wishes::Wishes;
@@ -86,28 +87,6 @@ pub struct LockedPackage {
     pub sha256: Digest,
     /// Why it is here: `wished`, or `needed by <package>`.
     pub why: String,
-}
-
-/// Kernel and stub of a board.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LockedBoard {
-    /// Board name.
-    pub name: String,
-    /// Package with `/boot/vmlinuz-*` and the modules.
-    pub kernel: LockedPackage,
-    /// Package with the EFI stub.
-    pub stub: LockedPackage,
-    /// Packages with firmware and microcode, sorted by name.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub firmware: Vec<LockedPackage>,
-}
-
-impl LockedBoard {
-    /// All of its packages.
-    pub fn packages(&self) -> impl Iterator<Item = &LockedPackage> {
-        [&self.kernel, &self.stub].into_iter().chain(&self.firmware)
-    }
 }
 
 /// The packages of a layer, sorted by name.
@@ -584,6 +563,7 @@ why = "wished"
                 name: "qemu-x86_64".to_owned(),
                 kernel: "linux-image-cloud-amd64".to_owned(),
                 stub: "systemd-boot-efi".to_owned(),
+                bios: None,
                 firmware: Vec::new(),
             }],
             layers: vec![layer("base", &[]), layer("app", &["webfs"])],

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod archive;
+pub mod board;
 pub mod catalog;
 pub mod check;
 pub mod date;
@@ -30,6 +31,7 @@ pub mod version;
 pub mod wishes;
 
 pub use archive::*;
+pub use board::LockedBoard;
 pub use check::{Finding, check};
 pub use error::LockError;
 pub use file::*;

@@ -3,11 +3,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::archive::Archive;
+use super::board::LockedBoard;
 use super::catalog::{Catalog, Reading};
 use super::error::{LockError, nearest};
-use super::file::{
-    LOCK_VERSION, LockFile, LockedBoard, LockedInit, LockedLayer, LockedPackage, LockedTool,
-};
+use super::file::{LOCK_VERSION, LockFile, LockedInit, LockedLayer, LockedPackage, LockedTool};
 use super::index::{NameId, Origin, PackageId};
 use super::kernel;
 use super::relation::Wish;
@@ -350,20 +349,22 @@ impl<'a> Resolver<'a> {
         };
         let single = |text: &String| {
             let wish = parse_wishes(&title, std::slice::from_ref(text))?.remove(0);
-            Ok((
+            Ok::<_, Halt>((
                 kernel::single(self.catalog, &wish, &keep).map_err(failed)?,
                 wish,
             ))
         };
         let (stub, _) = single(&board.stub)?;
-        let firmware = board.firmware.iter().map(|text| {
+        let alone = |text: &String| {
             let (package, _) = single(text)?;
-            Ok(self.locked(&Chosen {
+            Ok::<_, Halt>(self.locked(&Chosen {
                 package,
                 needed_by: None,
             }))
-        });
-        let firmware = firmware.collect::<Result<_, Halt>>()?;
+        };
+        let bios = board.bios.as_ref().map(alone).transpose()?;
+        let firmware = board.firmware.iter().map(alone);
+        let firmware = firmware.collect::<Result<_, _>>()?;
         let (meta, wish) = single(&board.kernel)?;
         let kernel = locked
             .filter(|locked| self.may_keep(&locked.kernel, &wish))
@@ -379,6 +380,7 @@ impl<'a> Resolver<'a> {
                 package: stub,
                 needed_by: None,
             }),
+            bios,
             firmware,
         })
     }

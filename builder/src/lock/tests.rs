@@ -370,12 +370,14 @@ fn boards_take_the_real_kernel_alone_and_tools_stand_for_themselves() {
         "qemu: Depends kmod",
         "firmware-b: Depends kmod",
         "firmware-a",
+        "grub: Depends kmod",
     ]);
     let mut wishes = wishes(&[("app", &["kmod"])]);
     wishes.boards = vec![WishedBoard {
         name: "qemu".to_owned(),
         kernel: "linux-image-cloud-amd64".to_owned(),
         stub: "stub".to_owned(),
+        bios: Some("grub".to_owned()),
         firmware: vec!["firmware-b".to_owned(), "firmware-a (>= 0)".to_owned()],
     }];
     wishes.tools = vec![WishedTool {
@@ -390,6 +392,7 @@ fn boards_take_the_real_kernel_alone_and_tools_stand_for_themselves() {
         (board.stub.name.as_str(), board.stub.why.as_str()),
         ("stub", "wished")
     );
+    assert_eq!(board.bios.as_ref().map(|p| p.name.as_str()), Some("grub"));
     let firmware: Vec<_> = board.firmware.iter().map(|p| p.name.as_str()).collect();
     assert_eq!(firmware, ["firmware-a", "firmware-b"]);
     let names: Vec<_> = lock.tools[0]

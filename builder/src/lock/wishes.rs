@@ -61,6 +61,9 @@ pub struct WishedBoard {
     pub kernel: String,
     /// Package with the EFI stub.
     pub stub: String,
+    /// Package with the boot loader for a BIOS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bios: Option<String>,
     /// Packages with firmware and microcode, each alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub firmware: Vec<String>,
@@ -282,6 +285,7 @@ mod tests {
             name: "rack".to_owned(),
             kernel: "k".to_owned(),
             stub: "s".to_owned(),
+            bios: None,
             firmware: vec!["firmware-bnx2x".to_owned()],
         });
         assert_eq!(components(&wishes), "main non-free-firmware");

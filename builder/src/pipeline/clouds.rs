@@ -309,7 +309,11 @@ impl Settings {
                 image,
                 release: &going.ready.release,
                 arch: board.arch.name(),
-                boot: BootMode::Uefi,
+                boot: match board.firmware.has_bios() {
+                    // Types without UEFI take it as well.
+                    true => BootMode::UefiPreferred,
+                    false => BootMode::Uefi,
+                },
                 disk: &disk,
                 parent: parent.as_ref(),
             })?;

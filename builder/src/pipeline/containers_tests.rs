@@ -150,6 +150,8 @@ fn other_boards_make_a_registry_be_asked_again() {
             name: "qemu-x86_64".to_owned(),
             kernel: package("amd64"),
             stub: package("amd64"),
+            bios: None,
+            firmware: Vec::new(),
         }],
         layers: vec![crate::lock::LockedLayer {
             name: "app".to_owned(),

@@ -18,6 +18,7 @@ use crate::spec::SpecError;
 use crate::store::{StatError, StoreError};
 use crate::tree::TreeError;
 use crate::uki::UkiError;
+use crate::uki::grub::GrubError;
 use crate::uki::modules::ModuleError;
 use crate::verity::VerityError;
 
@@ -127,6 +128,9 @@ pub enum PipelineError {
     /// The kernel or stub package is not as expected.
     #[error("board '{board}': {what}")]
     Kernel { board: String, what: String },
+    /// The package with GRUB is not as expected.
+    #[error("the package of a board with a BIOS: {0}")]
+    Grub(#[from] GrubError),
     /// There is no emulator to boot with.
     #[error("no emulator: {0}")]
     Emulator(String),
@@ -170,6 +174,7 @@ impl PipelineError {
                     | DiskError::EspFull { .. }
                     | DiskError::SameLayer { .. }
                     | DiskError::TooManyLayers(_)
+                    | DiskError::Grub(GrubError::Word(_))
             ),
             Self::Source(error) => matches!(
                 error,

@@ -10,6 +10,7 @@ use slipform_qemu_tests::{
 use super::image::machine_initrd;
 use super::{Cast, PipelineError, Settings, tools};
 use crate::base::fs::At;
+use crate::board::Firmware;
 use crate::disk::{self, DiskReader, PartitionInfo};
 use crate::lock::{LockFile, LockedTool};
 use crate::output::{self, Artifact, OutputFormat};
@@ -82,7 +83,10 @@ impl Settings {
             },
             sector_size: cast.board.sector_size,
             emulation,
-            boot: BootPath::Firmware,
+            boot: match cast.board.firmware {
+                Firmware::Bios => BootPath::Bios,
+                Firmware::Uefi | Firmware::Both => BootPath::Firmware,
+            },
             layers: cast
                 .layers
                 .iter()

@@ -12,7 +12,7 @@ use super::machine::{Facts, describe};
 use super::{PipelineError, Settings, blob, output as record};
 use crate::base::Digest;
 use crate::board::Board;
-use crate::disk::{self, CastInput, DiskFacts, DiskMap};
+use crate::disk::{self, Bios, CastInput, DiskFacts, DiskMap};
 use crate::filesystem::cpio::Initrd;
 use crate::lock::{LockFile, LockedBoard, LockedInit, LockedLayer, LockedSuite};
 use crate::output::{self, Artifact, OutputFormat};
@@ -191,6 +191,7 @@ impl Settings {
         let pieces = Pieces {
             image,
             board: &board,
+            locked,
             stack: &stack,
             parts: &parts,
             cmdline: &cmdline,
@@ -218,6 +219,7 @@ impl Settings {
         );
         let machine = self.store.put(pieces.machine)?;
         let uki = self.uki(pieces)?;
+        let grub = kernel::grub(self, pieces.locked)?;
         let disk = disk::cast(
             &self.store,
             &CastInput {
@@ -225,6 +227,10 @@ impl Settings {
                 layers: &pieces.stack.layers,
                 uki,
                 seed: machine,
+                bios: grub.as_ref().map(|grub| Bios {
+                    grub,
+                    cmdline: pieces.cmdline,
+                }),
             },
         )?;
         drop(task);
@@ -490,6 +496,7 @@ fn needed(lock: &LockFile) -> impl Iterator<Item = Digest> {
 struct Pieces<'a> {
     image: &'a Image,
     board: &'a Board,
+    locked: &'a LockedBoard,
     stack: &'a Stack,
     parts: &'a BootParts,
     cmdline: &'a str,

@@ -18,6 +18,7 @@ use crate::lock::{LockFile, LockedBoard};
 use crate::spec::Image;
 use crate::store::{Output, Outputs, Step};
 use crate::uki::coldplug::{Carried, Plugs};
+use crate::uki::grub::Grub;
 use crate::uki::modules::{Kernel, Module, ModuleError, Wanted};
 
 /// No part of a kernel package that is read into memory is larger.
@@ -70,6 +71,18 @@ pub(super) fn parts(
         make(settings, board, locked, &modules, &settings.init(lock)?)
     })?;
     boot_parts(&outputs)
+}
+
+/// GRUB's files, for a board that starts by a BIOS.
+pub(super) fn grub(
+    settings: &Settings,
+    locked: &LockedBoard,
+) -> Result<Option<Grub>, PipelineError> {
+    let Some(package) = &locked.bios else {
+        return Ok(None);
+    };
+    let package = Package::open(settings, &package.sha256)?;
+    Grub::take(&mut |path| package.read(path)).map(Some)
 }
 
 fn boot_parts(outputs: &Outputs) -> Result<BootParts, PipelineError> {

@@ -18,6 +18,7 @@ use crate::lock::{
 };
 use crate::spec::{Image, SPEC_FILE, TarRule};
 use crate::store::StatCache;
+use crate::uki::grub;
 
 /// File name of the lock, beside the specification.
 pub const LOCK_FILE: &str = "slipform.lock";
@@ -291,6 +292,7 @@ impl Settings {
                 name: board.name,
                 kernel: board.kernel,
                 stub: board.stub_package,
+                bios: board.firmware.has_bios().then(|| grub::PACKAGE.to_owned()),
                 firmware: image.kernel.firmware.clone(),
             })
         });

@@ -6,6 +6,7 @@
 
 mod assemble;
 pub mod coldplug;
+pub mod grub;
 mod modinfo;
 pub mod modules;
 pub mod pe;

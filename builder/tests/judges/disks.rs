@@ -4,9 +4,10 @@
 use std::io::{Cursor, Read, Seek, SeekFrom, Write};
 
 use slipform::base::{Digest, MIB};
-use slipform::disk::{CastInput, DiskFacts, DiskReader, inspect};
+use slipform::disk::{Bios, CastInput, DiskFacts, DiskReader, inspect};
 use slipform::output::{self, OutputFormat};
 use slipform::uki::UkiBlob;
+use slipform::uki::grub::{Grub, GrubError};
 
 use crate::scene::{boot_entry, disk, machine, scene};
 use crate::tools::{content, judge};
@@ -304,6 +305,77 @@ fn a_stale_file_of_a_killed_run_is_replaced() {
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
 }
 
+/// GRUB's files, as far as anybody looks at them here.
+fn grub() -> Grub {
+    // A 32-bit executable with one section of no bytes but one, at 0x9000.
+    let mut kernel = vec![0; 52 + 40];
+    kernel[..6].copy_from_slice(b"\x7fELF\x01\x01");
+    kernel[32] = 52;
+    kernel[48] = 1;
+    for (at, word) in [(4, 1), (8, 2), (12, 0x9000), (20, 1)] {
+        kernel[52 + at..52 + at + 4].copy_from_slice(&u32::to_le_bytes(word));
+    }
+    let mut read = |path: &str| -> Result<_, GrubError> {
+        let mut sector = vec![0xaa; 512];
+        Ok(Some(match path.rsplit('/').next().unwrap() {
+            "boot.img" => {
+                sector[0x66] = 0xeb;
+                sector
+            }
+            "diskboot.img" => {
+                sector[510..].copy_from_slice(&[0x20, 8]);
+                sector
+            }
+            "kernel.img" => kernel.clone(),
+            "moddep.lst" => b"linux:\nbiosdisk:\n".to_vec(),
+            _ => vec![1; 1000],
+        }))
+    };
+    Grub::take(&mut read).unwrap()
+}
+
+/// Boot code for a BIOS lies where no table and no partition of others lies.
+#[test]
+fn sgdisk_accepts_a_disk_that_starts_by_a_bios_and_nothing_else_moves() {
+    let scene = scene();
+    let layers = [(
+        "base".to_owned(),
+        crate::scene::sealed(&scene, &crate::scene::small()),
+    )];
+    let grub = grub();
+    let cast = |bios: Option<Bios<'_>>, name: &str| {
+        let input = CastInput {
+            bios,
+            facts: &DiskFacts::default(),
+            layers: &layers,
+            uki: boot_entry(&scene, 100_000),
+            seed: Digest::of("s"),
+        };
+        let disk = slipform::disk::cast(&scene.store, &input).unwrap();
+        let raw = scene.folder.path().join(name);
+        output::write(OutputFormat::Raw, &disk.map, &scene.store, &raw).unwrap();
+        raw
+    };
+    let bios = Bios {
+        grub: &grub,
+        cmdline: "quiet",
+    };
+    let [with, again] = ["with.raw", "again.raw"].map(|name| cast(Some(bios), name));
+    let without = std::fs::read(cast(None, "without.raw")).unwrap();
+    let disk = std::fs::read(&with).unwrap();
+    assert!(disk == std::fs::read(again).unwrap());
+    let end = disk.len() - 33 * 512;
+    assert!(disk[1 << 20..end] == without[1 << 20..end]);
+    // The disk's signature and the protective partition are not code.
+    assert_eq!(disk[440..512], without[440..512]);
+    assert_eq!(disk[512 * 1024..512 * 1024 + 500], [0xaa; 500]);
+    if let Some(mut sgdisk) = judge("sgdisk") {
+        let said = content(sgdisk.arg("-v").arg("-p").arg(&with));
+        assert!(said.contains("No problems found"), "{said}");
+        assert!(said.contains("EF02  bios"), "{said}");
+    }
+}
+
 #[test]
 fn figures_of_a_board_that_cannot_work_are_refused() {
     let scene = scene();
@@ -319,6 +391,7 @@ fn figures_of_a_board_that_cannot_work_are_refused() {
     let good = DiskFacts::default();
     let cast = |facts: &DiskFacts, layers: &[_], uki| {
         let input = CastInput {
+            bios: None,
             facts,
             layers,
             uki,
@@ -371,6 +444,7 @@ fn the_least_esp_that_an_error_names_works() {
         let uki = boot_entry(&scene, 10_000);
         let cast = |facts: &DiskFacts| {
             let input = CastInput {
+                bios: None,
                 facts,
                 layers: &[],
                 uki,

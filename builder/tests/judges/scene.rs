@@ -201,6 +201,7 @@ pub(crate) fn disk(scene: &Scene, facts: &DiskFacts, app: &[u8]) -> Disk {
     cast(
         &scene.store,
         &CastInput {
+            bios: None,
             facts,
             layers: &layers,
             uki,
@@ -227,6 +228,7 @@ pub(crate) fn stacked_disk(scene: &Scene, app: &[u8]) -> Disk {
         ("app".to_owned(), layer(&top)),
     ];
     let input = CastInput {
+        bios: None,
         facts: &DiskFacts::default(),
         layers: &layers,
         uki: boot_entry_with(scene, 100_000, "none"),

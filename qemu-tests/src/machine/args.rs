@@ -148,6 +148,11 @@ impl Words {
                 let screen = if arm { "ramfb" } else { "VGA,romfile=" };
                 self.option("-device", screen);
             }
+            // SeaBIOS comes with QEMU, and needs the card's option ROM to draw.
+            BootPath::Bios => {
+                self.option("-boot", "strict=on,menu=off");
+                self.option("-device", "VGA");
+            }
             BootPath::Direct {
                 kernel,
                 initrd,
@@ -227,7 +232,7 @@ impl Words {
         if is_cd {
             // q35 has a SATA controller of its own, whose first place is `ide.0`.
             let first = match plan.boot {
-                BootPath::Firmware => ",bootindex=0",
+                BootPath::Firmware | BootPath::Bios => ",bootindex=0",
                 BootPath::Direct { .. } => "",
             };
             self.option("-device", format!("ide-cd,bus=ide.0,drive=disk0{first}"));
@@ -243,7 +248,7 @@ impl Words {
         let physical = hardware.physical_sector.unwrap_or(sector);
         // A direct boot's kernel takes the first place itself.
         let first = match plan.boot {
-            BootPath::Firmware => "bootindex=0,",
+            BootPath::Firmware | BootPath::Bios => "bootindex=0,",
             BootPath::Direct { .. } => "",
         };
         self.option(

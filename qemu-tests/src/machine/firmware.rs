@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::error::HarnessError;
 use crate::plan::{BootPath, Emulator, Plan};
 
-/// Copies the template into the run's folder; a direct boot has no firmware, and a
+/// Copies the template into the run's folder; only UEFI keeps variables, and a
 /// machine that was there before the power was cut has its own already.
 pub(crate) fn copy_vars(
     plan: &Plan,
@@ -15,7 +15,7 @@ pub(crate) fn copy_vars(
     run: &Path,
 ) -> Result<PathBuf, HarnessError> {
     let copy = run.join("vars.fd");
-    if matches!(plan.boot, BootPath::Direct { .. }) || copy.exists() {
+    if !matches!(plan.boot, BootPath::Firmware) || copy.exists() {
         return Ok(copy);
     }
     let code = &emulator.firmware_code;

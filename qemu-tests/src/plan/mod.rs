@@ -80,6 +80,8 @@ fn is_virtio_net(name: &String) -> bool {
 pub enum BootPath {
     /// Firmware, ESP, unified kernel image: the real way.
     Firmware,
+    /// The same by a BIOS: GRUB's boot code on the disk.
+    Bios,
     /// `-kernel`/`-initrd`: a quick lane, never a gate.
     Direct {
         /// bzImage.
@@ -96,6 +98,7 @@ impl BootPath {
     pub(crate) fn kind(&self) -> BootKind {
         match self {
             Self::Firmware => BootKind::Firmware,
+            Self::Bios => BootKind::Bios,
             Self::Direct { .. } => BootKind::Direct,
         }
     }

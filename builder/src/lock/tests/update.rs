@@ -115,6 +115,7 @@ fn a_kept_kernel_stays_until_it_is_asked_to_move() {
         name: "q".to_owned(),
         kernel: "linux-image-cloud".to_owned(),
         stub: "stub".to_owned(),
+        bios: None,
         firmware: Vec::new(),
     }];
     let lock = resolve_all(&wishes, &archive).unwrap();

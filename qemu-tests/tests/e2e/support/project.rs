@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use slipform::lock::LockFile;
+use slipform::lock::{LockFile, LockedBoard};
 use slipform::output::{Artifact, OutputFormat};
 use slipform::pipeline::{Cast, LOCK_FILE, Locking, load};
 use slipform::spec::{Image, SPEC_FILE, container_rule};
@@ -82,7 +82,7 @@ impl Project {
         let lock = settings()
             .lock(&image, &Locking::IfNeeded)
             .expect("the lock resolves");
-        let boards = lock.boards.iter().flat_map(|board| board.packages());
+        let boards = lock.boards.iter().flat_map(LockedBoard::packages);
         let packages = lock.layers.iter().flat_map(|layer| &layer.packages);
         let store = settings().store();
         if !packages

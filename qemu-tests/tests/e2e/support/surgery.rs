@@ -172,6 +172,7 @@ impl Parts {
         let disk = disk::cast(
             store,
             &CastInput {
+                bios: None,
                 facts: &DiskFacts::default(),
                 layers: &self.layers,
                 uki: uki.expect("a boot entry"),
