@@ -31,7 +31,13 @@ fn main() {
             workspace.join(input).display()
         );
     }
-    let target_dir = out.join("init-target");
+    let target_dir = shared_by_profiles(&out);
+    std::fs::create_dir_all(&target_dir)
+        .unwrap_or_else(|error| panic!("cannot make {}: {error}", target_dir.display()));
+    // What was built is copied before another of us builds it with other features.
+    let lock = std::fs::File::create(target_dir.join("copying.lock"))
+        .and_then(|file| file.lock().map(|()| file))
+        .unwrap_or_else(|error| panic!("cannot lock {}: {error}", target_dir.display()));
     let mut inits = vec![
         (X86_64, "", "slipform-init"),
         (X86_64, "tls", "slipform-init-tls"),
@@ -48,6 +54,15 @@ fn main() {
         std::fs::copy(&built, out.join(name))
             .unwrap_or_else(|error| panic!("cannot copy {}: {error}", built.display()));
     }
+    drop(lock);
+}
+
+/// A target folder for init that checks, tests and releases share: init is the same in all.
+fn shared_by_profiles(out: &Path) -> PathBuf {
+    // …/target/PROFILE/build/slipform-HASH/out
+    let target = out.ancestors().find(|path| path.ends_with("build"));
+    let target = target.and_then(|build| build.ancestors().nth(2));
+    target.unwrap_or(out).join("init")
 }
 
 /// What init is built for.
