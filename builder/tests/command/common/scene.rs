@@ -116,7 +116,13 @@ impl Scene {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
-        remote_on(&Host::fake("/nowhere", &variables), uri)
+        // Real servers answer 500 while another publisher writes what is read: for longer
+        // than a few milliseconds on a busy machine.
+        let patient = RemoteOptions {
+            retries: 8,
+            ..quick()
+        };
+        remote_on(&Host::fake("/nowhere", &variables), uri, patient)
     }
 
     pub(crate) fn key(&self) -> KeyFile {
@@ -150,14 +156,14 @@ pub(crate) fn publish_to(scene: &Scene, uri: &str, why: &str) -> Result<(), Stri
 
 /// A remote that is asked in this process.
 pub(crate) fn remote(uri: &str) -> Box<dyn Remote> {
-    remote_on(&Host::real(), uri)
+    remote_on(&Host::real(), uri, quick())
 }
 
-fn remote_on(host: &Host, uri: &str) -> Box<dyn Remote> {
+fn remote_on(host: &Host, uri: &str, options: RemoteOptions) -> Box<dyn Remote> {
     let options = RemoteOptions {
         whole: 8 << 20,
         part: 8 << 20,
-        ..quick()
+        ..options
     };
     open_with(uri, host, options).unwrap()
 }
