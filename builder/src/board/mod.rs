@@ -31,6 +31,10 @@ pub const SHIPPED: &[(&str, &str)] = &[
         include_str!("../../../boards/gcp-x86_64.toml"),
     ),
     (
+        "generic-aarch64",
+        include_str!("../../../boards/generic-aarch64.toml"),
+    ),
+    (
         "generic-x86_64",
         include_str!("../../../boards/generic-x86_64.toml"),
     ),

@@ -81,7 +81,7 @@ fn hello_boots_on_arm() {
         );
         return;
     }
-    let boards = ["qemu-aarch64", "aws-aarch64"];
+    let boards = ["qemu-aarch64", "generic-aarch64", "aws-aarch64"];
     let count = if is_nightly() { boards.len() } else { 1 };
     for board in boards.into_iter().take(count) {
         let _slot = slot();
