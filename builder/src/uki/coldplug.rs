@@ -267,6 +267,7 @@ fn bad(name: &str, why: String) -> ModuleError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing;
     use super::*;
 
     /// A kernel with these modules: path and `.modinfo`.
@@ -295,7 +296,7 @@ mod tests {
             ("/m/kernel/drivers/net/bad.ko.xz", "depends=gone\0alias=pci:v1*"),
         ]
         .into_iter()
-        .map(|(path, info)| (path, modinfo::module(info)))
+        .map(|(path, info)| (path, testing::module(info)))
         .collect();
         let kernel = Kernel::new(
             "6.12-test",

@@ -11,6 +11,8 @@ mod modinfo;
 pub mod modules;
 pub mod pe;
 mod section;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use assemble::{Source, UkiBlob, UkiError, UkiInput, assemble};
 pub use section::{Section, SectionRange, read};

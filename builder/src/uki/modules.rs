@@ -184,11 +184,11 @@ fn name_of(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::modinfo;
+    use super::super::testing;
     use super::*;
 
     fn module(depends: &str) -> Vec<u8> {
-        modinfo::module(&format!("depends={depends}"))
+        testing::module(&format!("depends={depends}"))
     }
 
     fn kernel() -> (Kernel, BTreeMap<&'static str, Vec<u8>>) {

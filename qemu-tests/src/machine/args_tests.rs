@@ -10,34 +10,8 @@ use super::hardware::{Hardware, Trace};
 use super::netboot::IPXE;
 use crate::accel::{Accel, AccelKind};
 use crate::metadata::{Metadata, MetadataSource};
-use crate::plan::{BootPath, DiskFormat, Emulation, Emulator, Plan, RunOptions};
-
-fn plan() -> Plan {
-    Plan {
-        name: "hello".into(),
-        image: "sha256:00".into(),
-        disk: "/img/hello.raw".into(),
-        format: DiskFormat::Raw,
-        sector_size: 512,
-        emulation: Emulation {
-            machine: "q35".into(),
-            cpu: "Nehalem".into(),
-            processors: 2,
-            memory_mib: 256,
-            disk: "virtio-blk".into(),
-            network: "virtio-net".into(),
-        },
-        boot: BootPath::Firmware,
-        layers: Vec::new(),
-        checks: Vec::new(),
-        ready_limit: Duration::from_secs(30),
-        allowances: Vec::new(),
-        run: RunOptions::default(),
-        publish: Vec::new(),
-        state_disk: None,
-        evidence: "/evidence".into(),
-    }
-}
+use crate::plan::testing::plan;
+use crate::plan::{BootPath, DiskFormat, Emulator, Plan};
 
 fn line(plan: &Plan, kind: AccelKind, mode: &Mode) -> String {
     line_on(plan, kind, mode, None)

@@ -12,6 +12,8 @@ use sha2::{Digest, Sha256};
 
 mod check;
 pub mod devices;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::report::BootKind;
 pub use check::*;

@@ -1,33 +1,18 @@
 //! The regions of a small disk, and a plan for it.
 
 use std::io::Cursor;
-use std::time::Duration;
 
 use super::reads::Reads;
 use super::region::regions;
 use super::source::Source;
 pub(crate) use super::testing_disk::{ESP, LAYER, ROOT_HASH, SECTORS, disk};
-use crate::plan::{BootPath, Check, DiskFormat, Emulation, HttpProbe, Plan, Probe, RunOptions};
+use crate::plan::{Check, HttpProbe, Plan, Probe, testing};
 
 const SECTOR: usize = 512;
 
 /// A plan with a check by network and one of the console.
 pub(crate) fn plan() -> Plan {
     Plan {
-        name: "hello".into(),
-        image: "sha256:00".into(),
-        disk: "/img/hello.raw".into(),
-        format: DiskFormat::Raw,
-        sector_size: 512,
-        emulation: Emulation {
-            machine: "q35".into(),
-            cpu: "Nehalem".into(),
-            processors: 2,
-            memory_mib: 256,
-            disk: "virtio-blk".into(),
-            network: "virtio-net".into(),
-        },
-        boot: BootPath::Firmware,
         layers: vec![("base".into(), ROOT_HASH.into())],
         checks: vec![
             Check::new(
@@ -44,12 +29,7 @@ pub(crate) fn plan() -> Plan {
                 },
             ),
         ],
-        ready_limit: Duration::from_secs(30),
-        allowances: Vec::new(),
-        run: RunOptions::default(),
-        publish: Vec::new(),
-        state_disk: None,
-        evidence: "/evidence".into(),
+        ..testing::plan()
     }
 }
 

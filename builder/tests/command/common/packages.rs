@@ -2,6 +2,7 @@
 //! base layer ask for, as small as Slipform takes them. None of it boots.
 
 use slipform::lock::testing::{TestArchive, TestPackage};
+use slipform::uki::testing::module;
 
 /// Release of the test kernel.
 pub(crate) const KERNEL: &str = "6.12.1+deb13-cloud-amd64";
@@ -110,7 +111,7 @@ fn kernel() -> TestPackage {
     for (path, depends) in MODULES {
         package = package.file(
             &format!("usr/lib/modules/{KERNEL}/kernel/{path}.ko"),
-            &module(depends),
+            &module(&format!("depends={depends}")),
             0o644,
         );
     }
@@ -133,34 +134,6 @@ pub(crate) fn numbers(seed: u64, length: usize) -> Vec<u8> {
     }
     bytes.truncate(length);
     bytes
-}
-
-/// A smallest ELF64 file with `.modinfo` (System V ABI, "Sections").
-fn module(depends: &str) -> Vec<u8> {
-    let names = b"\0.modinfo\0.shstrtab\0";
-    let info = format!("license=GPL\0depends={depends}\0");
-    let mut elf = vec![0; 64];
-    elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
-    let (names_at, info_at) = (64, 64 + names.len());
-    elf.extend_from_slice(names);
-    elf.extend_from_slice(info.as_bytes());
-    let table = elf.len() as u64;
-    elf[40..48].copy_from_slice(&table.to_le_bytes());
-    elf[58..60].copy_from_slice(&64u16.to_le_bytes());
-    elf[60..62].copy_from_slice(&3u16.to_le_bytes());
-    elf[62..64].copy_from_slice(&2u16.to_le_bytes());
-    for (name, offset, size) in [
-        (0u32, 0, 0),
-        (1, info_at, info.len()),
-        (10, names_at, names.len()),
-    ] {
-        let mut header = [0; 64];
-        header[..4].copy_from_slice(&name.to_le_bytes());
-        header[24..32].copy_from_slice(&(offset as u64).to_le_bytes());
-        header[32..40].copy_from_slice(&(size as u64).to_le_bytes());
-        elf.extend(header);
-    }
-    elf
 }
 
 /// A boot stub of one section: PE32+ headers as small as the format allows
