@@ -124,6 +124,7 @@ fn describe(what: &str, info: &ImageInfo) -> String {
 fn describe_state(state: &State) -> String {
     let place = match &state.disk {
         Some(StateDisk::Serial(serial)) => format!("the disk with serial number {serial}"),
+        Some(StateDisk::Label(label)) => format!("the disk or partition with label {label}"),
         None => "the boot disk, behind all others".to_owned(),
     };
     let mut text = format!(

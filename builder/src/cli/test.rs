@@ -335,7 +335,7 @@ pub(crate) fn interactive(cli: &Cli, verb: &Run) -> anyhow::Result<Done> {
         let text = "--state keeps what [state] names, and the specification has none; add [state] with its paths, or leave --state out";
         return Err(BadInput(text.to_owned()).into());
     }
-    let own_disk = image.state.as_ref().and_then(|state| state.serial.clone());
+    let own_disk = image.state.as_ref().and_then(|state| state.disk.clone());
     let (emulator, cast, artifact, kept) = settings.healed(|| {
         let (_, casts) = cast_all(&settings, &image, &verb.casting)?;
         let cast = casts.into_iter().next();

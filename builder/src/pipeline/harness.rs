@@ -3,18 +3,22 @@
 use std::path::Path;
 use std::time::Duration;
 
+use slipform_init::contract::machine::StateDisk;
 use slipform_qemu_tests::{
     self as harness, BootPath, BootReport, DiskFormat, Emulator, ExitKind, Plan, accel,
 };
 
+use uuid::Uuid;
+
 use super::image::machine_initrd;
 use super::{Cast, PipelineError, Settings, tools};
 use crate::base::fs::At;
+use crate::base::{Digest, guid};
 use crate::board::Firmware;
-use crate::disk::{self, DiskReader, PartitionInfo};
+use crate::disk::{self, DiskReader, PartitionInfo, gpt};
 use crate::lock::{LockFile, LockedTool};
 use crate::output::{self, Artifact, OutputFormat};
-use crate::spec::Image;
+use crate::spec::{Image, StateSpec};
 
 /// From power-on to ready on real hardware, without the services' own time.
 const BOOT_LIMIT: Duration = Duration::from_secs(30);
@@ -99,13 +103,7 @@ impl Settings {
                 debug: image.is_debug(),
                 ..harness::RunOptions::default()
             },
-            state_disk: image.state.as_ref().and_then(|state| {
-                Some(harness::StateDisk {
-                    serial: state.serial.clone()?,
-                    bytes: state.size,
-                    file: None,
-                })
-            }),
+            state_disk: image.state.as_ref().and_then(state_disk),
             publish: Vec::new(),
             evidence: evidence.to_owned(),
         }
@@ -234,4 +232,48 @@ impl Settings {
             progress.note(line);
         })?)
     }
+}
+
+/// Type of a partition for anything ("Linux filesystem data", util-linux).
+const DATA_TYPE: Uuid = Uuid::from_u128(0x0fc6_3daf_8483_4772_8e79_3d69_d847_7de4);
+const MIB: u64 = 1 << 20;
+const SECTOR: u32 = 512;
+
+/// The state's own disk, as an operator would hand it over.
+fn state_disk(state: &StateSpec) -> Option<harness::StateDisk> {
+    let disk = |serial: &str, bytes, content| harness::StateDisk {
+        serial: serial.to_owned(),
+        bytes,
+        content,
+        file: None,
+    };
+    Some(match state.disk.as_ref()? {
+        StateDisk::Serial(serial) => disk(serial, state.size, Vec::new()),
+        StateDisk::Label(label) => {
+            let bytes = state.size + 2 * MIB;
+            disk("", bytes, labelled(label, bytes))
+        }
+    })
+}
+
+/// A table with one blank partition of that name, which leaves the first and last MiB.
+fn labelled(label: &str, bytes: u64) -> Vec<(u64, Vec<u8>)> {
+    let seed = Digest::of(label);
+    let sectors = |bytes: u64| bytes / u64::from(SECTOR);
+    let partition = gpt::Partition {
+        type_guid: DATA_TYPE,
+        guid: guid::derive(&seed, "state partition"),
+        first_lba: sectors(MIB),
+        last_lba: sectors(bytes - MIB) - 1,
+        attributes: 0,
+        name: label.to_owned(),
+    };
+    let disk = guid::derive(&seed, "state disk");
+    // One partition on a disk of some MiB always has a table; without, init says what is missing.
+    gpt::tables(SECTOR, sectors(bytes), disk, &[partition])
+        .map(|tables| {
+            let end = bytes - tables.backup.len() as u64;
+            vec![(0, tables.primary), (end, tables.backup)]
+        })
+        .unwrap_or_default()
 }

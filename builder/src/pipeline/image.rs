@@ -156,7 +156,7 @@ impl Settings {
             esp_size: board.esp_size,
             reserve: 0,
             state: match &image.state {
-                Some(state) if state.serial.is_none() => state.size,
+                Some(state) if state.disk.is_none() => state.size,
                 _ => 0,
             },
             disk_multiple: board.disk_multiple,

@@ -127,7 +127,7 @@ fn state(spec: &spec::StateSpec, accounts: &Accounts) -> Result<contract::State,
         size: spec.size,
         policy: spec.policy,
         version: spec.version,
-        disk: spec.serial.clone().map(contract::StateDisk::Serial),
+        disk: spec.disk.clone(),
         paths: spec.paths.iter().map(path).collect::<Result<_, String>>()?,
     })
 }

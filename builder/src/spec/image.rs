@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use slipform_init::contract::machine::StatePolicy;
 use slipform_init::contract::machine::{IdentityField, Interface, MetadataSource};
+use slipform_init::contract::machine::{StateDisk, StatePolicy};
 use slipform_init::contract::service as contract;
 use slipform_init::contract::telemetry::Telemetry;
 use slipform_qemu_tests::{Allowance, Check};
@@ -409,8 +409,8 @@ pub struct StateSpec {
     pub version: u32,
     /// At least one; none lies within another.
     pub paths: Vec<StatePathSpec>,
-    /// Serial number of a disk of its own.
-    pub serial: Option<String>,
+    /// A disk of its own.
+    pub disk: Option<StateDisk>,
 }
 
 /// A folder that is kept.

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use slipform_init::contract::machine::StatePolicy;
+use slipform_init::contract::machine::{STATE_NAME, StateDisk, StatePolicy};
 
 use crate::base::bytes;
 
 use super::check::Source;
 use super::image::{ScratchSpec, StatePathSpec, StateSpec};
-use super::raw::{RawState, RawStatePath, RawStatePolicy};
+use super::raw::{RawState, RawStateDisk, RawStatePath, RawStatePolicy};
 use super::{SpecError, values};
 
 /// What a file system with a journal needs, and room to be of use.
@@ -17,6 +17,8 @@ const MOST: u64 = 1 << 50;
 const MOST_PATHS: usize = 64;
 /// What virtio and NVMe have room for.
 const LONGEST_SERIAL: usize = 20;
+/// What ext4 has room for.
+const LONGEST_LABEL: usize = 16;
 /// Nothing at or below these is kept: the kernel's, and what is new at every boot.
 const VOLATILE: [&str; 5] = ["/proc", "/sys", "/dev", "/run", "/tmp"];
 /// Nothing may lie over these; a folder below them may be kept.
@@ -51,28 +53,46 @@ pub(super) fn check(
         apart(&path.path, &paths, scratch).map_err(|m| fail(format!("paths: {m}")))?;
         paths.push(path);
     }
-    let serial = raw.disk.map(|disk| disk.serial);
-    let plain = |serial: &String| {
-        (1..=LONGEST_SERIAL).contains(&serial.len())
-            && serial
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    let policy = match raw.policy {
+        None | Some(RawStatePolicy::Fail) => StatePolicy::Fail,
+        Some(RawStatePolicy::Recreate) => StatePolicy::Recreate,
     };
-    if let Some(serial) = serial.as_ref().filter(|serial| !plain(serial)) {
-        return Err(fail(format!(
-            "disk: '{serial}' is no serial number; write 1 to {LONGEST_SERIAL} letters, digits, '-' or '_'"
-        )));
-    }
+    let disk = raw.disk.map(|raw| disk(raw, policy)).transpose();
+    let disk = disk.map_err(|m| fail(format!("disk: {m}")))?;
     Ok(StateSpec {
         size: size.next_multiple_of(1 << 20),
-        policy: match raw.policy {
-            None | Some(RawStatePolicy::Fail) => StatePolicy::Fail,
-            Some(RawStatePolicy::Recreate) => StatePolicy::Recreate,
-        },
+        policy,
         version,
         paths,
-        serial,
+        disk,
     })
+}
+
+fn disk(raw: RawStateDisk, policy: StatePolicy) -> Result<StateDisk, String> {
+    let plain = |name: &str, most| {
+        let letter = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        (1..=most).contains(&name.len()) && name.bytes().all(letter)
+    };
+    let no = |name: &str, kind, most| {
+        format!("'{name}' is no {kind}; write 1 to {most} letters, digits, '-' or '_'")
+    };
+    match (raw.serial, raw.label) {
+        (Some(serial), None) if plain(&serial, LONGEST_SERIAL) => Ok(StateDisk::Serial(serial)),
+        (Some(serial), None) => Err(no(&serial, "serial number", LONGEST_SERIAL)),
+        // The label of every state that init made: another machine's, as likely as not.
+        (None, Some(label)) if label == STATE_NAME => {
+            Err(format!("'{label}' is what every boot disk's own state is called; choose another label"))
+        }
+        (None, Some(label)) if !plain(&label, LONGEST_LABEL) => {
+            Err(no(&label, "label", LONGEST_LABEL))
+        }
+        (None, Some(_)) if policy == StatePolicy::Recreate => Err(
+            "what bears a label was made by somebody and is never formatted over; leave policy = \"recreate\" out, or name the disk by serial"
+                .to_owned(),
+        ),
+        (None, Some(label)) => Ok(StateDisk::Label(label)),
+        _ => Err("name it by either serial or label".to_owned()),
+    }
 }
 
 fn path(raw: &RawStatePath) -> Result<StatePathSpec, String> {

@@ -41,7 +41,10 @@ fn a_path_is_enough_and_a_table_says_more() {
         "[state]\npaths = [\"/srv\"]\nsize = \"16777217\"\npolicy = \"recreate\"\nversion = 3\n";
     let state = load_text(more).unwrap().state.unwrap();
     assert_eq!((state.size, state.version), (17 << 20, 3));
-    assert_eq!(state.policy, StatePolicy::Recreate);
+    assert_eq!((state.policy, state.disk), (StatePolicy::Recreate, None));
+    let label = "[state]\npaths = [\"/srv\"]\ndisk = { label = \"data\" }\n";
+    let state = load_text(label).unwrap().state.unwrap();
+    assert_eq!(state.disk, Some(StateDisk::Label("data".to_owned())));
 }
 
 #[test]
@@ -93,7 +96,26 @@ fn refusals_name_the_rule_and_the_remedy() {
             format!("{good}disk = {{ serial = \"a b\" }}\n"),
             "'a b' is no serial number; write 1 to 20",
         ),
-        (format!("{good}disk = {{ label = \"a\" }}\n"), "serial"),
+        (
+            format!("{good}disk = {{ label = \"17 letters and so\" }}\n"),
+            "is no label; write 1 to 16 letters",
+        ),
+        (
+            format!("{good}disk = {{ label = \"slipform-state\" }}\n"),
+            "choose another label",
+        ),
+        (
+            format!("{good}disk = {{ label = \"data\", serial = \"data\" }}\n"),
+            "name it by either serial or label",
+        ),
+        (
+            format!("{good}disk = {{}}\n"),
+            "name it by either serial or label",
+        ),
+        (
+            format!("{good}policy = \"recreate\"\ndisk = {{ label = \"data\" }}\n"),
+            "never formatted over; leave policy = \"recreate\" out",
+        ),
         (
             format!("{good}version = 0\n"),
             "version: 0 is none; count from 1",

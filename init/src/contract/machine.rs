@@ -333,6 +333,8 @@ pub struct State {
 pub enum StateDisk {
     /// The only one with this serial number.
     Serial(String),
+    /// The only disk or partition, the boot disk's left out, whose partition name or ext4 label is this.
+    Label(String),
 }
 
 /// What becomes of a state partition that cannot be mounted.

@@ -365,6 +365,8 @@ pub(crate) struct Node {
     device: String,
     /// Path in /dev.
     pub(crate) path: PathBuf,
+    /// What the kernel tells of it.
+    pub(crate) folder: PathBuf,
     /// First byte on the disk.
     pub(crate) start: u64,
     /// Length in bytes.
@@ -391,6 +393,7 @@ pub(crate) fn kernel_partitions(folder: &Path) -> io::Result<Vec<Node>> {
             number,
             device,
             path: device_of(&entry.file_name().to_string_lossy()),
+            folder: entry.path(),
             start: units("start")?,
             bytes: units("size")?,
         });

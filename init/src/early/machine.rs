@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 
 use sha2::{Digest, Sha256};
 use slipform_init::contract::machine::{
-    Layer, MACHINE_SCHEMA, Machine, Scratch, State, StateDisk, StatePath,
+    Layer, MACHINE_SCHEMA, Machine, Scratch, State, StateDisk, StatePath, StatePolicy,
 };
 use slipform_init::contract::telemetry::Telemetry;
 
@@ -199,6 +199,7 @@ fn check_mode(key: &str, mode: u32) -> Result<(), MachineError> {
 fn check_state(state: &State) -> Result<(), MachineError> {
     let size = state.size;
     rule(size < 1 << 50, "state.size", &size, "below 2^50")?;
+    check_state_disk(state)?;
     let count = state.paths.len();
     rule(
         (1..=MAX_PATHS).contains(&count),
@@ -206,10 +207,6 @@ fn check_state(state: &State) -> Result<(), MachineError> {
         &count,
         "1 to 64",
     )?;
-    if let Some(StateDisk::Serial(serial)) = &state.disk {
-        let printable = "1 to 64 printable ASCII characters";
-        rule(is_name(serial), "state.disk.serial", serial, printable)?;
-    }
     for path in &state.paths {
         check_folder("state.paths", &path.path)?;
         check_mode("state.paths.mode", path.mode.unwrap_or(0))?;
@@ -220,6 +217,22 @@ fn check_state(state: &State) -> Result<(), MachineError> {
             let bad = "a path that lies in no other";
             return rule(false, "state.paths", &other.path, bad);
         }
+    }
+    Ok(())
+}
+
+fn check_state_disk(state: &State) -> Result<(), MachineError> {
+    let printable = "1 to 64 printable ASCII characters";
+    match &state.disk {
+        Some(StateDisk::Serial(serial)) => {
+            rule(is_name(serial), "state.disk.serial", serial, printable)?;
+        }
+        Some(StateDisk::Label(label)) => {
+            rule(is_name(label), "state.disk.label", label, printable)?;
+            let fails = state.policy == StatePolicy::Fail;
+            rule(fails, "state.policy", &"recreate", "fail, with a label")?;
+        }
+        None => {}
     }
     Ok(())
 }

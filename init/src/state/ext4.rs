@@ -115,14 +115,29 @@ pub(crate) fn format(
 }
 
 /// What is on a disk that is to hold a state whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Content {
     /// Nothing at its ends, or what formatting left when it was cut.
     Blank,
     /// A file system of this label, in order or not.
-    Own,
+    Ext4(String),
     /// Anything else.
     Foreign,
+}
+
+/// The label of a superblock's 1024 bytes, if they are one.
+fn label_in(superblock: &[u8]) -> Option<String> {
+    let label = superblock.get(0x78..0x88)?;
+    let length = label.iter().position(|&byte| byte == 0);
+    (superblock[0x38..0x3a] == [0x53, 0xef])
+        .then(|| String::from_utf8_lossy(&label[..length.unwrap_or(16)]).into_owned())
+}
+
+/// The label of the file system on a device, if it is an ext4 (or 2, or 3).
+pub(crate) fn label(disk: &dyn ReadAt) -> io::Result<Option<String>> {
+    let mut superblock = [0; 1024];
+    disk.read_exact_at(&mut superblock, SUPER_OFFSET)?;
+    Ok(label_in(&superblock))
 }
 
 /// Looks at a disk of `bytes` bytes, 2 MiB at least.
@@ -130,11 +145,8 @@ pub(crate) fn content(disk: &dyn ReadAt, bytes: u64) -> io::Result<Content> {
     const END: usize = 1 << 20;
     let mut end = vec![0; END];
     disk.read_exact_at(&mut end, 0)?;
-    let superblock = &end[SUPER_OFFSET as usize..][..1024];
-    if superblock[0x38..0x3a] == [0x53, 0xef]
-        && superblock[0x78..].starts_with(STATE_NAME.as_bytes())
-    {
-        return Ok(Content::Own);
+    if let Some(label) = label_in(&end[SUPER_OFFSET as usize..][..1024]) {
+        return Ok(Content::Ext4(label));
     }
     if end.starts_with(BEING_MADE) {
         return Ok(Content::Blank);

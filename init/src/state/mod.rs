@@ -5,7 +5,7 @@
 //! plan.rs     where it lies; made, or made larger       table.rs   the partition table
 //! ext4.rs     an empty file system                      record.rs  whose state it is
 //! folders.rs  the image's paths on it                   look.rs    what the harness asks
-//! separate.rs a disk of its own, by serial number
+//! separate.rs a disk of its own, by serial number or label
 //! ```
 //!
 //! | on the state's file system | what |
@@ -104,19 +104,23 @@ pub(crate) fn bring_up(
     };
     report.phase(Phase::State);
     let device = match &state.disk {
-        Some(StateDisk::Serial(serial)) => {
-            let take = || format!("take the disk of serial number {serial:?} for the state");
-            let disk = separate::wait_for(serial, boot_disk, coldplug, report);
-            disk.and_then(|disk| separate::device(disk, state, report))
+        Some(disk) => {
+            let (what, name) = match disk {
+                StateDisk::Serial(serial) => ("serial number", serial),
+                StateDisk::Label(label) => ("label", label),
+            };
+            let take = || format!("take the disk of {what} {name:?} for the state");
+            separate::device(disk, state, boot_disk, coldplug, report)
                 .map_err(|error| failed(&take(), error))?
         }
         None => partition(state, boot_disk, report)?,
     };
     mount(state, &device, report)?;
-    grow(&device, report);
     let digest = report.machine_digest.clone();
     record::check_and_write(Path::new(ROOT), machine, state, &digest)
         .map_err(|error| failed("read and write whose state this is", error))?;
+    // Only now it is certain that it is this machine's.
+    grow(&device, report);
     folders::bind(Path::new(ROOT), &state.paths, report)
         .map_err(|(path, error)| failed(&format!("keep {path} on the state partition"), error))?;
     report.event(Event::State {
@@ -136,6 +140,7 @@ fn failed(what: &str, error: impl Into<StateError>) -> BootError {
 }
 
 /// A block device with room for the state.
+#[derive(Debug, Clone)]
 struct Device {
     path: PathBuf,
     bytes: u64,

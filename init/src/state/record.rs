@@ -1,8 +1,9 @@
 //! `slipform-state.json`: whose state this is. An older image, or another, refuses it
 //! before one of its services has seen a byte.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,8 @@ use slipform_init::contract::machine::{Machine, State};
 pub(crate) const NAME: &str = "slipform-state.json";
 /// Version of this record and of the folders beside it.
 const FORMAT: u32 = 1;
+/// The next one, until it is whole.
+const NEW: &str = ".slipform-state.json.new";
 const MAX_BYTES: u64 = 4096;
 
 /// This state is not this image's.
@@ -23,6 +26,11 @@ pub(crate) enum RecordError {
     /// Not what init writes.
     #[error("{NAME} is none: {0}; put it right by hand, the state itself is untouched")]
     Json(#[from] serde_json::Error),
+    /// Somebody's files are there.
+    #[error(
+        "there is no {NAME}, but {0:?}: this holds something else; give the state's label to an empty file system, or empty this one"
+    )]
+    Foreign(std::ffi::OsString),
     /// A later init laid it out.
     #[error("it has format {found}, this image knows {FORMAT}: boot a newer image")]
     Format {
@@ -77,7 +85,7 @@ pub(crate) fn check_and_write(
     match super::read_small(&root.join(NAME), MAX_BYTES) {
         Ok(bytes) if parse_and_check(&bytes, &own)? == own => return Ok(()),
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => take(root)?,
         Err(error) => return Err(error.into()),
     }
     write(root, &serde_json::to_vec(&own)?)?;
@@ -106,9 +114,21 @@ fn parse_and_check(bytes: &[u8], own: &Record) -> Result<Record, RecordError> {
     Ok(found)
 }
 
+/// Takes a file system for a new state: nothing may be on it. Only root goes through it,
+/// whoever made it: services see what is bound for them.
+fn take(root: &Path) -> Result<(), RecordError> {
+    for entry in fs::read_dir(root)? {
+        let name = entry?.file_name();
+        if name != "lost+found" && name != NEW {
+            return Err(RecordError::Foreign(name));
+        }
+    }
+    Ok(fs::set_permissions(root, Permissions::from_mode(0o700))?)
+}
+
 /// The old or the new one, whenever the power goes.
 fn write(root: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = root.join(".slipform-state.json.new");
+    let new = root.join(NEW);
     let mut file = File::create(&new)?;
     file.write_all(bytes)?;
     file.write_all(b"\n")?;
@@ -169,6 +189,20 @@ mod tests {
         fuzz::mutate(text.as_bytes(), |bytes, _| {
             let _ = parse_and_check(bytes, &own());
         });
+    }
+
+    #[test]
+    fn only_an_empty_file_system_is_taken_and_closed() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("lost+found")).unwrap();
+        fs::write(root.path().join(NEW), "half").unwrap();
+        fs::set_permissions(root.path(), Permissions::from_mode(0o755)).unwrap();
+        take(root.path()).unwrap();
+        let mode = fs::metadata(root.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        fs::write(root.path().join("photo.jpg"), "").unwrap();
+        let error = take(root.path()).unwrap_err().to_string();
+        assert!(error.contains("but \"photo.jpg\""), "{error}");
     }
 
     #[test]

@@ -1,19 +1,23 @@
-//! State on a disk of its own, named by its serial number: the whole disk is the file
-//! system, without a table, so that it can be attached to the next machine as it is and
-//! grow without one.
+//! State on a disk of its own, named by its serial number or by a label.
 //!
-//! A disk that is blank at both ends is taken and formatted; what a power cut left half
-//! formatted says so in its first bytes and is formatted again. Anything else that is not
-//! init's own file system is somebody's, and refused.
+//! By serial number the whole disk is the file system, without a table, so that it can be
+//! attached to the next machine as it is and grow without one. A disk that is blank at
+//! both ends is taken and formatted; what a power cut left half formatted says so in its
+//! first bytes and is formatted again. Anything else that is not init's own file system is
+//! somebody's, and refused.
+//!
+//! A label was written by somebody who prepared the disk: the name of a partition, or that
+//! of an ext4 on a partition or a whole disk. A blank partition of that name is formatted;
+//! an ext4 is taken as it is if it is empty or holds this image's state ([`super::record`]).
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use slipform_init::contract::event::{Event, StateNews};
-use slipform_init::contract::machine::State;
+use slipform_init::contract::machine::{STATE_NAME, State, StateDisk};
 
 use super::ext4::{self, Content};
 use super::{Blocks, Device, StateError, identity};
@@ -28,13 +32,20 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The same under a harness, whose disks are there from the start.
 const HARNESS_LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(50);
+/// For labels every disk is read.
+const LABEL_PAUSE: Duration = Duration::from_millis(250);
 
 /// The disk cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SeparateError {
     /// It did not come.
-    #[error("no disk has it; disks and their serial numbers: {0}")]
-    Absent(String),
+    #[error("no disk has it; disks and their {what}: {seen}")]
+    Absent {
+        /// What was looked at.
+        what: &'static str,
+        /// Who has what.
+        seen: String,
+    },
     /// Nobody but a person can tell which is the right one.
     #[error("{0} disks have it: {1}; detach all but the right one")]
     Several(usize, String),
@@ -55,54 +66,65 @@ pub(crate) enum SeparateError {
     },
 }
 
-/// Takes the disk, and formats it if it is blank.
-pub(crate) fn device(
-    disk: Whole,
-    state: &State,
-    report: &mut Reporter,
-) -> Result<Device, StateError> {
-    let bytes = disk.sectors.saturating_mul(u64::from(disk.sector_size));
-    if bytes < state.size.max(ext4::MIN_BYTES) {
-        return Err(StateError::Separate(SeparateError::Small {
-            path: disk.path,
-            bytes,
-            wanted: state.size.max(ext4::MIN_BYTES),
-        }));
-    }
-    let file = super::open(&disk.path)?;
-    if take(&file, bytes, &disk.path)? {
-        report.event(Event::State {
-            news: StateNews::Made,
-            bytes,
-            detail: format!("{} was blank", disk.path.display()),
-        });
-    }
-    Ok(Device {
-        path: disk.path,
-        bytes,
-    })
+/// A disk, or a partition of one.
+#[derive(Debug, Clone)]
+struct Seen {
+    device: Device,
+    /// Its serial number, or its labels.
+    has: Vec<String>,
 }
 
-/// True if the disk was blank and is formatted now.
-fn take(disk: &dyn Blocks, bytes: u64, path: &Path) -> Result<bool, StateError> {
-    match ext4::content(disk.reader(), bytes)? {
-        // Whether it can be mounted is found out by mounting it.
-        Content::Own => Ok(false),
-        Content::Foreign => Err(SeparateError::Foreign(path.to_owned()).into()),
+/// Waits for the disk that the image names, takes it, and formats it if it is blank.
+pub(crate) fn device(
+    wanted: &StateDisk,
+    state: &State,
+    boot_disk: &str,
+    coldplug: &mut Option<Coldplug>,
+    report: &mut Reporter,
+) -> Result<Device, StateError> {
+    let device = wait_for(wanted, boot_disk, coldplug, report)?;
+    let least = state.size.max(ext4::MIN_BYTES);
+    if device.bytes < least {
+        return Err(StateError::Separate(SeparateError::Small {
+            path: device.path,
+            bytes: device.bytes,
+            wanted: least,
+        }));
+    }
+    let file = super::open(&device.path)?;
+    if take(&file, &device, wanted)? {
+        report.event(Event::State {
+            news: StateNews::Made,
+            bytes: device.bytes,
+            detail: format!("{} was blank", device.path.display()),
+        });
+    }
+    Ok(device)
+}
+
+/// True if it was blank and is formatted now.
+fn take(disk: &dyn Blocks, device: &Device, wanted: &StateDisk) -> Result<bool, StateError> {
+    let labelled = matches!(wanted, StateDisk::Label(_));
+    match ext4::content(disk.reader(), device.bytes)? {
+        // Whether it can be mounted is found out by mounting it, and whose it is then.
+        Content::Ext4(label) if labelled || label == STATE_NAME => Ok(false),
+        Content::Ext4(_) | Content::Foreign => {
+            Err(SeparateError::Foreign(device.path.clone()).into())
+        }
         Content::Blank => {
-            ext4::format(disk, 0, bytes, &identity())?;
+            ext4::format(disk, 0, device.bytes, &identity())?;
             Ok(true)
         }
     }
 }
 
-/// The disk with this serial number, which may come late, or wait for its driver.
-pub(crate) fn wait_for(
-    serial: &str,
+/// The disk, which may come late, or wait for its driver.
+fn wait_for(
+    wanted: &StateDisk,
     boot_disk: &str,
     coldplug: &mut Option<Coldplug>,
     report: &mut Reporter,
-) -> Result<Whole, StateError> {
+) -> Result<Device, StateError> {
     let limit = if report.has_harness() {
         HARNESS_LIMIT
     } else {
@@ -113,46 +135,107 @@ pub(crate) fn wait_for(
         if let Some(coldplug) = coldplug {
             coldplug.advance(report);
         }
-        let seen = serials(boot_disk);
-        match pick(serial, &seen) {
-            Ok(name) => return Ok(Whole::of(name)?),
-            Err(SeparateError::Absent(_)) if clock::monotonic() < end => thread::sleep(PAUSE),
+        let (seen, pause) = match wanted {
+            StateDisk::Serial(_) => (serials(boot_disk), PAUSE),
+            StateDisk::Label(_) => (labels(boot_disk), LABEL_PAUSE),
+        };
+        match pick(wanted, &seen) {
+            Ok(device) => return Ok(device.clone()),
+            Err(SeparateError::Absent { .. }) if clock::monotonic() < end => thread::sleep(pause),
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// The only disk with this serial number.
-fn pick<'a>(serial: &str, seen: &'a [(String, String)]) -> Result<&'a str, SeparateError> {
-    let found: Vec<&str> = seen
-        .iter()
-        .filter(|(_, has)| has == serial)
-        .map(|(name, _)| name.as_str())
-        .collect();
+/// The only one that is called so.
+fn pick<'a>(wanted: &StateDisk, seen: &'a [Seen]) -> Result<&'a Device, SeparateError> {
+    let (what, name) = match wanted {
+        StateDisk::Serial(serial) => ("serial numbers", serial),
+        StateDisk::Label(label) => ("labels", label),
+    };
+    let found = seen.iter().filter(|seen| seen.has.contains(name));
+    let found: Vec<&Device> = found.map(|seen| &seen.device).collect();
+    let join = |texts: Vec<String>| texts.join(", ");
     match found.as_slice() {
         [one] => Ok(one),
-        [] => Err(SeparateError::Absent(
-            seen.iter()
-                .map(|(name, serial)| format!("{name} {serial:?}"))
-                .collect::<Vec<_>>()
-                .join(", "),
-        )),
-        several => Err(SeparateError::Several(several.len(), several.join(", "))),
+        [] => Err(SeparateError::Absent {
+            what,
+            seen: join(seen.iter().map(Seen::text).collect()),
+        }),
+        several => {
+            let paths = several.iter().map(|device| device.path.display());
+            let paths = paths.map(|path| path.to_string()).collect();
+            Err(SeparateError::Several(several.len(), join(paths)))
+        }
     }
 }
 
-/// Names and serial numbers of all disks but the one that the machine booted from.
-fn serials(boot_disk: &str) -> Vec<(String, String)> {
-    let mut seen: Vec<_> = disk::names()
-        .into_iter()
-        .filter(|name| name != boot_disk)
-        .map(|name| {
-            let serial = serial_of(&disk::folder_of(&name)).unwrap_or_default();
-            (name, serial)
-        })
-        .collect();
-    seen.sort();
-    seen
+impl Seen {
+    fn whole(name: &str) -> Option<Self> {
+        let disk = Whole::of(name).ok()?;
+        let device = Device {
+            bytes: disk.sectors.saturating_mul(u64::from(disk.sector_size)),
+            path: disk.path,
+        };
+        let has = Vec::new();
+        Some(Self { device, has })
+    }
+
+    fn text(&self) -> String {
+        let has: Vec<_> = self.has.iter().map(|name| format!("{name:?}")).collect();
+        format!("{} {}", self.device.path.display(), has.join(" and "))
+    }
+}
+
+/// All disks but the one that the machine booted from.
+fn disks(boot_disk: &str) -> Vec<String> {
+    let mut names = disk::names();
+    names.retain(|name| name != boot_disk);
+    names.sort();
+    names
+}
+
+/// They and their serial numbers.
+fn serials(boot_disk: &str) -> Vec<Seen> {
+    let with_serial = |name: &String| {
+        let mut seen = Seen::whole(name)?;
+        let serial = serial_of(&disk::folder_of(name)).unwrap_or_default();
+        seen.has.push(serial);
+        Some(seen)
+    };
+    disks(boot_disk).iter().filter_map(with_serial).collect()
+}
+
+/// They and their partitions, and what these and the file systems on them are called.
+fn labels(boot_disk: &str) -> Vec<Seen> {
+    let mut all = Vec::new();
+    for name in disks(boot_disk) {
+        let folder = disk::folder_of(&name);
+        all.extend(Seen::whole(&name));
+        for node in disk::kernel_partitions(&folder).unwrap_or_default() {
+            all.push(Seen {
+                has: partition_name(&node.folder).into_iter().collect(),
+                device: Device {
+                    path: node.path,
+                    bytes: node.bytes,
+                },
+            });
+        }
+    }
+    for seen in &mut all {
+        let label = File::open(&seen.device.path).and_then(|file| ext4::label(&file));
+        seen.has.extend(label.ok().flatten());
+        seen.has.retain(|name| !name.is_empty());
+        seen.has.dedup();
+    }
+    all
+}
+
+/// A partition's own name, as its table has it.
+fn partition_name(folder: &Path) -> Option<String> {
+    let about = fs::read_to_string(folder.join("uevent")).ok()?;
+    let name = |line: &str| line.strip_prefix("PARTNAME=").map(str::to_owned);
+    about.lines().find_map(name)
 }
 
 /// virtio has it itself, NVMe at the controller, SCSI in a page of vital product data.
@@ -174,16 +257,62 @@ fn serial_of(folder: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
 
+    fn seen(name: &str, has: &[&str]) -> Seen {
+        Seen {
+            device: Device {
+                path: Path::new("/dev").join(name),
+                bytes: 0,
+            },
+            has: has.iter().map(|&name| name.to_owned()).collect(),
+        }
+    }
+
+    fn serial(name: &str) -> StateDisk {
+        StateDisk::Serial(name.to_owned())
+    }
+
+    fn label(name: &str) -> StateDisk {
+        StateDisk::Label(name.to_owned())
+    }
+
     #[test]
     fn one_disk_has_the_serial_number_or_none_is_taken() {
-        let seen = [("vdb", "data"), ("vdc", "other"), ("vdd", "")]
-            .map(|(name, serial)| (name.to_owned(), serial.to_owned()));
-        assert_eq!(pick("data", &seen).unwrap(), "vdb");
-        let error = pick("dat", &seen).unwrap_err().to_string();
-        assert!(error.contains("vdb \"data\", vdc \"other\""), "{error}");
-        let twins = [seen[0].clone(), seen[0].clone()];
-        let error = pick("data", &twins).unwrap_err().to_string();
-        assert!(error.starts_with("2 disks have it: vdb, vdb"), "{error}");
+        let disks = [
+            seen("vdb", &["data"]),
+            seen("vdc", &["other"]),
+            seen("vdd", &[""]),
+        ];
+        let path = |name| pick(&serial(name), &disks).map(|device| device.path.clone());
+        assert_eq!(path("data").unwrap(), Path::new("/dev/vdb"));
+        let error = path("dat").unwrap_err().to_string();
+        let expected = "serial numbers: /dev/vdb \"data\", /dev/vdc \"other\", /dev/vdd \"\"";
+        assert!(error.ends_with(expected), "{error}");
+        let twins = [disks[0].clone(), disks[0].clone()];
+        let error = pick(&serial("data"), &twins).unwrap_err().to_string();
+        assert!(
+            error.starts_with("2 disks have it: /dev/vdb, /dev/vdb"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_label_is_a_partitions_name_or_its_file_systems_and_both_are_one() {
+        let disks = [
+            seen("vdb", &[]),
+            seen("vdb1", &["data", "slipform-state"]),
+            seen("vdc", &["logs"]),
+        ];
+        let path = |name| pick(&label(name), &disks).map(|device| device.path.clone());
+        assert_eq!(path("data").unwrap(), Path::new("/dev/vdb1"));
+        assert_eq!(path("logs").unwrap(), Path::new("/dev/vdc"));
+        let error = path("log").unwrap_err().to_string();
+        let expected =
+            "labels: /dev/vdb , /dev/vdb1 \"data\" and \"slipform-state\", /dev/vdc \"logs\"";
+        assert!(error.ends_with(expected), "{error}");
+        let folder = tempfile::tempdir().unwrap();
+        let about = "MAJOR=254\nDEVTYPE=partition\nPARTN=1\nPARTNAME=my data\n";
+        fs::write(folder.path().join("uevent"), about).unwrap();
+        assert_eq!(partition_name(folder.path()).unwrap(), "my data");
     }
 
     #[test]
@@ -206,25 +335,50 @@ mod tests {
     #[test]
     fn only_a_blank_disk_is_formatted() {
         const BYTES: u64 = 17 << 20;
-        let path = Path::new("/dev/vdb");
+        let device = Device {
+            path: PathBuf::from("/dev/vdb"),
+            bytes: BYTES,
+        };
+        let take = |disk: &File| take(disk, &device, &serial("data"));
         let disk = tempfile::tempfile().unwrap();
         disk.set_len(BYTES).unwrap();
-        assert!(take(&disk, BYTES, path).unwrap());
-        assert!(!take(&disk, BYTES, path).unwrap());
+        assert!(take(&disk).unwrap());
+        assert!(!take(&disk).unwrap());
         // What a power cut leaves of formatting: no superblock, but the first words.
         let mut head = vec![0; 4096];
         head[..ext4::BEING_MADE.len()].copy_from_slice(ext4::BEING_MADE);
         disk.write(&head, 0).unwrap();
-        assert!(take(&disk, BYTES, path).unwrap());
+        assert!(take(&disk).unwrap());
         // A wiped superblock is no blank disk: there is data behind it.
         disk.write(&[0; 4096], 0).unwrap();
-        let error = take(&disk, BYTES, path).unwrap_err().to_string();
+        let error = take(&disk).unwrap_err().to_string();
         assert!(error.contains("/dev/vdb holds something else"), "{error}");
         for at in [512, (1 << 20) - 1, BYTES - 512] {
             let disk = tempfile::tempfile().unwrap();
             disk.set_len(BYTES).unwrap();
             disk.write(b"x", at).unwrap();
-            assert!(take(&disk, BYTES, path).is_err(), "{at}");
+            assert!(take(&disk).is_err(), "{at}");
         }
+    }
+
+    /// Whose label it bears is what the serial number does not tell.
+    #[test]
+    fn somebodys_ext4_is_taken_by_its_label_alone_and_never_formatted() {
+        const BYTES: u64 = 17 << 20;
+        let device = Device {
+            path: PathBuf::from("/dev/vdb"),
+            bytes: BYTES,
+        };
+        let disk = tempfile::tempfile().unwrap();
+        disk.set_len(BYTES).unwrap();
+        assert!(take(&disk, &device, &label("data")).unwrap());
+        let theirs = *b"data\0\0\0\0\0\0\0\0\0\0\0\0";
+        disk.write(&theirs, 1024 + 0x78).unwrap();
+        assert_eq!(ext4::label(&disk).unwrap().as_deref(), Some("data"));
+        assert!(take(&disk, &device, &serial("data")).is_err());
+        assert!(!take(&disk, &device, &label("data")).unwrap());
+        // Another file system in a partition of that name.
+        disk.write(&[0; 2], 1024 + 0x38).unwrap();
+        assert!(take(&disk, &device, &label("data")).is_err());
     }
 }

@@ -180,10 +180,11 @@ impl Words {
             "-drive",
             with_file(&drive, "file.filename", file.as_os_str()),
         );
-        self.option(
-            "-device",
-            format!("virtio-blk-pci,drive=state0,serial={}", disk.serial),
-        );
+        let mut device = "virtio-blk-pci,drive=state0".to_owned();
+        if !disk.serial.is_empty() {
+            device += &format!(",serial={}", disk.serial);
+        }
+        self.option("-device", device);
     }
 
     fn disk(&mut self, setup: &Setup<'_>) {

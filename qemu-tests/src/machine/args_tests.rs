@@ -282,6 +282,7 @@ fn a_disk_for_the_state_alone_bears_its_serial_number_and_a_kept_disk_is_written
     own.state_disk = Some(crate::plan::StateDisk {
         serial: "data".into(),
         bytes: 1 << 26,
+        content: Vec::new(),
         file: None,
     });
     let text = line(&own, AccelKind::Tcg, &test_mode());

@@ -17,6 +17,7 @@ pub(crate) mod usernet;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -386,7 +387,7 @@ fn watch(
     Ok(())
 }
 
-/// The file of the state's own disk: the plan's, or one in `folder`; blank if it is new.
+/// The file of the state's own disk: the plan's, or one in `folder`; if it is new, as the plan says.
 fn state_disk(plan: &Plan, folder: &Path) -> Result<Option<PathBuf>, HarnessError> {
     let Some(disk) = &plan.state_disk else {
         return Ok(None);
@@ -396,7 +397,11 @@ fn state_disk(plan: &Plan, folder: &Path) -> Result<Option<PathBuf>, HarnessErro
     if !path.exists() {
         let remedy = "check that it can be written and the disk is not full";
         std::fs::File::create(&path)
-            .and_then(|file| file.set_len(disk.bytes))
+            .and_then(|file| {
+                file.set_len(disk.bytes)?;
+                let mut content = disk.content.iter();
+                content.try_for_each(|(at, bytes)| file.write_all_at(bytes, *at))
+            })
             .map_err(HarnessError::io("make", &path, remedy))?;
     }
     Ok(Some(path))

@@ -119,10 +119,12 @@ pub enum DiskFormat {
 /// A disk for a machine's state alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StateDisk {
-    /// Its serial number.
+    /// Its serial number; empty for none.
     pub serial: String,
     /// Its length, if the harness makes it.
     pub bytes: u64,
+    /// What the harness writes on it then, and at which bytes: a table, or nothing.
+    pub content: Vec<(u64, Vec<u8>)>,
     /// The file, raw, made if it is not there; without one it is gone after the run.
     pub file: Option<PathBuf>,
 }
@@ -219,7 +221,11 @@ impl Plan {
             "allowances": self.allowances,
         });
         if let (Some(disk), Some(map)) = (&self.state_disk, identity.as_object_mut()) {
-            map.insert("state-disk".to_owned(), json!([disk.serial, disk.bytes]));
+            let mut about = vec![json!(disk.serial), json!(disk.bytes)];
+            for (at, bytes) in &disk.content {
+                about.push(json!([at, hex(&Sha256::digest(bytes))]));
+            }
+            map.insert("state-disk".to_owned(), json!(about));
         }
         identity.to_string()
     }
@@ -227,10 +233,12 @@ impl Plan {
     /// `sha256:…` of [`Plan::identity`].
     #[must_use]
     pub fn digest(&self) -> String {
-        let digest = Sha256::digest(self.identity());
-        let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("sha256:{digits}")
+        format!("sha256:{}", hex(&Sha256::digest(self.identity())))
     }
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -285,6 +293,7 @@ mod tests {
                 plan.state_disk = Some(StateDisk {
                     serial: "data".into(),
                     bytes: 1 << 26,
+                    content: vec![(0, b"EFI PART".to_vec())],
                     file: None,
                 });
             },

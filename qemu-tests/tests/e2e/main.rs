@@ -14,6 +14,7 @@ mod media;
 mod peers;
 mod spool;
 mod state;
+mod state_label;
 mod support;
 mod sweeps;
 mod telemetry;

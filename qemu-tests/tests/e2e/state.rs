@@ -23,16 +23,16 @@ use slipform::pipeline::{SweepRequest, testing};
 use slipform_init::contract::event::{Event, Phase, Record, ServiceState, StateNews};
 use slipform_qemu_tests::Plan;
 
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 const REDIS: u16 = 6379;
 /// As init has it.
 const STATE_TYPE: u128 = 0x54fc_e1b4_8ef4_8c5c_954b_c8e4_db62_4db8;
 
 /// A connection to redis that speaks RESP.
-struct Client(BufReader<TcpStream>);
+pub(crate) struct Client(BufReader<TcpStream>);
 
 impl Client {
-    fn connect(port: u16) -> Self {
+    pub(crate) fn connect(port: u16) -> Self {
         let until = Instant::now() + Duration::from_secs(60);
         loop {
             let stream = TcpStream::connect(("127.0.0.1", port));
@@ -50,7 +50,7 @@ impl Client {
     }
 
     /// Sends a command; the answer's first line, and a bulk string's text.
-    fn ask(&mut self, words: &[&str]) -> io::Result<String> {
+    pub(crate) fn ask(&mut self, words: &[&str]) -> io::Result<String> {
         let mut text = format!("*{}\r\n", words.len());
         for word in words {
             text += &format!("${}\r\n{word}\r\n", word.len());
@@ -80,15 +80,18 @@ fn port() -> u16 {
 
 /// Starts the machine on its disk's file, and waits for redis, or for the end.
 fn start(plan: &Plan) -> (Machine, u16, bool) {
-    start_with(plan, None)
+    start_with(plan, &[])
 }
 
-/// The same with a second disk of serial number `data`.
-fn start_with(plan: &Plan, second: Option<&Path>) -> (Machine, u16, bool) {
+/// The same with further disks and their serial numbers.
+pub(crate) fn start_with(plan: &Plan, disks: &[(&Path, &str)]) -> (Machine, u16, bool) {
     let port = port();
     let extra = Extra {
         writes: true,
-        second: second.map(|file| (file.to_owned(), "data".to_owned())),
+        disks: disks
+            .iter()
+            .map(|&(file, serial)| (file.to_owned(), serial.to_owned()))
+            .collect(),
         forwards: vec![(port, REDIS)],
         ..Extra::default()
     };
@@ -100,7 +103,7 @@ fn start_with(plan: &Plan, second: Option<&Path>) -> (Machine, u16, bool) {
 }
 
 /// What became of the state, in order.
-fn news(records: &[Record]) -> Vec<StateNews> {
+pub(crate) fn news(records: &[Record]) -> Vec<StateNews> {
     let news = records.iter().filter_map(|record| match record.event {
         Event::State { news, .. } => Some(news),
         _ => None,
@@ -109,7 +112,7 @@ fn news(records: &[Record]) -> Vec<StateNews> {
 }
 
 /// Why init could not bring up the state.
-fn error(records: &[Record]) -> Option<String> {
+pub(crate) fn error(records: &[Record]) -> Option<String> {
     records.iter().find_map(|record| match &record.event {
         Event::Error {
             phase: Phase::State,
@@ -143,7 +146,7 @@ fn place(disk: &Path) -> Range<u64> {
 }
 
 /// e2fsck over a copy: it replays the journal as the kernel would, and then finds nothing.
-fn fsck(disk: &Path, place: &Range<u64>) {
+pub(crate) fn fsck(disk: &Path, place: &Range<u64>) {
     let mut copy = tempfile::NamedTempFile::new().expect("a file");
     let mut file = File::open(disk).expect("the disk");
     file.seek(SeekFrom::Start(place.start)).expect("the state");
@@ -182,7 +185,7 @@ impl Random {
 }
 
 /// Every one of `count` keys has its value.
-fn all_are_there(client: &mut Client, count: u64) {
+pub(crate) fn all_are_there(client: &mut Client, count: u64) {
     for key in 1..=count {
         let value = client
             .ask(&["GET", &format!("key{key}")])
@@ -408,7 +411,7 @@ fn a_disk_of_its_own_is_found_by_its_serial_number_and_grows() {
     let file = File::create(&data).expect("a file");
     file.set_len(64 * MIB).expect("its length");
 
-    let (machine, port, ready) = start_with(&plan, Some(&data));
+    let (machine, port, ready) = start_with(&plan, &[(&data, "data")]);
     assert!(ready, "{:#?}", machine.records);
     assert_eq!(
         news(&machine.records),
@@ -422,7 +425,7 @@ fn a_disk_of_its_own_is_found_by_its_serial_number_and_grows() {
     drop(machine);
 
     file.set_len(300 * MIB).expect("a larger disk");
-    let (machine, port, ready) = start_with(&plan, Some(&data));
+    let (machine, port, ready) = start_with(&plan, &[(&data, "data")]);
     assert!(ready, "{:#?}", machine.records);
     assert_eq!(
         news(&machine.records),

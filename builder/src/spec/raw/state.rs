@@ -11,7 +11,7 @@ pub struct RawState {
     pub paths: Vec<RawStatePath>,
     /// Least size; the image's disk gets so much longer. A larger disk gives all that it has. Default: `"64MiB"`.
     pub size: Option<String>,
-    /// A disk of its own instead, such as `{ serial = "data" }`. A blank one is taken at first boot.
+    /// A disk of its own instead: `{ serial = "data" }` or `{ label = "data" }`.
     pub disk: Option<RawStateDisk>,
     /// When the state cannot be mounted: `fail` (default) ends the boot with an error and touches nothing; `recreate` makes a new, empty one and reports it.
     pub policy: Option<RawStatePolicy>,
@@ -94,12 +94,14 @@ impl JsonSchema for RawStatePath {
     }
 }
 
-/// A disk that holds the state and nothing else.
+/// A disk, or a partition of one, that holds the state and nothing else. Name one of the two.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawStateDisk {
-    /// Its serial number, as `lsblk -o SERIAL` shows it; 1 to 20 letters, digits, `-` or `_`.
-    pub serial: String,
+    /// Its serial number, as `lsblk -o SERIAL` shows it; 1 to 20 letters, digits, `-` or `_`. A blank disk is formatted at first boot.
+    pub serial: Option<String>,
+    /// What somebody wrote on it: the label of an empty ext4 on a whole disk or a partition (`mkfs.ext4 -L data /dev/X`), or the name of a blank partition (`sgdisk -n 1 -c 1:data /dev/X`), which is formatted at first boot. The boot disk is not looked at; with two of that label the machine does not start. 1 to 16 letters, digits, `-` or `_`. Not together with `policy = "recreate"`.
+    pub label: Option<String>,
 }
 
 /// When the state cannot be mounted.

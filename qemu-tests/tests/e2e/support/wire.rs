@@ -30,8 +30,8 @@ pub(crate) enum Way<'a> {
 pub(crate) struct Extra {
     /// The disk's file is written to.
     pub(crate) writes: bool,
-    /// A file for a second disk, and its serial number.
-    pub(crate) second: Option<(PathBuf, String)>,
+    /// Files of further disks, and their serial numbers; empty: they have none.
+    pub(crate) disks: Vec<(PathBuf, String)>,
     /// Ports of the host's loopback, and the guest's ports that they lead to.
     pub(crate) forwards: Vec<(u16, u16)>,
     /// `-netdev` of another network than QEMU's own.
@@ -43,16 +43,17 @@ pub(crate) struct Extra {
 }
 
 impl Extra {
-    fn second_disk(&self) -> Vec<String> {
-        let Some((file, serial)) = &self.second else {
-            return Vec::new();
+    fn more_disks(&self) -> Vec<String> {
+        let words = |(number, (file, serial)): (usize, &(PathBuf, String))| {
+            let named = if serial.is_empty() { "" } else { ",serial=" };
+            [
+                "-drive".to_owned(),
+                format!("if=none,id=more{number},format=raw,file={}", file.display()),
+                "-device".to_owned(),
+                format!("virtio-blk-pci,drive=more{number}{named}{serial}"),
+            ]
         };
-        vec![
-            "-drive".to_owned(),
-            format!("if=none,id=second,format=raw,file={}", file.display()),
-            "-device".to_owned(),
-            format!("virtio-blk-pci,drive=second,serial={serial}"),
-        ]
+        self.disks.iter().enumerate().flat_map(words).collect()
     }
 
     fn second_nic(&self) -> &'static [&'static str] {
@@ -157,7 +158,7 @@ impl Machine {
                 plan.disk.display()
             ))
             .args(["-device", "virtio-blk-pci,drive=disk"])
-            .args(extra.second_disk())
+            .args(extra.more_disks())
             // The harness's network is closed, and then QEMU's server names no name server.
             .arg("-netdev")
             .arg(extra.network())
