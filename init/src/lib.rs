@@ -2,5 +2,3 @@
 //! and what init reports to the harness ([`contract::event`]). No syscalls here.
 
 pub mod contract;
-#[cfg(test)]
-mod fuzz;

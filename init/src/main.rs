@@ -14,8 +14,6 @@ mod crc;
 mod cycle;
 mod early;
 mod error;
-#[cfg(test)]
-mod fuzz;
 mod inside;
 mod layers;
 mod metadata;

@@ -238,24 +238,11 @@ mod tests {
 
     #[test]
     fn mutated_records_never_panic() {
-        let seconds: f64 = std::env::var("SLIPFORM_FUZZ_SECONDS")
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(1.0);
         let text = b"{\"t\":12,\"event\":\"service\",\"name\":\"web\",\"state\":\"ready\",\"pid\":7,\"detail\":\"\"}\n".repeat(4);
-        let start = std::time::Instant::now();
-        let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-        while start.elapsed().as_secs_f64() < seconds {
-            let mut bytes = text.clone();
-            for _ in 0..4 {
-                seed ^= seed << 13;
-                seed ^= seed >> 7;
-                seed ^= seed << 17;
-                let at = (seed >> 8) as usize % bytes.len();
-                bytes[at] = seed as u8;
-            }
-            let (records, garbage) = read(&bytes, 1 + (seed as usize % 97));
-            assert!(records.len() as u64 + garbage.lines <= 12);
-        }
+        slipform_fuzz::fuzz(&[text], |bytes, random| {
+            let (records, garbage) = read(bytes, 1 + random.below(97));
+            let lines = bytes.split(|byte| *byte == b'\n').count() as u64;
+            assert!(records.len() as u64 + garbage.lines <= lines);
+        });
     }
 }

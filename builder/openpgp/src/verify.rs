@@ -410,32 +410,11 @@ mod tests {
         let public = key.public();
         let keyring = ring(&public);
         let signed = key.clearsign(TEXT, With::Subkey, SIGNED);
-        let seconds = std::env::var("SLIPFORM_FUZZ_SECONDS")
-            .ok()
-            .and_then(|value| value.parse().ok())
-            .unwrap_or(1);
-        let end = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
-        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut random = move |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            usize::try_from(state % below as u64).unwrap()
-        };
-        while std::time::Instant::now() < end {
-            let mut text = signed.clone().into_bytes();
-            let mut armored = public.clone().into_bytes();
-            for _ in 0..=random(3) {
-                let at = random(text.len());
-                text[at] = u8::try_from(random(256)).unwrap();
-                let at = random(armored.len());
-                armored[at] = u8::try_from(random(256)).unwrap();
-            }
-            text.truncate(text.len() - random(2) * random(text.len()));
-            if let Ok(verified) = verify_clearsigned(&text, &keyring, NOW) {
+        slipform_fuzz::fuzz(&[&signed, &public], |bytes, _| {
+            if let Ok(verified) = verify_clearsigned(bytes, &keyring, NOW) {
                 assert_eq!(verified.text.trim_end(), TEXT);
             }
-            let _ = Keyring::from_bytes(&armored);
-        }
+            let _ = Keyring::from_bytes(bytes);
+        });
     }
 }

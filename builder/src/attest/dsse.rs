@@ -284,7 +284,7 @@ mod tests {
         let signer = key(1);
         let trusted = [signer.public().clone()];
         let envelope = Envelope::sign("a/b", br#"{"a":1}"#, &signer).unwrap();
-        crate::store::fuzz::mutate(&envelope.to_bytes().unwrap(), |bytes| {
+        slipform_fuzz::fuzz(&[&envelope.to_bytes().unwrap()], |bytes, _| {
             if let Ok(read) = Envelope::parse(bytes)
                 && let Ok(verified) = read.verify("a/b", &trusted)
             {

@@ -337,7 +337,7 @@ fn mutated_statements_are_refused_or_the_same() {
         .verify(crate::attest::PAYLOAD_TYPE, &keys)
         .unwrap()
         .payload;
-    crate::store::fuzz::mutate(&payload, |bytes| {
+    slipform_fuzz::fuzz(&[&payload], |bytes, _| {
         if let Ok(statement) = Statement::<TestResult>::parse(bytes) {
             let _ = (statement.predicate.facts(), statement.predicate.plan());
             let _ = passed(&statement.predicate, &CHECKS.map(str::to_owned));
@@ -346,7 +346,7 @@ fn mutated_statements_are_refused_or_the_same() {
     });
     // Their signature is gone with one byte.
     let bytes = all.test.to_bytes().unwrap();
-    crate::store::fuzz::mutate(&bytes, |bytes| {
+    slipform_fuzz::fuzz(&[&bytes], |bytes, _| {
         let Ok(test) = Envelope::parse(bytes) else {
             return;
         };

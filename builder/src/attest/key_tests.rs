@@ -127,16 +127,16 @@ fn a_key_file_that_asks_for_too_much_is_not_read() {
 #[test]
 fn mutated_keys_do_not_panic() {
     let private = key(1).to_pem(None).unwrap();
-    crate::store::fuzz::mutate(private.as_bytes(), |bytes| {
+    slipform_fuzz::fuzz(&[private.as_bytes()], |bytes, _| {
         let text = String::from_utf8_lossy(bytes);
         // Text that turns into an encrypted key is not worth its scrypt here.
         let _ = KeyFile::from_pem(&text, Path::new("k"), || Err(AttestError::NoPlace));
     });
-    crate::store::fuzz::mutate(key(1).public().to_pem().as_bytes(), |bytes| {
+    slipform_fuzz::fuzz(&[key(1).public().to_pem().as_bytes()], |bytes, _| {
         let _ = PublicKey::all_from_pem(&String::from_utf8_lossy(bytes), "x");
     });
     let locked = key(1).to_pem(Some(&word("x"))).unwrap();
-    crate::store::fuzz::mutate(locked.as_bytes(), |bytes| {
+    slipform_fuzz::fuzz(&[locked.as_bytes()], |bytes, _| {
         let text = String::from_utf8_lossy(bytes);
         let _ = KeyFile::from_pem(&text, Path::new("k"), || Err(AttestError::NoPlace));
     });

@@ -238,8 +238,8 @@ mod tests {
         seed.extend(record("SCHILY.xattr.user.x", b"1\n2"));
         seed.extend(record("mtime", b"12.5"));
         seed.extend(record("GNU.sparse.map", b"0,1,2,3"));
-        crate::layers::testing::fuzz(&seed, |bytes, _| {
-            if let Ok(pax) = Pax::parse(&bytes) {
+        slipform_fuzz::fuzz(&[&seed], |bytes, _| {
+            if let Ok(pax) = Pax::parse(bytes) {
                 let held = pax.path.map_or(0, |p| p.len())
                     + pax.sparse.map_or(0, |sparse| sparse.pieces.len())
                     + pax.xattrs.values().map(Vec::len).sum::<usize>();

@@ -248,12 +248,11 @@ fn fuzz_mutated_archives() {
         Item::file("a/b", "c"),
         Item::new(b'3', "dev"),
     ]);
-    for seed in [plain.clone(), gz(&plain), zstd(&plain)] {
-        crate::layers::testing::fuzz(&seed, |bytes, _| {
-            let blob = store.put(&bytes).unwrap();
-            if let Ok(unpacked) = unpack(&store, &blob, "t") {
-                assert_eq!(store.size(&unpacked.tar), Some(unpacked.size));
-            }
-        });
-    }
+    let seeds = [plain.clone(), gz(&plain), zstd(&plain)];
+    slipform_fuzz::fuzz(&seeds, |bytes, _| {
+        let blob = store.put(bytes).unwrap();
+        if let Ok(unpacked) = unpack(&store, &blob, "t") {
+            assert_eq!(store.size(&unpacked.tar), Some(unpacked.size));
+        }
+    });
 }

@@ -176,50 +176,6 @@ pub(crate) fn deb_with(name: &str, control: &BTreeMap<&str, &str>, items: &[Item
     ])
 }
 
-/// Calls `check` with mutants of `seed` (and a random number) for as long as
-/// `SLIPFORM_FUZZ_SECONDS` says, one second by default. The sequence is always the same.
-pub(crate) fn fuzz(seed: &[u8], mut check: impl FnMut(Vec<u8>, u64)) {
-    let seconds = std::env::var("SLIPFORM_FUZZ_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1.0);
-    let end = std::time::Instant::now() + std::time::Duration::from_secs_f64(seconds);
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut random = move || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    check(seed.to_vec(), 1);
-    loop {
-        for _ in 0..100 {
-            let mut bytes = seed.to_vec();
-            for _ in 0..=random() % 6 {
-                if bytes.is_empty() {
-                    break;
-                }
-                let at = usize::try_from(random() % bytes.len() as u64).unwrap();
-                match random() % 5 {
-                    0 => bytes[at] ^= 1 << (random() % 8),
-                    1 => {
-                        bytes[at] = b"\0\xff/.0 9x\n="[(random() % 10) as usize];
-                    }
-                    2 => bytes.truncate(at),
-                    3 => bytes.insert(at, (random() & 0xff) as u8),
-                    _ => {
-                        bytes.remove(at);
-                    }
-                }
-            }
-            check(bytes, random());
-        }
-        if std::time::Instant::now() >= end {
-            break;
-        }
-    }
-}
-
 /// What a package with `items` brings.
 pub(crate) fn entries_of(items: &[Item]) -> Vec<super::Entry> {
     let bytes = tar(items);

@@ -670,7 +670,7 @@ why = "wished"
     #[test]
     fn mutated_locks_never_panic() {
         let text = golden();
-        super::super::testing::fuzz(text.as_bytes(), |bytes| {
+        slipform_fuzz::fuzz(&[text.as_bytes()], |bytes, _| {
             if let Ok(text) = std::str::from_utf8(bytes)
                 && let Ok(lock) = parse(text)
             {

@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn mutated_releases_never_panic() {
-        super::super::testing::fuzz(TEXT.as_bytes(), |bytes| {
+        slipform_fuzz::fuzz(&[TEXT.as_bytes()], |bytes, _| {
             let _ = Release::parse(&String::from_utf8_lossy(bytes));
         });
     }

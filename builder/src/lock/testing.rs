@@ -323,43 +323,6 @@ pub fn options(key: &str) -> ResolveOptions<'_> {
     }
 }
 
-/// Calls `check` with seeded mutations of `bytes` until the time that
-/// `SLIPFORM_FUZZ_SECONDS` gives (1 s) is over.
-pub fn fuzz(bytes: &[u8], mut check: impl FnMut(&[u8])) {
-    let seconds = std::env::var("SLIPFORM_FUZZ_SECONDS")
-        .ok()
-        .and_then(|value| value.parse().ok())
-        .unwrap_or(1);
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(seconds);
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut random = move |below: usize| {
-        // xorshift64
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state % below.max(1) as u64).unwrap_or_default()
-    };
-    while std::time::Instant::now() < end {
-        let mut mutated = bytes.to_vec();
-        for _ in 0..=random(4) {
-            let at = random(mutated.len());
-            match random(5) {
-                0 => mutated.truncate(at),
-                1 => {
-                    let part = mutated[at..(at + random(64)).min(mutated.len())].to_vec();
-                    let to = random(mutated.len());
-                    mutated.splice(to..to, part);
-                }
-                2 => drop(mutated.drain(at..(at + random(16)).min(mutated.len()))),
-                _ if mutated.is_empty() => {}
-                3 => mutated[at] = b"\n :,|()<>=[]\"'"[random(14)],
-                _ => mutated[at] = u8::try_from(random(256)).unwrap_or_default(),
-            }
-        }
-        check(&mutated);
-    }
-}
-
 fn tar(files: &[(String, Vec<u8>, u32)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (path, content, mode) in files {

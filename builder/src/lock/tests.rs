@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::testing::{NOW, SIGNED, TestArchive, TestPackage, VALID, fuzz, options};
+use super::testing::{NOW, SIGNED, TestArchive, TestPackage, VALID, options};
 use super::*;
 
 mod trust;
@@ -464,7 +464,7 @@ fn mutated_indexes_never_panic() {
             + "\n\n"
     })
     .collect();
-    fuzz(packages.concat().as_bytes(), |bytes| {
+    slipform_fuzz::fuzz(&[packages.concat()], |bytes, _| {
         let mut index = index::Index::new("amd64");
         let _ = index.add_packages(bytes, 0);
         let wishes: Vec<_> = ["a", "b", "v", "d"]

@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn changed_lists_do_not_panic() {
         let sources = list(vec![file("www/b"), file("slipform.toml"), link("www/a")]).unwrap();
-        crate::store::fuzz::mutate(&sources.to_bytes().unwrap(), |bytes| {
+        slipform_fuzz::fuzz(&[&sources.to_bytes().unwrap()], |bytes, _| {
             if let Ok(read) = Sources::parse(bytes) {
                 assert!(read.files.iter().all(|kept| is_clean(&kept.path)));
             }

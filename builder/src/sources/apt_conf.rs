@@ -228,7 +228,7 @@ mod tests {
         }
         let _any = conf(&"a{".repeat(100_000));
         let seed = b"A::b \"1\"; C { d \"3\"; }; #clear C; /* x */ // y\n";
-        crate::store::fuzz::mutate(seed, |bytes| {
+        slipform_fuzz::fuzz(&[seed], |bytes, _| {
             let _any = conf(&String::from_utf8_lossy(bytes));
         });
     }

@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn mutated_files_do_not_panic() {
         let seed = b"deb [a=b] http://x y main\nTypes: deb\nURIs: http://a\n b\nSuites: c\n\n";
-        crate::store::fuzz::mutate(seed, |bytes| {
+        slipform_fuzz::fuzz(&[seed], |bytes, _| {
             let text = String::from_utf8_lossy(bytes);
             let _lines = parse_lines(&text);
             let _paragraphs = parse_deb822(&text);

@@ -267,7 +267,7 @@ mod tests {
     fn mutated_files_do_not_panic() {
         let seed =
             b"machine http://a:1/p login \"u\\\"\" password p\nmacdef x\n\ndefault login d\n";
-        crate::store::fuzz::mutate(seed, |bytes| {
+        slipform_fuzz::fuzz(&[seed], |bytes, _| {
             for dialect in [Dialect::Apt, Dialect::Netrc] {
                 Credentials::default().add(&String::from_utf8_lossy(bytes), dialect);
             }

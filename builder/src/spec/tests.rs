@@ -402,19 +402,10 @@ fn a_specification_that_is_no_text_or_too_long_is_refused() {
 
 #[test]
 fn random_text_never_panics() {
-    let seed = include_str!("../../../layers/images/redis/slipform.toml").as_bytes();
-    let mut state = 0x5eed_u64;
-    for _ in 0..300 {
-        let mut bytes = seed.to_vec();
-        for _ in 0..4 {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            let at = usize::try_from(state >> 33).unwrap() % bytes.len();
-            bytes[at] = (state >> 24) as u8 & 0x7f;
-        }
-        let _ = load_text(&String::from_utf8_lossy(&bytes));
-    }
+    let seed = include_str!("../../../layers/images/redis/slipform.toml");
+    slipform_fuzz::fuzz(&[seed], |bytes, _| {
+        let _ = load_text(&String::from_utf8_lossy(bytes));
+    });
 }
 
 #[test]

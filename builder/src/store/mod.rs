@@ -34,8 +34,6 @@ pub mod temp;
 #[cfg(test)]
 mod crash_tests;
 pub(crate) mod fault;
-#[cfg(test)]
-pub(crate) mod fuzz;
 
 pub use blob::*;
 pub use error::*;

@@ -316,7 +316,7 @@ mod tests {
     fn mutated_documents_do_not_panic() {
         let layer = Descriptor::new("application/x", Digest::of("x"), 1).with("b", "2");
         let manifest = Manifest::artifact("application/y", Descriptor::empty(), vec![layer]);
-        crate::store::fuzz::mutate(&manifest.to_bytes().unwrap(), |bytes| {
+        slipform_fuzz::fuzz(&[&manifest.to_bytes().unwrap()], |bytes, _| {
             if let Ok(read) = Manifest::parse(bytes) {
                 let written = read.to_bytes().unwrap();
                 assert_eq!(Manifest::parse(&written).unwrap(), read);

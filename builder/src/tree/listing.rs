@@ -422,9 +422,9 @@ f 4755 0:0 1577836800 70 sha256:788ccb2620b8e6b84a5eb6e14cdeda86de55bd30bd8ba2b4
     #[test]
     fn fuzz_mutated_listings() {
         let good = write(&sample());
-        crate::layers::testing::fuzz(good.as_bytes(), |bytes, _| {
-            if let Ok(text) = String::from_utf8(bytes)
-                && let Ok(tree) = read(&text)
+        slipform_fuzz::fuzz(&[good.as_bytes()], |bytes, _| {
+            if let Ok(text) = std::str::from_utf8(bytes)
+                && let Ok(tree) = read(text)
             {
                 assert_eq!(write(&tree), text);
             }

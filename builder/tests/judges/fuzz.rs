@@ -1,12 +1,11 @@
-//! Seeded mutations of good inputs: a reader may refuse them, never panic,
-//! loop or eat the memory. `SLIPFORM_FUZZ_SECONDS` sets the time of each target.
+//! Mutants of good inputs: a reader may refuse them, never panic, loop or eat the
+//! memory. `SLIPFORM_FUZZ_SECONDS` sets the time of each target (see `slipform_fuzz`).
 
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use slipform::base::progress::Quiet;
 use slipform::base::{Digest, MIB};
@@ -21,59 +20,60 @@ use slipform::output::{
 use slipform::pipeline::Settings;
 use slipform::pipeline::diff::Side;
 use slipform::uki::{self, pe::Pe};
+use slipform_fuzz::{Patch, fuzz, patches};
 
 use crate::filesystems::nasty;
 use crate::scene::{Random, disk, image, machine, scene, small, stacked_disk, stub};
 
-/// Calls `target` with ever new randomness until the time is up.
-fn fuzz(seed: u64, mut target: impl FnMut(&mut Random)) {
-    let seconds = std::env::var("SLIPFORM_FUZZ_SECONDS").ok();
-    let seconds = seconds.and_then(|text| text.parse().ok()).unwrap_or(1.0);
-    let end = Instant::now() + Duration::from_secs_f64(seconds);
-    let mut random = Random(seed);
-    while Instant::now() < end {
-        target(&mut random);
+/// Patches of one input.
+const PATCHES: usize = 16;
+
+/// The bytes that an input's patches change, within the ranges that are worth it.
+fn changes(ranges: &[Range<u64>], input: &[u8]) -> BTreeMap<u64, u8> {
+    let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    let mut changes = BTreeMap::new();
+    for patch in patches(input).take(PATCHES) {
+        for (index, byte) in patch.value.into_iter().take(patch.width).enumerate() {
+            let mut at = (patch.at + index as u64) % total;
+            for range in ranges {
+                let length = range.end - range.start;
+                if at < length {
+                    changes.insert(range.start + at, byte);
+                    break;
+                }
+                at -= length;
+            }
+        }
     }
+    changes
 }
 
-/// Changes a few bytes: bits, extremes, copies, the end.
-fn mutate(random: &mut Random, bytes: &mut Vec<u8>) {
-    for _ in 0..=random.below(4) {
-        if bytes.is_empty() {
-            return;
-        }
-        let at = random.below(bytes.len() as u64) as usize;
-        let room = bytes.len() - at;
-        match random.below(6) {
-            0 => bytes[at] ^= 1 << random.below(8),
-            1 => bytes[at] = random.next() as u8,
-            2 => bytes[at..at + room.min(4)].fill(0xff),
-            3 => bytes[at..at + room.min(8)].fill(0),
-            4 => {
-                let from = random.below(bytes.len() as u64) as usize;
-                let length = room.min(bytes.len() - from).min(16);
-                bytes.copy_within(from..from + length, at);
-            }
-            _ if random.below(8) == 0 => bytes.truncate(at),
-            _ => {}
-        }
+/// Nothing, and something at the beginning of every range, behind `first`.
+fn patch_seeds(first: &[u8], ranges: &[Range<u64>]) -> Vec<Vec<u8>> {
+    let mut at = 0;
+    let mut seeds = vec![first.to_vec()];
+    for range in ranges {
+        let patch = Patch {
+            at,
+            width: 4,
+            value: [0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff],
+        };
+        seeds.push([first, &patch.to_bytes()].concat());
+        at += range.end - range.start;
     }
+    seeds
 }
 
 #[test]
 fn pe_images() {
     let good = stub();
-    fuzz(1, |random| {
-        let mut bytes = good.clone();
-        bytes.truncate(0x600);
-        // Mutations in the headers, where everything is.
-        let mut headers = bytes[..0x200].to_vec();
-        mutate(random, &mut headers);
-        bytes.splice(..0x200, headers);
+    // The headers, where everything is.
+    fuzz(&[&good[..0x200]], |headers, random| {
+        let bytes = [headers, &good[0x200..0x600]].concat();
         if let Ok(pe) = Pe::parse(&bytes, bytes.len() as u64) {
             let added = [
-                (".linux", random.below(1 << 32)),
-                (".initrd", random.below(1 << 20)),
+                (".linux", random.below(1 << 32) as u64),
+                (".initrd", random.below(1 << 20) as u64),
             ];
             if let Ok(plan) = pe.append(&bytes, &added) {
                 let again = Pe::parse(&plan.headers, plan.file_length).unwrap();
@@ -94,12 +94,10 @@ fn initrds() {
     let archive = archive.finish().unwrap();
     let mut packed = zstd::bulk::compress(&archive, 3).unwrap();
     packed.resize(packed.len().next_multiple_of(4), 0);
-    let good = [archive.clone(), packed, archive].concat();
+    let good = [archive.clone(), packed, archive.clone()].concat();
     let [found] = find_in_initrd(&mut Cursor::new(&good), ["machine.json"], 4096).unwrap();
     assert!(found.is_some());
-    fuzz(2, |random| {
-        let mut bytes = good.clone();
-        mutate(random, &mut bytes);
+    fuzz(&[good, archive], |bytes, _| {
         let found = find_in_initrd(&mut Cursor::new(bytes), ["machine.json", "a/b"], 4096);
         let contents = found.into_iter().flatten().flatten();
         assert!(contents.into_iter().all(|content| content.len() <= 4096));
@@ -131,10 +129,8 @@ fn disk_maps() {
         extents,
     }
     .to_json();
-    fuzz(3, |random| {
-        let mut bytes = good.clone();
-        mutate(random, &mut bytes);
-        if let Ok(map) = DiskMap::from_json(&bytes) {
+    fuzz(&[good], |bytes, _| {
+        if let Ok(map) = DiskMap::from_json(bytes) {
             assert_eq!(DiskMap::from_json(&map.to_json()).unwrap(), map);
         }
     });
@@ -161,26 +157,21 @@ fn qcow2_files() {
     let path = scene.folder.path().join("disk.qcow2");
     output::write(OutputFormat::Qcow2, &map, &scene.store, &path).unwrap();
     let good = std::fs::read(&path).unwrap();
-    fuzz(4, |random| {
+    // Headers and tables are where lies are worth something.
+    let end = good.len() as u64;
+    let ranges = [0..112, 65_536..65_544, end - 4 * 65_536..end - 2 * 65_536];
+    fuzz(&patch_seeds(&[], &ranges), |input, random| {
         let mut bytes = good.clone();
-        // Headers and tables are where lies are worth something.
-        let ranges = [
-            0..112,
-            65_536..65_544,
-            good.len() - 4 * 65_536..good.len() - 2 * 65_536,
-        ];
-        let range = ranges[random.below(3) as usize].clone();
-        let mut part = bytes[range.clone()].to_vec();
-        mutate(random, &mut part);
-        bytes.splice(range, part);
+        for (at, byte) in changes(&ranges, input) {
+            bytes[at as usize] = byte;
+        }
         let Ok(mut reader) = Qcow2Reader::open(Cursor::new(bytes)) else {
             return;
         };
         let size = reader.size();
         for _ in 0..4 {
-            reader
-                .seek(SeekFrom::Start(random.below(size.max(1))))
-                .unwrap();
+            let at = random.below(size as usize) as u64;
+            reader.seek(SeekFrom::Start(at)).unwrap();
             let mut buffer = [0; 70_000];
             let _ = reader.read(&mut buffer);
         }
@@ -189,9 +180,8 @@ fn qcow2_files() {
 }
 
 /// What of a format's file is worth lying about, in a file of `length` bytes.
-fn interesting(format: OutputFormat, length: usize) -> Vec<Range<usize>> {
-    const KIB: usize = 1024;
-    const MIB: usize = 1024 * KIB;
+fn interesting(format: OutputFormat, length: u64) -> Vec<Range<u64>> {
+    const KIB: u64 = 1024;
     match format {
         OutputFormat::RawZst => vec![0..32, length - 200..length],
         OutputFormat::Vhd => vec![length - 512..length - 448, length - 448..length - 400],
@@ -251,59 +241,75 @@ fn open_as(format: OutputFormat, bytes: Vec<u8>) -> io::Result<Box<dyn DiskSourc
     })
 }
 
-#[test]
-fn image_files() {
+/// Patches in the files of some formats; an input's first byte says which.
+fn image_files(formats: &[OutputFormat]) {
     let scene = scene();
-    let formats = [
-        OutputFormat::RawZst,
-        OutputFormat::Vhd,
-        OutputFormat::VhdDynamic,
-        OutputFormat::Vhdx,
-        OutputFormat::Vmdk,
-        OutputFormat::VmdkStream,
-        OutputFormat::Ova,
-        OutputFormat::GcpTar,
-    ];
-    let good = formats.map(|format| {
-        let size = if format == OutputFormat::GcpTar {
+    let mut seeds = Vec::new();
+    let good = formats.iter().zip(0..).map(|(format, index)| {
+        let size = if *format == OutputFormat::GcpTar {
             1024 * MIB
         } else {
             2 * MIB
         };
         let map = crate::formats::sparse(&scene, size, 3, 9);
         let path = scene.folder.path().join(format.extension());
-        output::write(format, &map, &scene.store, &path).unwrap();
+        output::write(*format, &map, &scene.store, &path).unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
-        if format == OutputFormat::GcpTar {
+        if *format == OutputFormat::GcpTar {
             let packed = std::mem::take(&mut bytes);
             let mut gzip = flate2::read::GzDecoder::new(&packed[..]);
             gzip.read_to_end(&mut bytes).unwrap();
         }
-        assert!(open_as(format, bytes.clone()).is_ok(), "{format}");
-        bytes
+        assert!(open_as(*format, bytes.clone()).is_ok(), "{format}");
+        let ranges = interesting(*format, bytes.len() as u64);
+        seeds.extend(patch_seeds(&[index], &ranges));
+        (*format, bytes, ranges)
     });
-    fuzz(11, |random| {
-        let index = random.below(formats.len() as u64) as usize;
-        let (format, mut bytes) = (formats[index], good[index].clone());
-        let ranges = interesting(format, bytes.len());
-        let range = ranges[random.below(ranges.len() as u64) as usize].clone();
-        let mut part = bytes[range.clone()].to_vec();
-        mutate(random, &mut part);
-        bytes.splice(range, part);
-        if random.below(4) > 0 {
-            mend(format, &mut bytes);
+    let good: Vec<_> = good.collect();
+    fuzz(&seeds, |input, random| {
+        let (first, input) = input.split_first().unwrap_or((&0, &[]));
+        let (format, bytes, ranges) = &good[usize::from(*first) % good.len()];
+        let mut bytes = bytes.clone();
+        for (at, byte) in changes(ranges, input) {
+            bytes[at as usize] = byte;
         }
-        let Ok(mut disk) = open_as(format, bytes) else {
+        if random.below(4) > 0 {
+            mend(*format, &mut bytes);
+        }
+        let Ok(mut disk) = open_as(*format, bytes) else {
             return;
         };
         let size = disk.seek(SeekFrom::End(0)).unwrap();
         for _ in 0..4 {
-            disk.seek(SeekFrom::Start(random.below(size.max(1))))
-                .unwrap();
+            let at = random.below(size as usize) as u64;
+            disk.seek(SeekFrom::Start(at)).unwrap();
             let _ = disk.read(&mut [0; 70_000]);
         }
         let _ = inspect(&mut disk);
     });
+}
+
+#[test]
+fn vhd_files() {
+    image_files(&[
+        OutputFormat::Vhd,
+        OutputFormat::VhdDynamic,
+        OutputFormat::Vhdx,
+    ]);
+}
+
+#[test]
+fn vmdk_files() {
+    image_files(&[
+        OutputFormat::Vmdk,
+        OutputFormat::VmdkStream,
+        OutputFormat::Ova,
+    ]);
+}
+
+#[test]
+fn packed_files() {
+    image_files(&[OutputFormat::RawZst, OutputFormat::GcpTar]);
 }
 
 /// A file with some bytes changed on the way.
@@ -356,33 +362,35 @@ fn disks() {
         layer + 1024..layer + 2048,
         layer + (16 << 20)..layer + (16 << 20) + 512,
     ];
-    fuzz(5, |random| {
-        let mut patches = BTreeMap::new();
-        for _ in 0..=random.below(6) {
-            let range = &interesting[random.below(interesting.len() as u64) as usize];
-            let at = range.start + random.below(range.end - range.start);
-            for byte in 0..[1, 2, 4, 8][random.below(4) as usize] {
-                let value = [0, 0xff, random.next() as u8][random.below(3) as usize];
-                patches.insert(at + byte, value);
-            }
-        }
+    fuzz(&patch_seeds(&[], &interesting), |input, _| {
+        let patches = changes(&interesting, input);
         let info = inspect(&mut Patched {
             file: &file,
             patches,
         });
         assert!(info.ok().is_none_or(|info| info.partitions.len() <= 128));
     });
-    // Tables that lie with good checksums.
-    fuzz(6, |random| {
+    // Tables that lie with good checksums: 18 bytes for each partition.
+    let entry = |kind: u8, name: u8, first: u64, last: u64| {
+        let (first, last) = (first.to_le_bytes(), last.to_le_bytes());
+        [&[kind, name], &first[..], &last].concat()
+    };
+    let good = [entry(0, 3, 2048, 133_119), entry(1, 9, 133_120, 266_239)].concat();
+    fuzz(&[&[], &good[..]], |input, _| {
         let guid = |number| uuid::Uuid::from_u128(number);
-        let partitions: Vec<_> = (0..random.below(129))
-            .map(|index| gpt::Partition {
-                type_guid: [gpt::ESP_TYPE, gpt::LAYER_TYPE, guid(1)][random.below(3) as usize],
-                guid: guid(u128::from(index)),
-                first_lba: random.next() >> random.below(64),
-                last_lba: random.next() >> random.below(64),
-                attributes: random.next(),
-                name: "n".repeat(random.below(50) as usize),
+        let entries = input.as_chunks::<18>().0.iter().take(128).zip(0..);
+        let partitions: Vec<_> = entries
+            .map(|([kind, name, lbas @ ..], index)| {
+                let [first, last] =
+                    [&lbas[..8], &lbas[8..]].map(|lba| u64::from_le_bytes(lba.try_into().unwrap()));
+                gpt::Partition {
+                    type_guid: [gpt::ESP_TYPE, gpt::LAYER_TYPE, guid(1)][usize::from(kind % 3)],
+                    guid: guid(index),
+                    first_lba: first,
+                    last_lba: last,
+                    attributes: first ^ last,
+                    name: "n".repeat(usize::from(name % 50)),
+                }
             })
             .collect();
         let tables = gpt::tables(512, disk.map.size / 512, guid(2), &partitions).unwrap();
@@ -425,41 +433,34 @@ fn read_files<R: Read + Seek>(source: R) -> io::Result<()> {
 #[test]
 fn file_systems() {
     let scene = scene();
-    for (seed, tree) in [(8, small()), (9, nasty(3))] {
-        let image = image(&scene, &tree, "");
-        let file = std::fs::File::open(image.file.path()).unwrap();
-        let mut whole = Vec::new();
-        (&file).read_to_end(&mut whole).unwrap();
-        read_files(Cursor::new(&whole)).unwrap();
-        // Blocks with anything in them: metadata is among the first.
-        let blocks: Vec<u64> = (0..whole.len() as u64 / 4096)
-            .filter(|at| {
-                let start = *at as usize * 4096;
-                whole[start..start + 4096].iter().any(|byte| *byte != 0)
-            })
-            .collect();
-        let first = &blocks[..blocks.len().min(120)];
-        fuzz(seed, |random| {
-            let mut patches = BTreeMap::new();
-            for _ in 0..=random.below(6) {
-                let at = match random.below(4) {
-                    0 => 1024 + random.below(512),
-                    _ => {
-                        let block = first[random.below(first.len() as u64) as usize];
-                        block * 4096 + random.below(4096)
-                    }
-                };
-                for byte in 0..[1, 2, 4, 8][random.below(4) as usize] {
-                    let value = [0, 0xff, random.next() as u8][random.below(3) as usize];
-                    patches.insert(at + byte, value);
-                }
-            }
-            let _ = read_files(Patched {
-                file: &file,
-                patches,
-            });
-        });
-    }
+    let mut seeds = Vec::new();
+    let images = [small(), nasty(3)].map(|tree| image(&scene, &tree, ""));
+    let images: Vec<_> = images
+        .iter()
+        .zip(0..)
+        .map(|(image, index)| {
+            let file = std::fs::File::open(image.file.path()).unwrap();
+            let mut whole = Vec::new();
+            (&file).read_to_end(&mut whole).unwrap();
+            read_files(Cursor::new(&whole)).unwrap();
+            // The superblock, and blocks with anything in them: metadata is among the first.
+            let blocks = whole.chunks(4096).zip(0..);
+            let ranges = blocks
+                .filter(|(block, _)| block.iter().any(|byte| *byte != 0))
+                .map(|(_, at)| at * 4096..(at + 1) * 4096);
+            let ranges: Vec<_> = std::iter::once(1024..1536)
+                .chain(ranges.take(120))
+                .collect();
+            seeds.extend(patch_seeds(&[index], &ranges));
+            (file, ranges)
+        })
+        .collect();
+    fuzz(&seeds, |input, _| {
+        let (first, input) = input.split_first().unwrap_or((&0, &[]));
+        let (file, ranges) = &images[usize::from(*first) % images.len()];
+        let patches = changes(ranges, input);
+        let _ = read_files(Patched { file, patches });
+    });
 }
 
 #[test]
@@ -491,15 +492,12 @@ fn differences() {
         interesting.push(layer.offset + 1024..layer.offset + 2048);
         interesting.push(layer.offset + 4096..layer.offset + 64 * 4096);
     }
-    fuzz(10, |random| {
+    fuzz(&patch_seeds(&[], &interesting), |input, _| {
         let mut undo = Vec::new();
-        for _ in 0..=random.below(6) {
-            let range = &interesting[random.below(interesting.len() as u64) as usize];
-            let at = range.start + random.below(range.end - range.start);
-            let mut before = vec![0; [1, 2, 4, 8][random.below(4) as usize]];
+        for (at, byte) in changes(&interesting, input) {
+            let mut before = [0];
             file.read_exact_at(&mut before, at).unwrap();
-            let byte = [0, 0xff, random.next() as u8][random.below(3) as usize];
-            file.write_all_at(&vec![byte; before.len()], at).unwrap();
+            file.write_all_at(&[byte], at).unwrap();
             undo.push((at, before));
         }
         let told = settings.diff(&old, &new);

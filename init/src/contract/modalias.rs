@@ -143,7 +143,7 @@ fn holds(set: &[u8], byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     const TABLE: &[u8] = b"acpi*:PNP0C0C:* button\n\
 pci:v*d*sv*sd*bc01sc06i01* ahci\n\
@@ -237,11 +237,11 @@ usb:v0781p0001d[0-4]*dc*dsc*dp*ic*isc*ip*in* ums\n";
     #[test]
     fn no_table_and_no_device_breaks_the_search() {
         let device = b"usb:v0781p0001d0200dc00dsc00dp00ic08isc06ip50in00";
-        fuzz::mutate(TABLE, |table, _| {
+        fuzz(&[TABLE], |table, _| {
             assert!(modules(table, device).count() <= table.len());
             assert!(files(table, b"usb:v0781p0001d").count() <= table.len());
         });
-        fuzz::mutate(device, |device, _| {
+        fuzz(&[device], |device, _| {
             assert!(modules(TABLE, device).count() <= 3);
         });
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::fuzz;
+use slipform_fuzz::fuzz;
 
 impl ReadAt for Vec<u8> {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
@@ -220,7 +220,7 @@ fn partitions_outside_the_usable_sectors_are_left_out() {
 #[test]
 fn no_table_can_break_the_reader() {
     let good = disk(&USUAL);
-    fuzz::mutate(&good[..512 * 40], |bytes, random| {
+    fuzz(&[&good[..512 * 40]], |bytes, random| {
         let mut disk = good.clone();
         disk[..bytes.len()].copy_from_slice(bytes);
         if random.below(2) == 0 {

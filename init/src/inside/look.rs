@@ -188,7 +188,7 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     #[test]
     fn a_mount_is_read_with_its_odd_names() {
@@ -203,8 +203,8 @@ mod tests {
         for bad in ["", "36 35", "36 35 98:0 / /srv rw", " - ext4 a b"] {
             assert_eq!(mount(bad), None, "{bad}");
         }
-        fuzz::mutate(
-            br"1 2 3:4 / /srv/a\040b\134 rw - ext4 /dev/vda3 rw",
+        fuzz(
+            &[br"1 2 3:4 / /srv/a\040b\134 rw - ext4 /dev/vda3 rw"],
             |bytes, _| {
                 mount(&String::from_utf8_lossy(bytes));
             },

@@ -126,7 +126,7 @@ fn resolver(text: &str) -> DnsSeen {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     #[test]
     fn routes_are_read_as_ip_shows_them() {
@@ -172,8 +172,8 @@ mod tests {
         );
         assert_eq!(six(site, "80", &zero, "80200001", "eth0"), None);
         assert_eq!(six(&zero, "00", &zero, "00200200", "lo"), None);
-        fuzz::mutate(
-            b"eth0\t00000000\t0202000A\t0003\t0\t0\t1024\t00000000\t0",
+        fuzz(
+            &[b"eth0\t00000000\t0202000A\t0003\t0\t0\t1024\t00000000\t0"],
             |bytes, _| {
                 let text = String::from_utf8_lossy(bytes);
                 route(&text);

@@ -6,8 +6,8 @@ use slipform_init::contract::event::{Event, Phase, Record as Told};
 use slipform_init::contract::inside::RECENT_BYTES;
 
 use super::*;
-use crate::fuzz;
 use crate::turn::Report;
+use slipform_fuzz::fuzz;
 
 /// A reporter, the part that answers, and what came out of the port.
 struct Scene {
@@ -195,7 +195,7 @@ fn no_bytes_can_hurt_who_answers() {
     let mut scene = Scene::new();
     scene.say("web", "x");
     let seed = b"{\"command\":\"show\",\"id\":1,\"sections\":[\"log\",\"memory\"],\"service\":\"web\",\"lines\":20}\n";
-    fuzz::mutate(seed, |bytes, _| {
+    fuzz(&[seed], |bytes, _| {
         scene.report.receive(bytes);
         scene.inside.advance(&mut scene.report);
         scene.report.take_command();

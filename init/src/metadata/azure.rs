@@ -198,7 +198,7 @@ fn ready([incarnation, container, instance]: [&str; 3]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     const JSON: &str = r#"{"vmId":"02aab8a4-74ef","name":"n","location":"westeurope","zone":"1","vmSize":"Standard_B1s","userData":"aGk=","osProfile":{"computerName":"web1"},"tagsList":[]}"#;
     const GOAL: &str = "<GoalState><Version>x</Version><Incarnation>1</Incarnation><Container><ContainerId>c-1</ContainerId><RoleInstanceList><RoleInstance><InstanceId>i-1.n</InstanceId></RoleInstance></RoleInstanceList></Container></GoalState>";
@@ -247,11 +247,11 @@ mod tests {
         assert!(matches!(azure.silence("x".into()), Step::Absent(_)));
         azure.answer(&Answer::of(200, &[], JSON));
         assert!(matches!(azure.silence("x".into()), Step::Done(_)));
-        fuzz::mutate(JSON.as_bytes(), |bytes, _| {
+        fuzz(&[JSON.as_bytes()], |bytes, _| {
             let text = String::from_utf8_lossy(bytes);
             Azure::new().answer(&Answer::of(200, &[], &text));
         });
-        fuzz::mutate(GOAL.as_bytes(), |bytes, _| {
+        fuzz(&[GOAL.as_bytes()], |bytes, _| {
             let text = String::from_utf8_lossy(bytes);
             let mut azure = Azure::new();
             azure.at = At::GoalState;

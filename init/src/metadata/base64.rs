@@ -31,7 +31,7 @@ pub(super) fn decode(text: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     #[test]
     fn the_vectors_of_the_standard() {
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn no_text_breaks_it() {
-        fuzz::mutate(b"Zm9vYmFyZm9vYmFyZm9v\nYg==", |text, _| {
+        fuzz(&[b"Zm9vYmFyZm9vYmFyZm9v\nYg=="], |text, _| {
             if let Some(bytes) = decode(text) {
                 assert!(bytes.len() <= text.len());
             }

@@ -121,7 +121,7 @@ fn oem_strings(mut table: &[u8]) -> Vec<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     fn table() -> Vec<u8> {
         let mut table = vec![1, 6, 0, 1, 1, 2];
@@ -160,7 +160,7 @@ mod tests {
             all(&table()[..cut]);
         }
         all(&[11, 255, 0, 0]);
-        fuzz::mutate(&table(), |bytes, _| {
+        fuzz(&[&table()], |bytes, _| {
             all(bytes);
         });
     }

@@ -187,7 +187,7 @@ fn token(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     fn path(step: &Step) -> &str {
         match step {
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn no_document_breaks_it() {
-        fuzz::mutate(JSON.as_bytes(), |bytes, _| {
+        fuzz(&[JSON.as_bytes()], |bytes, _| {
             let mut ec2 = Ec2::new();
             ec2.begin();
             ec2.answer(&Answer::of(200, &[], "T"));

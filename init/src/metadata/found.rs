@@ -201,7 +201,7 @@ pub(super) fn hostname(value: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     #[test]
     fn the_first_source_wins_field_by_field() {
@@ -256,7 +256,7 @@ mod tests {
         let mut huge = Found::default();
         huge.take_user_data(vec![b'x'; USER_DATA_MAX + 1]);
         assert_eq!((huge.user_data, huge.odd.len()), (None, 1));
-        fuzz::mutate(json, |bytes, _| {
+        fuzz(&[json], |bytes, _| {
             Found::default().take_user_data(bytes.to_vec());
         });
     }

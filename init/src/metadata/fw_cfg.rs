@@ -51,4 +51,41 @@ mod tests {
         assert_eq!((found.credentials.len(), found.odd.len()), (1, 3));
         assert!(credentials(Path::new("/nonexistent")).is_empty());
     }
+
+    /// Names and contents in turn.
+    #[test]
+    fn no_files_break_it() {
+        use super::super::found::is_name;
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let seeds: [&[&str]; 3] = [
+            &["db-password", "s3cret\0", "tls.key", "x"],
+            &["bad name", "x", "a", ""],
+            &[".hidden", "x", &"n".repeat(255), "y"],
+        ];
+        slipform_fuzz::fuzz(&seeds.map(slipform_fuzz::framed), |bytes, _| {
+            let pieces: Vec<&[u8]> = slipform_fuzz::frames(bytes).take(16).collect();
+            let mut made = Vec::new();
+            for pair in pieces.chunks(2) {
+                let entry = folder
+                    .path()
+                    .join("x")
+                    .with_file_name(OsStr::from_bytes(pair[0]));
+                // Not every name is one of a file.
+                let is_own = entry.parent() == Some(folder.path());
+                if is_own && fs::create_dir(&entry).is_ok() {
+                    fs::write(entry.join("raw"), pair.get(1).copied().unwrap_or_default()).unwrap();
+                    made.push(entry);
+                }
+            }
+            let found = credentials(folder.path());
+            assert!(found.credentials.keys().all(|name| is_name(name)));
+            assert_eq!(found.credentials.len() + found.odd.len(), made.len());
+            for entry in made {
+                fs::remove_dir_all(entry).unwrap();
+            }
+        });
+    }
 }

@@ -80,7 +80,7 @@ impl Source for Gce {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     const TREE: &str = r#"{"id":4711,"hostname":"web.c.p.internal","zone":"projects/1/zones/europe-west1-b","machineType":"projects/1/machineTypes/e2-micro","attributes":{"user-data":"hi","ssh-keys":"x"},"disks":[{"a":1}]}"#;
     const FLAVOR: (&str, &str) = ("metadata-flavor", "Google");
@@ -110,7 +110,7 @@ mod tests {
         ] {
             assert!(matches!(Gce.answer(&answer), Step::Absent(_)), "{answer:?}");
         }
-        fuzz::mutate(TREE.as_bytes(), |bytes, _| {
+        fuzz(&[TREE.as_bytes()], |bytes, _| {
             let text = String::from_utf8_lossy(bytes);
             Gce.answer(&Answer::of(200, &[FLAVOR], &text));
         });

@@ -491,7 +491,7 @@ impl Exchange {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     fn read(bytes: &[u8], step: usize) -> Result<Answer, HttpError> {
         let mut reader = Reader::new(1000);
@@ -568,7 +568,7 @@ mod tests {
 
     #[test]
     fn nothing_breaks_the_reader_or_makes_it_grow() {
-        fuzz::mutate(CHUNKED, |bytes, random| {
+        fuzz(&[CHUNKED], |bytes, random| {
             let step = 1 + random.below(40);
             if let Ok(answer) = read(bytes, step) {
                 assert!(answer.body.len() <= 1000);

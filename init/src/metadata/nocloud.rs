@@ -212,7 +212,7 @@ impl Source for NoCloudNet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     #[test]
     fn meta_data_as_yaml_and_json() {
@@ -222,7 +222,7 @@ mod tests {
             let found = of_meta_data(text);
             assert_eq!(found.instance_id.as_deref(), Some("i-1"));
             assert_eq!(found.hostname.as_deref(), Some("web"));
-            fuzz::mutate(text, |bytes, _| {
+            fuzz(&[text], |bytes, _| {
                 of_meta_data(bytes);
             });
         }

@@ -96,7 +96,7 @@ fn ask(path: &str, limit: usize) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     const JSON: &str = r#"{"uuid":"83679162-1378-4288-a2d4-70e13ec132aa","name":"n","hostname":"n.novalocal","availability_zone":"nova","meta":{"a":"b"}}"#;
 
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(found.hostname.as_deref(), Some("n.novalocal"));
         assert_eq!(found.zone.as_deref(), Some("nova"));
         assert_eq!(found.user_data.as_deref(), Some(&b"x"[..]));
-        fuzz::mutate(JSON.as_bytes(), |bytes, _| {
+        fuzz(&[JSON.as_bytes()], |bytes, _| {
             let text = String::from_utf8_lossy(bytes);
             OpenStack::default().answer(&Answer::of(200, &[], &text));
         });

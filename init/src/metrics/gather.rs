@@ -481,10 +481,10 @@ fn writable(line: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
     use crate::metrics::model::text;
     use crate::ship::record::testing::identity;
     use crate::ship::tally::{ServiceTally, SinkTally};
+    use slipform_fuzz::fuzz;
 
     fn tally() -> Tally {
         let mut tally = Tally {
@@ -612,7 +612,7 @@ mod tests {
     #[test]
     fn no_line_can_break_the_reader() {
         let seed = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - tmpfs /dev/root rw";
-        fuzz::mutate(seed, |bytes, _| {
+        fuzz(&[seed], |bytes, _| {
             let _ = writable(&String::from_utf8_lossy(bytes));
             let _ = kibibytes(&String::from_utf8_lossy(bytes), "36");
         });

@@ -185,7 +185,7 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
     const DNS: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x53);
@@ -232,7 +232,7 @@ mod tests {
         for cut in 0..packet(1).len() {
             parse(&packet(1)[..cut], ROUTER, 255);
         }
-        fuzz::mutate(&packet(600), |bytes, _| {
+        fuzz(&[&packet(600)], |bytes, _| {
             if let Some(found) = parse(bytes, ROUTER, 255) {
                 assert!(found.servers.len() <= PARTS_MAX && found.search.len() <= PARTS_MAX);
                 assert!(found.search.iter().all(|(name, _)| is_domain(name)));

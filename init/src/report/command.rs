@@ -41,7 +41,7 @@ impl CommandReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     #[test]
     fn commands_come_in_any_pieces() {
@@ -72,10 +72,10 @@ mod tests {
 
     #[test]
     fn no_bytes_can_break_the_reader() {
-        let mut reader = CommandReader::default();
-        fuzz::mutate(
-            b"{\"command\":\"power-off\"}\n{\"command\":\"reboot\"}\n",
+        fuzz(
+            &[b"{\"command\":\"power-off\"}\n{\"command\":\"reboot\"}\n"],
             |bytes, _| {
+                let mut reader = CommandReader::default();
                 reader.take(bytes);
                 assert!(reader.line.len() <= MAX_LINE);
             },

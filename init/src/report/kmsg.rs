@@ -203,7 +203,7 @@ fn keep(entry: &Entry<'_>, spool: &Spool, allowance: &mut Allowance) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     fn telling(record: &[u8]) -> Option<(Phase, String)> {
         Entry::parse(record)?.telling()
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn no_record_can_break_the_reader() {
-        fuzz::mutate(CORRUPTED.as_bytes(), |bytes, _| {
+        fuzz(&[CORRUPTED.as_bytes()], |bytes, _| {
             let _ = telling(bytes);
         });
     }

@@ -272,7 +272,7 @@ fn chunks(bytes: &mut Vec<u8>, body: &mut Vec<u8>) -> Result<bool, HttpError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     fn read(bytes: &[u8], piece: usize) -> Result<Option<Answer>, HttpError> {
         let mut reader = Reader::default();
@@ -370,7 +370,7 @@ mod tests {
     #[test]
     fn no_answer_can_break_the_reader() {
         let seed = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 12\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
-        fuzz::mutate(seed, |bytes, random| {
+        fuzz(&[seed], |bytes, random| {
             let _ = read(bytes, 1 + random.below(bytes.len() + 1));
         });
     }

@@ -6,7 +6,7 @@ use std::io;
 
 use super::*;
 use crate::early::gpt::{self, ReadAt};
-use crate::fuzz;
+use slipform_fuzz::fuzz;
 
 const SECTOR: u64 = 512;
 const MIB: u64 = 1 << 20;
@@ -405,7 +405,7 @@ fn partitions_that_lie_where_none_may_keep_the_table_from_being_written() {
 fn no_table_makes_it_write_where_something_is() {
     let good = cast(21, &[]);
     let head = good.range(512, 34 * 512);
-    fuzz::mutate(&head, |bytes, random| {
+    fuzz(&[&head], |bytes, random| {
         let disk = good.clone();
         disk.apply(512, bytes);
         let mut header = disk.range(512, 512);

@@ -140,7 +140,7 @@ fn write(root: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     fn own() -> Record {
         Record {
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn no_record_can_break_the_reader() {
         let text = serde_json::to_string(&own()).unwrap();
-        fuzz::mutate(text.as_bytes(), |bytes, _| {
+        fuzz(&[text.as_bytes()], |bytes, _| {
             let _ = parse_and_check(bytes, &own());
         });
     }

@@ -106,6 +106,19 @@ mod tests {
     }
 
     #[test]
+    fn no_file_can_break_the_reader() {
+        let seeds: [&[u8]; 2] = [
+            b"# c\nexport A_1='x y'\n B = \"\"\n;\n",
+            b"A=\xc3\xa4\r\nA='\n",
+        ];
+        slipform_fuzz::fuzz(&seeds, |bytes, _| {
+            for (name, value) in parse(bytes).unwrap_or_default() {
+                assert!(is_name(&name) && !value.contains(['\0', '\n']));
+            }
+        });
+    }
+
+    #[test]
     fn only_small_regular_files_are_read() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("env");

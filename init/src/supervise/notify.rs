@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn no_message_can_break_the_reader() {
         let seed = b"STATUS=loading\nREADY=1\nWATCHDOG=1\nWATCHDOG_USEC=2000000\nSTOPPING=1\n";
-        crate::fuzz::mutate(seed, |bytes, _| {
+        slipform_fuzz::fuzz(&[seed], |bytes, _| {
             let message = parse(bytes, Some(7));
             // Invalid UTF-8 is replaced by three bytes each.
             let status = message.status.unwrap_or_default();

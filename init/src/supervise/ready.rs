@@ -467,6 +467,9 @@ mod tests {
         ] {
             assert_eq!(status(head.as_bytes()), expected, "{head}");
         }
+        slipform_fuzz::fuzz(&[b"HTTP/1.1 200 OK"], |bytes, _| {
+            assert!(status(bytes).is_none_or(|code| code < 1000));
+        });
     }
 
     /// Runs the probe against a server that answers each connection with the next of `answers`.

@@ -212,17 +212,18 @@ BdsDxe: failed to load Boot0001 \"UEFI Misc Device\" from PciRoot(0x0)/Pci(0x1,0
 
     #[test]
     fn any_bytes_are_taken() {
-        // A seeded mutation of a real text; nothing may panic or grow.
-        let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-        let mut buffer = LineBuffer::new();
-        for _ in 0..20_000 {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            buffer.feed(&seed.to_le_bytes(), &mut |line| {
-                assert!(line.len() <= 3 * MAX_CONSOLE_LINE);
-                assert!(!line.contains('\u{1b}'));
-            });
-        }
+        let seeds: [&[u8]; 2] = [
+            b"BdsDxe: loading\r\n\x1b[2J\x1b[01;01H\x1b[=3h[    0.5] \xff\xc3\xa4\n",
+            b"\x1b]0;title\x07Shell> \x08 \t\x00\n",
+        ];
+        slipform_fuzz::fuzz(&seeds, |bytes, random| {
+            let mut buffer = LineBuffer::new();
+            for part in bytes.chunks(1 + random.below(9)) {
+                buffer.feed(part, &mut |line| {
+                    assert!(line.len() <= 3 * MAX_CONSOLE_LINE);
+                    assert!(!line.contains('\u{1b}'));
+                });
+            }
+        });
     }
 }

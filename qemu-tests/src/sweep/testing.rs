@@ -79,26 +79,33 @@ fn regions_lie_on_the_disk_and_have_names_of_their_own() {
 #[test]
 fn damaged_structures_are_errors_and_never_panic() {
     let whole = disk();
-    let mut random = super::seed::Random::new(3, "damage");
-    for _ in 0..3000 {
+    // Structures lie in the first two thirds, most at the beginning of something.
+    let length = whole.len() as u64 * 2 / 3;
+    let places = [
+        0,
+        SECTOR,
+        1024,
+        ESP,
+        ESP + 13 * SECTOR,
+        LAYER + 1024,
+        LAYER + 4096,
+    ];
+    let seeds = places.map(|place| {
+        let patch = slipform_fuzz::Patch {
+            at: place as u64,
+            width: 4,
+            value: [0xff; 8],
+        };
+        patch.to_bytes()
+    });
+    slipform_fuzz::fuzz(&seeds, |input, _| {
         let mut damaged = whole.clone();
-        for _ in 0..1 + random.below(4) {
-            // Structures lie in the first two thirds.
-            let at = random.below(damaged.len() as u64 * 2 / 3) as usize;
-            damaged[at] ^= random.mask();
-            let field = [
-                512,
-                1024,
-                ESP,
-                ESP + 13 * SECTOR,
-                LAYER + 1024,
-                LAYER + 4096,
-            ];
-            let at = field[random.below(6) as usize] + random.below(256) as usize;
-            damaged[at] = random.next() as u8;
+        for patch in slipform_fuzz::patches(input).take(16) {
+            let at = (patch.at % length) as usize;
+            damaged[at..at + patch.width].copy_from_slice(&patch.value[..patch.width]);
         }
         let _ = list(damaged);
-    }
+    });
     for length in [0, 511, 1024, 4096, ESP + 600, LAYER + 2000] {
         assert!(list(whole[..length].to_vec()).is_err(), "{length}");
     }

@@ -269,7 +269,7 @@ License: GPL-2+
 
     #[test]
     fn mutated_files_give_clean_ids() {
-        crate::store::fuzz::mutate(COPYRIGHT.as_bytes(), |bytes| {
+        slipform_fuzz::fuzz(&[COPYRIGHT.as_bytes()], |bytes, _| {
             let text = String::from_utf8_lossy(bytes);
             for id in declared(&text).iter().flat_map(|d| d.own.keys()) {
                 assert!(

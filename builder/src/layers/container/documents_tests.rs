@@ -130,19 +130,18 @@ fn mutated_documents_never_panic() {
         "os": "linux", "architecture": "amd64", "rootfs": { "diff_ids": [Digest::of("x")] },
         "config": { "User": "1:2", "Env": ["A=b"], "Cmd": ["/x"], "Volumes": { "/v": {} } },
     });
-    crate::layers::testing::fuzz(seed.to_string().as_bytes(), |bytes, _| {
-        if let Ok(config) = ContainerConfig::parse(&bytes, &image, Arch::X86_64, "app") {
+    slipform_fuzz::fuzz(&[seed.to_string().as_bytes()], |bytes, _| {
+        if let Ok(config) = ContainerConfig::parse(bytes, &image, Arch::X86_64, "app") {
             assert_eq!(config.diff_ids().len(), 1);
         }
     });
     let wanted = manifest(LAYER).to_string();
-    for seed in [manifest(LAYER), index(&[("linux", "amd64", &wanted)])] {
-        crate::layers::testing::fuzz(seed.to_string().as_bytes(), |bytes, _| {
-            let get = |_: &Descriptor| Ok::<_, LayersError>(wanted.clone().into_bytes());
-            if let Ok(found) = choose(bytes.clone(), Arch::X86_64, "app", &get) {
-                assert!(found.layers.len() <= MOST_LAYERS);
-            }
-            let _layout = named_in_layout(&bytes, None, "app");
-        });
-    }
+    let seeds = [manifest(LAYER), index(&[("linux", "amd64", &wanted)])];
+    slipform_fuzz::fuzz(&seeds.map(|seed| seed.to_string()), |bytes, _| {
+        let get = |_: &Descriptor| Ok::<_, LayersError>(wanted.clone().into_bytes());
+        if let Ok(found) = choose(bytes.to_vec(), Arch::X86_64, "app", &get) {
+            assert!(found.layers.len() <= MOST_LAYERS);
+        }
+        let _layout = named_in_layout(bytes, None, "app");
+    });
 }

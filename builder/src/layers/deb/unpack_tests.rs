@@ -1,7 +1,7 @@
 //! Packages, good and hostile.
 
 use super::*;
-use crate::layers::testing::{Item, ar, deb, deb_with, fuzz, gz, tar, xz};
+use crate::layers::testing::{Item, ar, deb, deb_with, gz, tar, xz};
 
 fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
@@ -150,16 +150,15 @@ fn fuzz_mutated_packages() {
         ("data.tar.xz", &xz(&data)),
     ];
     let plain: [(&str, &[u8]); 2] = [("control.tar", &control_tar()), ("data.tar", &data)];
-    for members in [packed, plain] {
-        let seed = ar(&[&[("debian-binary", &b"2.0\n"[..])], &members[..]].concat());
-        fuzz(&seed, |bytes, _| {
-            let digest = Digest::of(&bytes);
-            // Written past the store's own way in, which syncs and would cost most of the time.
-            std::fs::write(store.path(&digest), &bytes).unwrap();
-            if let Ok(unpacked) = unpack(&store, &digest) {
-                assert!(unpacked.entries(&store).is_ok());
-            }
-            std::fs::remove_file(store.path(&digest)).unwrap();
-        });
-    }
+    let seeds = [packed, plain]
+        .map(|members| ar(&[&[("debian-binary", &b"2.0\n"[..])], &members[..]].concat()));
+    slipform_fuzz::fuzz(&seeds, |bytes, _| {
+        let digest = Digest::of(bytes);
+        // Written past the store's own way in, which syncs and would cost most of the time.
+        std::fs::write(store.path(&digest), bytes).unwrap();
+        if let Ok(unpacked) = unpack(&store, &digest) {
+            assert!(unpacked.entries(&store).is_ok());
+        }
+        std::fs::remove_file(store.path(&digest)).unwrap();
+    });
 }

@@ -76,7 +76,7 @@ mod tests {
     fn mutated_answers_do_not_panic() {
         let seed =
             b"<L><IsTruncated>true</IsTruncated><Contents><Key>a&amp;&#65;</Key></Contents></L>";
-        crate::store::fuzz::mutate(seed, |bytes| {
+        slipform_fuzz::fuzz(&[seed], |bytes, _| {
             let xml = String::from_utf8_lossy(bytes);
             for tag in ["Contents", "Key", "IsTruncated", ""] {
                 let _any = (blocks(&xml, tag), text(&xml, tag));

@@ -270,10 +270,10 @@ mod tests {
     #[test]
     fn mutated_challenges_and_tokens_do_not_panic() {
         let seed = br#"Basic realm="a \"b\", c", Bearer realm="https://h/t",scope="y""#;
-        crate::store::fuzz::mutate(seed, |bytes| {
+        slipform_fuzz::fuzz(&[seed], |bytes, _| {
             let _read = challenges(&[String::from_utf8_lossy(bytes).into_owned()]);
         });
-        crate::store::fuzz::mutate(br#"{"token":"abc","expires_in":300}"#, |bytes| {
+        slipform_fuzz::fuzz(&[br#"{"token":"abc","expires_in":300}"#], |bytes, _| {
             if let Some(token) = parse_token(bytes) {
                 assert!(token.bytes().all(|b| b.is_ascii_graphic()));
             }

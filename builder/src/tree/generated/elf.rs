@@ -311,15 +311,14 @@ pub(super) mod tests {
 
     #[test]
     fn fuzz_mutated_objects() {
-        for wide in [true, false] {
-            crate::layers::testing::fuzz(&library(Some("libx.so.1"), wide), |bytes, _| {
-                if let Some(SharedObject {
-                    soname: Some(name), ..
-                }) = look(&bytes)
-                {
-                    assert!(!name.contains('/') && !name.is_empty());
-                }
-            });
-        }
+        let seeds = [true, false].map(|wide| library(Some("libx.so.1"), wide));
+        slipform_fuzz::fuzz(&seeds, |bytes, _| {
+            if let Some(SharedObject {
+                soname: Some(name), ..
+            }) = look(bytes)
+            {
+                assert!(!name.contains('/') && !name.is_empty());
+            }
+        });
     }
 }

@@ -254,8 +254,8 @@ r     -     500-900
     #[test]
     fn fuzz_mutated_files() {
         let seed = b"u httpd 404 \"HTTP User\" /srv /bin/sh\nu! a 1:b\ng c -\nm a c\nr - 5-9\n";
-        crate::layers::testing::fuzz(seed, |bytes, _| {
-            for (_, line) in parse(&String::from_utf8_lossy(&bytes)).unwrap_or_default() {
+        slipform_fuzz::fuzz(&[seed], |bytes, _| {
+            for (_, line) in parse(&String::from_utf8_lossy(bytes)).unwrap_or_default() {
                 if let Line::User {
                     name,
                     gecos,

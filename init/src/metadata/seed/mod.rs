@@ -113,7 +113,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 mod tests {
     use super::testing::{IMAGES, Image, user_data};
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     /// Images that mkfs.fat with mcopy, and pycdlib, have made.
     #[test]
@@ -142,7 +142,7 @@ mod tests {
         for (_, text) in IMAGES {
             let image = Image::of(text);
             let runs: Vec<u8> = image.flat();
-            fuzz::mutate(&runs, |bytes, _| {
+            fuzz(&[&runs], |bytes, _| {
                 // The image has a size of its own.
                 let mut bytes = bytes.to_vec();
                 bytes.resize(runs.len(), 0);

@@ -86,7 +86,7 @@ mod tests {
             owner(&probe(THEY, Ipv4Addr::new(10, 9, 0, 6)), US, ADDRESS),
             None
         );
-        crate::fuzz::mutate(&reply, |bytes, _| {
+        slipform_fuzz::fuzz(&[&reply], |bytes, _| {
             if let Some(other) = owner(bytes, US, ADDRESS) {
                 assert_ne!(other, US);
             }

@@ -1,7 +1,7 @@
 //! The client against simulated servers: friendly, absent, hostile, mad.
 
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::client::{Action, Client, Config, Destination, Input};
 use super::ip;
@@ -466,94 +466,83 @@ impl Bench {
     }
 }
 
-fn fuzz_time() -> Duration {
-    let seconds = std::env::var("SLIPFORM_FUZZ_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    Duration::from_secs_f64(seconds.unwrap_or(1.0))
+/// What the client is given one after the other: datagrams, and nothing for time to pass.
+fn seeds() -> Vec<Vec<u8>> {
+    let [offer, ack, nak] = [Kind::Offer, Kind::Ack, Kind::Nak].map(|kind| {
+        let options: [(u8, &[u8]); 9] = [
+            (option::OVERLOAD, &[3]),
+            (option::SERVER, &SERVER),
+            (option::MASK, &[255, 255, 255, 0]),
+            (option::LEASE, &[0, 0, 0, 60]),
+            (option::RENEWAL, &[0, 0, 0, 20]),
+            (option::REBINDING, &[0, 0, 0, 40]),
+            (
+                option::ROUTES,
+                &[32, 10, 128, 0, 1, 0, 0, 0, 0, 0, 10, 128, 0, 1],
+            ),
+            (
+                option::SEARCH,
+                b"\x03eng\x05apple\x03com\x00\x09marketing\xc0\x04",
+            ),
+            (option::DNS, &[10, 0, 2, 3, 8, 8, 8, 8]),
+        ];
+        reply(kind, 0, OURS, &options)
+    });
+    let small = answer(Kind::Offer, 0, &[0, 0, 14, 16]);
+    let (offer, ack, nak, small) = (&offer[..], &ack[..], &nak[..], &small[..]);
+    let tick: &[u8] = b"";
+    let exchanges: [&[&[u8]]; 5] = [
+        &[offer],
+        &[small, ack],
+        &[offer, ack, tick, tick, tick, tick, ack],
+        &[offer, nak, tick, offer, tick, ack],
+        &[offer, ack, tick, tick, tick, tick, nak, tick, tick, tick],
+    ];
+    exchanges.map(slipform_fuzz::framed).to_vec()
 }
 
-fn roll(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
-
-/// Mutated answers of all kinds: nothing panics, nothing useless is bound, and no
-/// answer makes the client talk more than it would by itself.
+/// Mutated exchanges: nothing panics, nothing useless is bound, and no answer makes the
+/// client talk more than it would by itself.
 #[test]
 fn mutated_answers_do_no_harm() {
-    let seeds: Vec<Vec<u8>> = [Kind::Offer, Kind::Ack, Kind::Nak]
-        .into_iter()
-        .map(|kind| {
-            let options: [(u8, &[u8]); 9] = [
-                (option::OVERLOAD, &[3]),
-                (option::SERVER, &SERVER),
-                (option::MASK, &[255, 255, 255, 0]),
-                (option::LEASE, &[0, 0, 0, 60]),
-                (option::RENEWAL, &[0, 0, 0, 20]),
-                (option::REBINDING, &[0, 0, 0, 40]),
-                (
-                    option::ROUTES,
-                    &[32, 10, 128, 0, 1, 0, 0, 0, 0, 0, 10, 128, 0, 1],
-                ),
-                (
-                    option::SEARCH,
-                    b"\x03eng\x05apple\x03com\x00\x09marketing\xc0\x04",
-                ),
-                (option::DNS, &[10, 0, 2, 3, 8, 8, 8, 8]),
-            ];
-            reply(kind, 0, OURS, &options)
-        })
-        .collect();
-    let mut random = 0x5eed_u64;
-    let mut bench = Bench::new();
-    bench.step(Input::LinkUp);
-    let (mut xid, mut messages, mut bound) = (bench.xid(), 1_u64, 0_u64);
-    let (begin, mut rounds) = (Instant::now(), 0_u64);
-    while begin.elapsed() < fuzz_time() {
-        rounds += 1;
-        let mut bytes = seeds[(roll(&mut random) % 3) as usize].clone();
-        bytes[4..8].copy_from_slice(&xid.to_be_bytes());
-        for _ in 0..roll(&mut random) % 6 {
-            let at = (roll(&mut random) % bytes.len() as u64) as usize;
-            match roll(&mut random) % 4 {
-                0 => bytes[at] = roll(&mut random) as u8,
-                1 => bytes[at] ^= 1 << (roll(&mut random) % 8),
-                2 => bytes.truncate(at.max(1)),
-                _ => bytes.insert(at, roll(&mut random) as u8),
+    let mut bound = 0_u64;
+    slipform_fuzz::fuzz(&seeds(), |bytes, random| {
+        let mut bench = Bench::new();
+        bench.step(Input::LinkUp);
+        let (mut xid, mut messages, mut rounds) = (bench.xid(), 1, 0);
+        for piece in slipform_fuzz::frames(bytes).take(64) {
+            rounds += 1;
+            let mut datagram = piece.to_vec();
+            // Else hardly one would be an answer.
+            if let Some(place) = datagram.get_mut(4..8) {
+                place.copy_from_slice(&xid.to_be_bytes());
             }
-        }
-        bench.step(Input::Packet(&bytes));
-        for action in &bench.other {
-            if let Action::Bind { lease, .. } = action {
-                bound += 1;
-                check(lease);
+            if piece.is_empty() {
+                bench.now = bench.client.deadline().unwrap_or(bench.now).max(bench.now);
+                bench.step(Input::Tick);
+            } else {
+                bench.step(Input::Packet(&datagram));
             }
-        }
-        messages += bench.sent.len() as u64;
-        if !bench.sent.is_empty() {
-            xid = bench.xid();
-        }
-        let wrapped = ip::wrap(Ipv4Addr::UNSPECIFIED, &bytes);
-        let _ = ip::unwrap(&wrapped[..(roll(&mut random) % (wrapped.len() as u64 + 1)) as usize]);
-        if roll(&mut random).is_multiple_of(8)
-            && let Some(deadline) = bench.client.deadline()
-        {
-            bench.now = deadline;
-            bench.step(Input::Tick);
-            messages += bench.sent.len() as u64;
+            for action in &bench.other {
+                if let Action::Bind { lease, .. } = action {
+                    bound += 1;
+                    check(lease);
+                }
+            }
+            messages += bench.sent.len();
             if !bench.sent.is_empty() {
                 xid = bench.xid();
             }
+            let wrapped = ip::wrap(Ipv4Addr::UNSPECIFIED, &datagram);
+            let _ = ip::unwrap(&wrapped[..random.below(wrapped.len() + 1)]);
+            let _ = ip::unwrap(piece);
         }
-    }
-    assert!(bound > 0, "of {rounds} rounds none got as far as a lease");
-    assert!(
-        messages <= rounds + 1,
-        "{messages} messages in {rounds} rounds"
-    );
+        assert!(
+            messages <= rounds + 1,
+            "{messages} messages in {rounds} rounds"
+        );
+    });
+    assert!(bound > 0, "none got as far as a lease");
 }
 
 fn check(lease: &Lease) {
@@ -584,9 +573,9 @@ fn check(lease: &Lease) {
 /// Bytes without any form.
 #[test]
 fn noise_is_no_reply() {
-    let mut random = 7_u64;
+    let mut random = slipform_fuzz::Random::new(7);
     for length in 0..1600 {
-        let bytes: Vec<u8> = (0..length).map(|_| roll(&mut random) as u8).collect();
+        let bytes: Vec<u8> = (0..length).map(|_| random.byte()).collect();
         assert!(Reply::parse(&bytes).is_err());
         let _ = ip::unwrap(&bytes);
     }

@@ -516,4 +516,55 @@ mod tests {
         }
         assert!((600..900).contains(&out.len()), "{}", out.len());
     }
+
+    /// Mutated exchanges: a server's messages one after the other, and nothing for time to
+    /// pass. What is held stays bounded, and answers make no storm.
+    #[test]
+    fn no_exchange_breaks_it() {
+        let message = |kind| reply(kind, 0, &DUID, 2, 2000);
+        let [advertise, answer] = [Kind::Advertise, Kind::Reply].map(message);
+        let (advertise, answer, tick) = (&advertise[..], &answer[..], &b""[..]);
+        let exchanges: [&[&[u8]]; 3] = [
+            &[advertise, answer, tick, answer],
+            &[tick, advertise, tick, answer, tick, tick, tick, tick],
+            &[answer],
+        ];
+        let (mut held, mut informed) = (0, 0);
+        slipform_fuzz::fuzz(&exchanges.map(slipform_fuzz::framed), |bytes, random| {
+            let (mut client, mut out) = (Client::new(MAC, 2, 1), Vec::new());
+            let wanted = [Wanted::Addresses, Wanted::Names][random.below(2)];
+            let mut now = seconds(1);
+            client.want(now, wanted, &mut out);
+            let (mut xid, mut messages, mut rounds) = (0, 0, 0);
+            for piece in slipform_fuzz::frames(bytes).take(64) {
+                while let Some((_, asked)) = sent(&mut out) {
+                    (xid, messages) = (asked, messages + 1);
+                }
+                out.clear();
+                rounds += 1;
+                let mut datagram = piece.to_vec();
+                if let Some(place) = datagram.get_mut(1..4) {
+                    place.copy_from_slice(&xid.to_be_bytes()[1..]);
+                }
+                if piece.is_empty() {
+                    now = client.deadline().unwrap_or(now).max(now);
+                    client.tick(now, &mut out);
+                } else {
+                    client.packet(now, &datagram, &mut out);
+                }
+                held = held.max(client.held().count());
+                informed = informed.max(client.search().len());
+                assert!(client.deadline().is_none_or(|at| at > seconds(0)));
+            }
+            // A declined or released address is told, too.
+            assert!(
+                messages <= 2 * (rounds + 1),
+                "{messages} in {rounds} rounds"
+            );
+        });
+        assert!(
+            (1..=16).contains(&held) && (1..=16).contains(&informed),
+            "{held} {informed}"
+        );
+    }
 }

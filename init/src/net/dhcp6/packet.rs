@@ -254,7 +254,7 @@ pub(crate) mod testing {
 mod tests {
     use super::testing::reply;
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     #[test]
     fn a_reply_is_read_and_only_by_its_client() {
@@ -274,7 +274,8 @@ mod tests {
         for cut in 0..bytes.len() {
             Reply::parse(&bytes[..cut], b"me", 7);
         }
-        fuzz::mutate(&bytes, |bytes, _| {
+        let advertised = reply(Kind::Advertise, 1, b"me", 7, u32::MAX);
+        fuzz(&[bytes, failed, advertised], |bytes, _| {
             if let Some(reply) = Reply::parse(bytes, b"me", 7) {
                 assert!(reply.addresses.len() <= PARTS_MAX && reply.search.len() <= PARTS_MAX);
             }

@@ -245,7 +245,7 @@ fn stamp(packet: &[u8], at: usize) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     const FLOOR: i64 = 1_790_000_000;
     const SERVER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -401,8 +401,8 @@ mod tests {
         let Some(Action::Ask(_, question)) = probe.tick(seconds(1), 0) else {
             panic!("no question")
         };
-        fuzz::mutate(
-            &reply(&question, i128::from(FLOOR) * NANOS),
+        fuzz(
+            &[&reply(&question, i128::from(FLOOR) * NANOS)],
             |bytes, random| {
                 let mut client = client();
                 client.tick(seconds(1), 0);

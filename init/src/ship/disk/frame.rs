@@ -184,8 +184,8 @@ impl<'a> Bytes<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fuzz;
     use crate::ship::record::testing::{OFFSET, identity};
+    use slipform_fuzz::fuzz;
 
     fn line() -> Record {
         Record::line(Duration::from_micros(1_500_001), "web", "err", "<3>ä b")
@@ -249,7 +249,7 @@ mod tests {
         let whole = segment();
         let (all, _) = items(&whole);
         let mut damaged = 0;
-        fuzz::mutate(&whole, |bytes, _| {
+        fuzz(&[&whole], |bytes, _| {
             if let Some(mut reader) = Reader::new(bytes) {
                 while reader.next().is_some() {}
                 damaged += usize::from(reader.rest() > 0);
@@ -267,7 +267,7 @@ mod tests {
                 std::mem::discriminant(&item(&payload[8..]).unwrap()),
                 std::mem::discriminant(known)
             );
-            fuzz::mutate(&payload[8..], |bytes, _| {
+            fuzz(&[&payload[8..]], |bytes, _| {
                 let _ = item(bytes);
             });
         }

@@ -161,8 +161,8 @@ mod tests {
 
     use super::super::frame;
     use super::*;
-    use crate::fuzz;
     use crate::ship::record::testing::{OFFSET, identity};
+    use slipform_fuzz::fuzz;
 
     fn line(text: &str) -> Record {
         Record::line(Duration::from_secs(1), "web", "out", text)
@@ -232,7 +232,7 @@ mod tests {
         let boot = frame::boot(&identity(), OFFSET);
         let bytes = segment(&[boot, record(3), arrived(1, 4), record(4), record(6)]);
         let limit = line("0").cost() * 2;
-        fuzz::mutate(&bytes, |bytes, _| {
+        fuzz(&[&bytes], |bytes, _| {
             let mut all = Collector::new(limit);
             for _ in 0..3 {
                 all.add(bytes);

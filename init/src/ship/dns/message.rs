@@ -250,7 +250,7 @@ pub(crate) mod testing {
 mod tests {
     use super::testing::reply;
     use super::*;
-    use crate::fuzz;
+    use slipform_fuzz::fuzz;
 
     fn asked() -> Vec<u8> {
         query(0x1234, "logs.example.org", Kind::A).unwrap()
@@ -360,7 +360,7 @@ mod tests {
             0,
             &[(b"", CNAME, 60, WWW), (WWW, 1, 300, &[10, 0, 2, 2])],
         );
-        fuzz::mutate(&bytes, |bytes, random| {
+        fuzz(&[&bytes], |bytes, random| {
             let end = random.below(bytes.len() + 1);
             for bytes in [bytes, &bytes[..end]] {
                 if let Ok(found) = read(bytes) {

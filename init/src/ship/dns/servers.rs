@@ -91,4 +91,14 @@ mod tests {
         assert_eq!(servers.candidates("logs."), ["logs"]);
         assert_eq!(Servers::read(Path::new("/nowhere")), Servers::default());
     }
+
+    #[test]
+    fn no_file_can_break_the_reader() {
+        let seed = b"# c\nsearch a.b c. .\nnameserver 10.0.2.3\nnameserver fec0::3%2\n";
+        slipform_fuzz::fuzz(&[seed], |bytes, _| {
+            let servers = Servers::parse(&String::from_utf8_lossy(bytes));
+            assert!(servers.addresses.len() <= SERVERS_MAX && servers.search.len() <= SEARCH_MAX);
+            assert!(servers.candidates("logs.d").len() <= 1 + SEARCH_MAX);
+        });
+    }
 }
