@@ -134,7 +134,10 @@ fn describe_state(state: &State) -> String {
         state.version
     );
     for path in &state.paths {
-        text.push_str(&format!("  {}\n", path.path));
+        let quota = path
+            .quota
+            .map(|bytes| format!(", at most {}", human(bytes)));
+        text.push_str(&format!("  {}{}\n", path.path, quota.unwrap_or_default()));
     }
     text
 }
@@ -160,6 +163,7 @@ mod tests {
             path: "/var/lib/app".to_owned(),
             owner: None,
             mode: None,
+            quota: Some(1 << 25),
         };
         let mut state = State {
             size: 64 << 20,
@@ -168,7 +172,7 @@ mod tests {
             paths: vec![path],
             disk: None,
         };
-        let want = "\nstate, made at first boot on the boot disk, behind all others\n  partition slipform-state, type 54fce1b4-8ef4-8c5c-954b-c8e4db624db8, ext4, at least 64.0 MiB, version 3 of its content\n  /var/lib/app\n";
+        let want = "\nstate, made at first boot on the boot disk, behind all others\n  partition slipform-state, type 54fce1b4-8ef4-8c5c-954b-c8e4db624db8, ext4, at least 64.0 MiB, version 3 of its content\n  /var/lib/app, at most 32.0 MiB\n";
         assert_eq!(describe_state(&state), want);
         state.disk = Some(StateDisk::Serial("data".to_owned()));
         assert!(describe_state(&state).contains("on the disk with serial number data\n"));

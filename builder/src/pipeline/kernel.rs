@@ -50,6 +50,7 @@ pub(super) fn parts(
         .iter()
         .chain(&image.kernel.modules)
         .cloned()
+        .chain(counting(image).map(str::to_owned))
         .collect();
     let step = Step::new(
         "boot parts 3",
@@ -71,6 +72,12 @@ pub(super) fn parts(
         make(settings, board, locked, &modules, &settings.init(lock)?)
     })?;
     boot_parts(&outputs)
+}
+
+/// What the kernel counts quotas with, for an image that has some.
+fn counting(image: &Image) -> Option<&'static str> {
+    let mut paths = image.state.iter().flat_map(|state| &state.paths);
+    paths.any(|path| path.quota.is_some()).then_some("quota_v2")
 }
 
 /// GRUB's files, for a board that starts by a BIOS.

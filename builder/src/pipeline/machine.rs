@@ -121,6 +121,7 @@ fn state(spec: &spec::StateSpec, accounts: &Accounts) -> Result<contract::State,
                 .transpose()
                 .map_err(|m| format!("state '{}': {m}", path.path))?,
             mode: path.mode,
+            quota: path.quota,
         })
     };
     Ok(contract::State {

@@ -422,4 +422,6 @@ pub struct StatePathSpec {
     pub owner: Option<Owner>,
     /// As in the layers unless given.
     pub mode: Option<u32>,
+    /// Most bytes below it.
+    pub quota: Option<u64>,
 }

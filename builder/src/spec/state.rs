@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use slipform_init::contract::machine::{STATE_NAME, StateDisk, StatePolicy};
+use slipform_init::contract::machine::{STATE_NAME, StateDisk, StatePolicy, project_of};
 
 use crate::base::bytes;
 
@@ -14,6 +14,8 @@ use super::{SpecError, values};
 /// What a file system with a journal needs, and room to be of use.
 const LEAST: u64 = 16 << 20;
 const MOST: u64 = 1 << 50;
+/// A quota of less is a mistake.
+const LEAST_QUOTA: u64 = 1 << 20;
 const MOST_PATHS: usize = 64;
 /// What virtio and NVMe have room for.
 const LONGEST_SERIAL: usize = 20;
@@ -51,6 +53,14 @@ pub(super) fn check(
     for raw in &raw.paths {
         let path = path(raw).map_err(|m| fail(format!("paths: {m}")))?;
         apart(&path.path, &paths, scratch).map_err(|m| fail(format!("paths: {m}")))?;
+        let project = |path: &StatePathSpec| path.quota.map(|_| project_of(&path.path));
+        let twin = |other: &&StatePathSpec| project(other) == project(&path);
+        if let Some(other) = paths.iter().find(twin).filter(|_| path.quota.is_some()) {
+            return Err(fail(format!(
+                "paths: '{}' and '{}' would be counted as one, by chance; call one of them otherwise",
+                path.path, other.path
+            )));
+        }
         paths.push(path);
     }
     let policy = match raw.policy {
@@ -108,8 +118,19 @@ fn path(raw: &RawStatePath) -> Result<StatePathSpec, String> {
     Ok(StatePathSpec {
         owner: raw.owner.as_deref().map(values::owner).transpose()?,
         mode: raw.mode.as_deref().map(values::mode).transpose()?,
+        quota: raw.quota.as_deref().map(quota).transpose()?,
         path,
     })
+}
+
+fn quota(text: &str) -> Result<u64, String> {
+    let bytes = bytes::size(text).map_err(|m| format!("quota: {m}"))?;
+    if !(LEAST_QUOTA..=MOST).contains(&bytes) {
+        return Err(format!(
+            "quota: {bytes} bytes are too few or too many; write \"1MiB\" to \"1024TiB\""
+        ));
+    }
+    Ok(bytes)
 }
 
 /// One folder is kept once, and nothing covers it.

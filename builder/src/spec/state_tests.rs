@@ -19,7 +19,7 @@ fn load_text(rest: &str) -> Result<Image, String> {
 fn a_path_is_enough_and_a_table_says_more() {
     assert_eq!(load_text("").unwrap().state, None);
     let state = load_text(
-        "[state]\npaths = [\"/var/lib/app/\", { path = \"/srv/b\", owner = \"app:app\", mode = \"0750\" }]\n",
+        "[state]\npaths = [\"/var/lib/app/\", { path = \"/srv/b\", owner = \"app:app\", mode = \"0750\", quota = \"32MiB\" }]\n",
     );
     let state = state.unwrap().state.unwrap();
     assert_eq!((state.size, state.version), (64 << 20, 1));
@@ -29,11 +29,13 @@ fn a_path_is_enough_and_a_table_says_more() {
             path: "/var/lib/app".to_owned(),
             owner: None,
             mode: None,
+            quota: None,
         },
         StatePathSpec {
             path: "/srv/b".to_owned(),
             owner: Some(Owner::Names("app".to_owned(), "app".to_owned())),
             mode: Some(0o750),
+            quota: Some(1 << 25),
         },
     ];
     assert_eq!(state.paths, expected);
@@ -85,6 +87,16 @@ fn refusals_name_the_rule_and_the_remedy() {
         (
             paths("{ path = \"/srv\", mode = \"rwx\" }"),
             "'rwx' is no mode",
+        ),
+        (
+            paths("{ path = \"/srv\", quota = \"1KiB\" }"),
+            "quota: 1024 bytes are too few or too many",
+        ),
+        (
+            paths(
+                "{ path = \"/srv/vu5eh3\", quota = \"1MiB\" }, { path = \"/srv/ka210i\", quota = \"1MiB\" }",
+            ),
+            "would be counted as one",
         ),
         (
             format!("{good}size = \"15MiB\"\n"),

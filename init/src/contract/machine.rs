@@ -359,6 +359,26 @@ pub struct StatePath {
     /// Mode, in the same way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<u32>,
+    /// Most bytes of what is below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<u64>,
+}
+
+impl StatePath {
+    /// The number that its files bear on the state's file system to be counted together: of
+    /// the path alone, so that it is the same in every version of an image (32 bits FNV-1a).
+    #[must_use]
+    pub fn project(&self) -> u32 {
+        project_of(&self.path)
+    }
+}
+
+/// [`StatePath::project`] of a path.
+#[must_use]
+pub fn project_of(path: &str) -> u32 {
+    let mix = |sum: u32, byte| (sum ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    // 0 is the number of all that belongs to no path.
+    path.bytes().fold(0x811c_9dc5, mix).max(1)
 }
 
 /// When an ended service is started again.

@@ -210,6 +210,9 @@ fn check_state(state: &State) -> Result<(), MachineError> {
     for path in &state.paths {
         check_folder("state.paths", &path.path)?;
         check_mode("state.paths.mode", path.mode.unwrap_or(0))?;
+        let quota = path.quota.unwrap_or(1);
+        let fits = (1..1 << 50).contains(&quota);
+        rule(fits, "state.paths.quota", &quota, "1 to 2^50 - 1")?;
         let within = |other: &&StatePath| {
             other.path != path.path && Path::new(&other.path).starts_with(&path.path)
         };

@@ -26,6 +26,11 @@ pub(crate) enum StateError {
     /// Somebody else's, or newer.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// Made for quotas, of which the image knows nothing.
+    #[error(
+        "it counts quotas, and nothing in this image can: name the `quota` of a path again, or [kernel] modules = [\"quota_v2\"]"
+    )]
+    QuotaDriver,
     /// It is there, but no file system that can be used.
     #[error(
         "{0}; it is left as it is: repair it (e2fsck), or boot an image whose [state] says policy = \"recreate\""

@@ -7,18 +7,19 @@
 //! ```text
 //! 0  superblock (at byte 1024)   3    inode bitmap      516  root folder
 //! 1  group descriptor            4…   inodes            517  lost+found
-//! 2  block bitmap                                       518… journal, then free
+//! 2  block bitmap                                       518… journal, quotas, then free
 //! ```
 //!
 //! `meta_bg` keeps descriptors with their groups, so that growing needs no room reserved
-//! for them. All is written before the superblock, with a flush between: what was
+//! for them. Quotas ([`super::quota`]) are a hidden inode and two features, only if the
+//! image asked for some when the file system was made. All is written before the superblock, with a flush between: what was
 //! interrupted has none, and cannot be mounted.
 
 use std::io;
 
 use slipform_init::contract::machine::STATE_NAME;
 
-use super::Blocks;
+use super::{Blocks, quota};
 use crate::crc::CASTAGNOLI;
 use crate::early::gpt::ReadAt;
 
@@ -39,6 +40,7 @@ const JOURNAL: u32 = LOST_FOUND + 1;
 const ROOT_INODE: u32 = 2;
 const JOURNAL_INODE: u32 = 8;
 const LOST_FOUND_INODE: u32 = 11;
+const QUOTA_INODE: u32 = 12;
 
 /// Smallest file system: what it needs itself, the smallest journal (1024 blocks), and
 /// as much again.
@@ -55,6 +57,8 @@ const COMPAT: u32 = 0x4 | 0x8 | 0x20;
 const INCOMPAT: u32 = 0x2 | 0x10 | 0x40 | 0x80 | 0x200;
 /// sparse_super, large_file, huge_file, dir_nlink, extra_isize, metadata_csum.
 const RO_COMPAT: u32 = 0x1 | 0x2 | 0x8 | 0x20 | 0x40 | 0x400;
+/// quota, project.
+const RO_COMPAT_QUOTA: u32 = 0x100 | 0x2000;
 
 /// What makes a file system this one.
 #[derive(Debug, Clone, Copy)]
@@ -65,6 +69,8 @@ pub(crate) struct Identity {
     pub(crate) hash_seed: [u8; 16],
     /// Seconds since 1970.
     pub(crate) now: u32,
+    /// Folders can have quotas.
+    pub(crate) quotas: bool,
 }
 
 /// Makes one in `bytes` bytes of `disk` from `offset` on, which must be at least
@@ -109,6 +115,9 @@ pub(crate) fn format(
     let lost_found = [(LOST_FOUND_INODE, "."), (ROOT_INODE, "..")];
     disk.write(&image.folder(LOST_FOUND_INODE, &lost_found), at(LOST_FOUND))?;
     disk.write(&image.journal_superblock(), at(JOURNAL))?;
+    if identity.quotas {
+        disk.write(&quota::empty_file(), at(image.quota_start()))?;
+    }
     disk.flush()?;
     disk.write(&image.superblock(), at(0))?;
     disk.flush()
@@ -178,8 +187,21 @@ struct Image<'a> {
 }
 
 impl Image<'_> {
-    fn used(&self) -> u32 {
+    fn quota_start(&self) -> u32 {
         JOURNAL + self.journal
+    }
+
+    fn used(&self) -> u32 {
+        let quotas = u32::from(self.identity.quotas);
+        self.quota_start() + quotas * quota::FILE_BLOCKS
+    }
+
+    fn last_inode(&self) -> u32 {
+        if self.identity.quotas {
+            QUOTA_INODE
+        } else {
+            LOST_FOUND_INODE
+        }
     }
 
     fn seed(&self) -> u32 {
@@ -189,11 +211,12 @@ impl Image<'_> {
     fn superblock(&self) -> Vec<u8> {
         let mut block = vec![0; BLOCK as usize];
         let bytes = &mut block[SUPER_OFFSET as usize..][..1024];
+        let quotas = self.identity.quotas;
         let longs = [
             (0x00, INODES),
             (0x04, self.blocks),
             (0x0c, self.blocks - self.used()),
-            (0x10, INODES - LOST_FOUND_INODE),
+            (0x10, INODES - self.last_inode()),
             (0x18, 2),
             (0x1c, 2),
             (0x20, GROUP),
@@ -205,7 +228,7 @@ impl Image<'_> {
             (0x54, LOST_FOUND_INODE),
             (0x5c, COMPAT),
             (0x60, INCOMPAT),
-            (0x64, RO_COMPAT),
+            (0x64, RO_COMPAT | if quotas { RO_COMPAT_QUOTA } else { 0 }),
             (0xe0, JOURNAL_INODE),
             // Mount options by default: user_xattr, acl.
             (0x100, 0xc),
@@ -213,6 +236,7 @@ impl Image<'_> {
             // Folders are hashed with signed letters.
             (0x160, 1),
             (0x268, LOST_FOUND_INODE),
+            (0x26c, if quotas { QUOTA_INODE } else { 0 }),
         ];
         for (at, value) in longs {
             put(bytes, at, &value.to_le_bytes());
@@ -256,7 +280,7 @@ impl Image<'_> {
         for (at, value) in [(0x0, BLOCK_BITMAP), (0x4, INODE_BITMAP), (0x8, INODE_TABLE)] {
             put(bytes, at, &value.to_le_bytes());
         }
-        let free_inodes = (INODES - LOST_FOUND_INODE) as u16;
+        let free_inodes = (INODES - self.last_inode()) as u16;
         let shorts = [
             (0xc, (self.blocks - self.used()) as u16),
             (0xe, free_inodes),
@@ -282,37 +306,43 @@ impl Image<'_> {
     }
 
     fn inode_bitmap(&self) -> Vec<u8> {
-        bitmap(|bit| !(LOST_FOUND_INODE..INODES).contains(&bit))
+        bitmap(|bit| !(self.last_inode()..INODES).contains(&bit))
     }
 
     /// The first block of the table of inodes.
     fn inodes(&self) -> Vec<u8> {
         let mut block = vec![0; BLOCK as usize];
+        let whole = |first, blocks| (extent(first, blocks), blocks, u64::from(blocks) * BLOCK);
+        let quotas = whole(self.quota_start(), quota::FILE_BLOCKS);
         let inodes = [
             // Only init goes through the root: services see what is bound for them.
-            (ROOT_INODE, 0o40700, 3, extent(ROOT, 1), 1),
+            (ROOT_INODE, 0o40700, 3, whole(ROOT, 1)),
+            (JOURNAL_INODE, 0o100_600, 1, whole(JOURNAL, self.journal)),
+            (LOST_FOUND_INODE, 0o40700, 2, whole(LOST_FOUND, 1)),
             (
-                JOURNAL_INODE,
+                QUOTA_INODE,
                 0o100_600,
                 1,
-                extent(JOURNAL, self.journal),
-                self.journal,
+                (quotas.0, quotas.1, quota::FILE_BYTES),
             ),
-            (LOST_FOUND_INODE, 0o40700, 2, extent(LOST_FOUND, 1), 1),
         ];
-        for (number, mode, links, map, blocks) in inodes {
+        let made = |inode: &u32| *inode <= self.last_inode();
+        for (number, mode, links, (map, blocks, bytes)) in
+            inodes.into_iter().filter(|(number, ..)| made(number))
+        {
             let at = ((number - 1) * INODE_SIZE) as usize;
             let inode = &mut block[at..at + INODE_SIZE as usize];
             put(inode, 0x0, &(mode as u16).to_le_bytes());
-            put(inode, 0x4, &(blocks * 4096).to_le_bytes());
+            put(inode, 0x4, &(bytes as u32).to_le_bytes());
             // Access, change, modification; creation.
             for time in [0x8, 0xc, 0x10, 0x90] {
                 put(inode, time, &self.identity.now.to_le_bytes());
             }
             put(inode, 0x1a, &(links as u16).to_le_bytes());
             put(inode, 0x1c, &(blocks * 8).to_le_bytes());
-            // Mapped by extents.
-            put(inode, 0x20, &0x80000u32.to_le_bytes());
+            // Mapped by extents; quotas are not to be changed but by the kernel.
+            let immutable = u32::from(number == QUOTA_INODE) * 0x10;
+            put(inode, 0x20, &(0x80000 | immutable).to_le_bytes());
             put(inode, 0x28, &map);
             put(inode, 0x80, &32u16.to_le_bytes());
             let sum = crc32c(self.inode_seed(number), inode);
@@ -392,7 +422,7 @@ fn bitmap(is_set: impl Fn(u32) -> bool) -> Vec<u8> {
     (0..BLOCK as u32).map(byte).collect()
 }
 
-fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
 

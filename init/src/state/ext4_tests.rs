@@ -12,17 +12,22 @@ const IDENTITY: Identity = Identity {
     uuid: *b"0123456789abcdef",
     hash_seed: *b"fedcba9876543210",
     now: 1_700_000_000,
+    quotas: false,
 };
 
 /// Formats a file of `bytes` bytes full of ones, at an offset.
 fn formatted(bytes: u64) -> tempfile::NamedTempFile {
+    formatted_with(bytes, &IDENTITY)
+}
+
+fn formatted_with(bytes: u64, identity: &Identity) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     let mut options = File::options();
     let disk = options.read(true).write(true).open(file.path()).unwrap();
     // Rubbish where the tables come, as on a disk that was used.
     disk.write(&vec![0xa5; 9 * MIB as usize], 0).unwrap();
     disk.set_len(bytes).unwrap();
-    format(&disk, 0, bytes, &IDENTITY).unwrap();
+    format(&disk, 0, bytes, identity).unwrap();
     file
 }
 
@@ -110,6 +115,35 @@ fn a_changed_byte_of_the_tables_is_noticed() {
         disk.write(&[byte[0] ^ 4], at).unwrap();
         if let Some((status, text)) = tool("e2fsck", &["-fn"], &file) {
             assert_ne!(status, 0, "byte {at}: {text}");
+        }
+    }
+}
+
+/// e2fsck counts itself what belongs to no path, and compares.
+#[test]
+fn with_quotas_e2fsck_counts_the_same() {
+    let identity = Identity {
+        quotas: true,
+        ..IDENTITY
+    };
+    for bytes in [16, 64, 128, 300].map(|mib| mib * MIB) {
+        let file = formatted_with(bytes, &identity);
+        if let Some((status, text)) = tool("e2fsck", &["-fn"], &file) {
+            assert_eq!(status, 0, "{bytes}: {text}");
+        }
+        if let Some((_, text)) = tool("dumpe2fs", &["-h"], &file) {
+            assert!(text.contains("Project quota inode:      12"), "{text}");
+        }
+        // One block more is counted than there is.
+        let disk = File::options().read(true).write(true).open(file.path());
+        let disk = disk.unwrap();
+        let used = (518 + u64::from(journal_blocks(bytes))) * BLOCK + 5 * 1024 + 16 + 48;
+        let mut count = [0; 8];
+        ReadAt::read_exact_at(&disk, &mut count, used).unwrap();
+        assert_eq!(u64::from_le_bytes(count), 2 * BLOCK);
+        disk.write(&(3 * BLOCK).to_le_bytes(), used).unwrap();
+        if let Some((status, text)) = tool("e2fsck", &["-fn"], &file) {
+            assert_ne!(status, 0, "{bytes}: {text}");
         }
     }
 }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use slipform_init::contract::machine::StatePath;
 
 use super::is_there;
+use super::quota::Quotas;
 use crate::report::Reporter;
 use crate::sys::{block, mount};
 
@@ -27,6 +28,7 @@ const MAX_DEPTH: usize = 128;
 pub(crate) fn bind<'a>(
     root: &Path,
     paths: &'a [StatePath],
+    quotas: Option<&Quotas>,
     report: &mut Reporter,
 ) -> Result<(), (&'a str, io::Error)> {
     for path in paths {
@@ -38,6 +40,9 @@ pub(crate) fn bind<'a>(
                 "state: {skipped} devices, pipes or sockets of {} are not kept",
                 path.path
             ));
+        }
+        if let Some(quotas) = quotas {
+            quotas.apply(path, &kept, report);
         }
         mount::bind(&kept, target).map_err(failed)?;
     }
@@ -145,6 +150,7 @@ mod tests {
             path: "/var/lib/app".to_owned(),
             owner: None,
             mode,
+            quota: None,
         }
     }
 

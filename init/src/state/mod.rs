@@ -5,6 +5,7 @@
 //! plan.rs     where it lies; made, or made larger       table.rs   the partition table
 //! ext4.rs     an empty file system                      record.rs  whose state it is
 //! folders.rs  the image's paths on it                   look.rs    what the harness asks
+//! quota.rs    how much each path may hold
 //! separate.rs a disk of its own, by serial number or label
 //! ```
 //!
@@ -23,6 +24,7 @@ mod ext4;
 mod folders;
 pub(crate) mod look;
 mod plan;
+mod quota;
 mod record;
 mod separate;
 mod table;
@@ -38,6 +40,7 @@ use slipform_init::contract::machine::{Machine, State, StateDisk, StatePolicy};
 pub(crate) use self::error::StateError;
 use self::ext4::Identity;
 use self::plan::{Place, Wish};
+use self::quota::Quotas;
 use crate::early::coldplug::Coldplug;
 use crate::early::disk::{self, Whole};
 use crate::early::gpt::ReadAt;
@@ -121,7 +124,8 @@ pub(crate) fn bring_up(
         .map_err(|error| failed("read and write whose state this is", error))?;
     // Only now it is certain that it is this machine's.
     grow(&device, report);
-    folders::bind(Path::new(ROOT), &state.paths, report)
+    let quotas = Quotas::switch_on(Path::new(ROOT), &state.paths, report);
+    folders::bind(Path::new(ROOT), &state.paths, quotas.as_ref(), report)
         .map_err(|(path, error)| failed(&format!("keep {path} on the state partition"), error))?;
     report.event(Event::State {
         news: StateNews::Mounted,
@@ -156,7 +160,7 @@ fn partition(state: &State, boot_disk: &str, report: &mut Reporter) -> Result<De
     let file = open(&whole.path).map_err(|error| failed(&what(), error))?;
     let wish = Wish {
         bytes: state.size,
-        identity: identity(),
+        identity: identity(state),
         guid: random_guid(),
     };
     let place = plan::prepare(&file, whole.sector_size, whole.sectors, &wish)
@@ -232,11 +236,14 @@ fn mount(state: &State, device: &Device, report: &mut Reporter) -> Result<(), Bo
         return Ok(());
     };
     let what = format!("mount the state partition {source}");
+    if error.raw_os_error() == Some(libc::ESRCH) {
+        return Err(failed(&what, StateError::QuotaDriver));
+    }
     if state.policy == StatePolicy::Fail || !is_damage(&error) {
         return Err(failed(&what, StateError::Mount(error)));
     }
     let file = open(&device.path).map_err(|error| failed(&what, error))?;
-    ext4::format(&file, 0, device.bytes, &identity())
+    ext4::format(&file, 0, device.bytes, &identity(state))
         .map_err(|error| failed("make the state's file system anew", error))?;
     drop(file);
     report.event(Event::State {
@@ -275,8 +282,9 @@ fn grow(device: &Device, report: &mut Reporter) {
     }
 }
 
-fn identity() -> Identity {
+fn identity(state: &State) -> Identity {
     Identity {
+        quotas: state.paths.iter().any(|path| path.quota.is_some()),
         uuid: random_guid(),
         hash_seed: random_guid(),
         now: u32::try_from(clock::wall_seconds()).unwrap_or(u32::MAX),

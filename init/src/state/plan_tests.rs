@@ -185,6 +185,7 @@ fn wish() -> Wish {
     Wish {
         bytes: 16 * MIB,
         identity: Identity {
+            quotas: false,
             uuid: [0xab; 16],
             hash_seed: [0xcd; 16],
             now: 1_700_000_000,

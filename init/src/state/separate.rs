@@ -19,7 +19,7 @@ use std::time::Duration;
 use slipform_init::contract::event::{Event, StateNews};
 use slipform_init::contract::machine::{STATE_NAME, State, StateDisk};
 
-use super::ext4::{self, Content};
+use super::ext4::{self, Content, Identity};
 use super::{Blocks, Device, StateError, identity};
 use crate::early::coldplug::Coldplug;
 use crate::early::disk::{self, Whole};
@@ -92,7 +92,7 @@ pub(crate) fn device(
         }));
     }
     let file = super::open(&device.path)?;
-    if take(&file, &device, wanted)? {
+    if take(&file, &device, wanted, &identity(state))? {
         report.event(Event::State {
             news: StateNews::Made,
             bytes: device.bytes,
@@ -103,7 +103,12 @@ pub(crate) fn device(
 }
 
 /// True if it was blank and is formatted now.
-fn take(disk: &dyn Blocks, device: &Device, wanted: &StateDisk) -> Result<bool, StateError> {
+fn take(
+    disk: &dyn Blocks,
+    device: &Device,
+    wanted: &StateDisk,
+    identity: &Identity,
+) -> Result<bool, StateError> {
     let labelled = matches!(wanted, StateDisk::Label(_));
     match ext4::content(disk.reader(), device.bytes)? {
         // Whether it can be mounted is found out by mounting it, and whose it is then.
@@ -112,7 +117,7 @@ fn take(disk: &dyn Blocks, device: &Device, wanted: &StateDisk) -> Result<bool, 
             Err(SeparateError::Foreign(device.path.clone()).into())
         }
         Content::Blank => {
-            ext4::format(disk, 0, device.bytes, &identity())?;
+            ext4::format(disk, 0, device.bytes, identity)?;
             Ok(true)
         }
     }
@@ -257,6 +262,13 @@ fn serial_of(folder: &Path) -> io::Result<String> {
 mod tests {
     use super::*;
 
+    const IDENTITY: Identity = Identity {
+        uuid: [1; 16],
+        hash_seed: [2; 16],
+        now: 1,
+        quotas: false,
+    };
+
     fn seen(name: &str, has: &[&str]) -> Seen {
         Seen {
             device: Device {
@@ -339,7 +351,7 @@ mod tests {
             path: PathBuf::from("/dev/vdb"),
             bytes: BYTES,
         };
-        let take = |disk: &File| take(disk, &device, &serial("data"));
+        let take = |disk: &File| take(disk, &device, &serial("data"), &IDENTITY);
         let disk = tempfile::tempfile().unwrap();
         disk.set_len(BYTES).unwrap();
         assert!(take(&disk).unwrap());
@@ -371,14 +383,14 @@ mod tests {
         };
         let disk = tempfile::tempfile().unwrap();
         disk.set_len(BYTES).unwrap();
-        assert!(take(&disk, &device, &label("data")).unwrap());
+        assert!(take(&disk, &device, &label("data"), &IDENTITY).unwrap());
         let theirs = *b"data\0\0\0\0\0\0\0\0\0\0\0\0";
         disk.write(&theirs, 1024 + 0x78).unwrap();
         assert_eq!(ext4::label(&disk).unwrap().as_deref(), Some("data"));
-        assert!(take(&disk, &device, &serial("data")).is_err());
-        assert!(!take(&disk, &device, &label("data")).unwrap());
+        assert!(take(&disk, &device, &serial("data"), &IDENTITY).is_err());
+        assert!(!take(&disk, &device, &label("data"), &IDENTITY).unwrap());
         // Another file system in a partition of that name.
         disk.write(&[0; 2], 1024 + 0x38).unwrap();
-        assert!(take(&disk, &device, &label("data")).is_err());
+        assert!(take(&disk, &device, &label("data"), &IDENTITY).is_err());
     }
 }

@@ -18,6 +18,7 @@ pub(crate) mod packet;
 pub(crate) mod poll;
 pub(crate) mod power;
 pub(crate) mod process;
+pub(crate) mod quota;
 mod seccomp;
 pub(crate) mod signal;
 pub(crate) mod watchdog;

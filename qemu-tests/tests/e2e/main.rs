@@ -15,6 +15,7 @@ mod peers;
 mod spool;
 mod state;
 mod state_label;
+mod state_quota;
 mod support;
 mod sweeps;
 mod telemetry;

@@ -7,7 +7,7 @@ use serde::Deserialize;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RawState {
-    /// Folders that are kept, such as `"/var/lib/app"` or `{ path = "/var/lib/app", owner = "app:app", mode = "0750" }`.
+    /// Folders that are kept, such as `"/var/lib/app"` or `{ path = "/var/lib/app", owner = "app:app", mode = "0750", quota = "32MiB" }`.
     pub paths: Vec<RawStatePath>,
     /// Least size; the image's disk gets so much longer. A larger disk gives all that it has. Default: `"64MiB"`.
     pub size: Option<String>,
@@ -28,6 +28,8 @@ pub struct RawStatePath {
     pub owner: Option<String>,
     /// Mode in octal, set at every boot. Default: as in the layers, set at first use.
     pub mode: Option<String>,
+    /// Most that may be kept below it.
+    pub quota: Option<String>,
 }
 
 /// [`RawStatePath`] as a table.
@@ -40,6 +42,8 @@ struct RawStateFolder {
     owner: Option<String>,
     /// Mode in octal, set at every boot. Default: as in the layers, set at first use.
     mode: Option<String>,
+    /// Most that may be kept below it, such as `"32MiB"`; more is refused to the program (EDQUOT). Without: all that the state has. Only a state that is made with an image that has quotas can have any.
+    quota: Option<String>,
 }
 
 /// By hand: what serde derives for a choice forgets which key was wrong.
@@ -60,6 +64,7 @@ impl<'de> Deserialize<'de> for RawStatePath {
                     path: path.to_owned(),
                     owner: None,
                     mode: None,
+                    quota: None,
                 })
             }
 
@@ -73,6 +78,7 @@ impl<'de> Deserialize<'de> for RawStatePath {
                     path: folder.path,
                     owner: folder.owner,
                     mode: folder.mode,
+                    quota: folder.quota,
                 })
             }
         }
