@@ -93,17 +93,23 @@ impl Feedback for Counters {
         }
         USE.set(OFF);
         let mut is_new = false;
+        let mut look = |at: usize| {
+            let bit = magnitude(self.now[at]);
+            if self.seen[at] & bit != bit {
+                self.reached += usize::from(self.seen[at] == 0);
+                self.seen[at] |= bit;
+                is_new = true;
+            }
+        };
         // Nearly all are zero, and the library compares many at once, uncounted.
         for (index, counts) in self.now.chunks(BLOCK).enumerate() {
             if counts == &ZEROS[..counts.len()] {
                 continue;
             }
-            for (seen, count) in self.seen[index * BLOCK..].iter_mut().zip(counts) {
-                let bit = magnitude(*count);
-                if *seen & bit != bit {
-                    self.reached += usize::from(*seen == 0);
-                    *seen |= bit;
-                    is_new = true;
+            for (word, few) in counts.chunks(8).enumerate() {
+                if few != &ZEROS[..few.len()] {
+                    let first = index * BLOCK + word * 8;
+                    (first..first + few.len()).for_each(&mut look);
                 }
             }
         }
