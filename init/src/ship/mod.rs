@@ -266,7 +266,7 @@ impl Shipper {
                 seen.0 = journal.ring.end();
             }
             if let Some(disk) = disk.as_ref().filter(|_| *disk_is == DiskIs::Written) {
-                disk.advance(&context, sinks.iter().map(Sink::confirmed).collect());
+                disk.advance(&context, sinks.iter().map(Sink::arrived).collect());
             }
             let all_have = sinks.iter().map(Sink::confirmed).min();
             journal.ring.trim(all_have.unwrap_or(u64::MAX));

@@ -141,6 +141,12 @@ impl<W: Wire> Sink<W> {
         &self.name
     }
 
+    /// All before it have arrived, or were told to be lost: what a later boot need not tell.
+    pub(crate) fn arrived(&self) -> u64 {
+        // While a gap is untold, what is lost lies right before the next record.
+        self.confirmed.saturating_sub(self.gap)
+    }
+
     /// All records before this number need not be kept for it.
     pub(crate) fn confirmed(&self) -> u64 {
         self.confirmed

@@ -133,8 +133,11 @@ fn what_does_not_fit_is_counted_and_told_in_its_place() {
         scene.log(&number.to_string());
         scene.run(Duration::from_secs(1));
     }
+    // What the disk remembers, should the power go now: nobody knows of the loss.
+    assert_eq!((scene.sink.confirmed(), scene.sink.arrived()), (30, 0));
     scene.listen();
     scene.run(Duration::from_secs(60));
+    assert_eq!((scene.sink.confirmed(), scene.sink.arrived()), (40, 40));
     let mut expected = vec!["30 records are lost: the spool was full".to_owned()];
     expected.extend((40..50).map(|number| number.to_string()));
     assert_eq!(scene.got(), expected);

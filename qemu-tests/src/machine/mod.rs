@@ -416,3 +416,33 @@ fn nonce() -> Result<String, HarnessError> {
         .map_err(HarnessError::io("read", path, "mount a /dev with urandom"))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{StateDisk, testing};
+
+    #[test]
+    fn a_new_disk_for_the_state_has_what_the_plan_says_and_an_old_one_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut plan = testing::plan();
+        plan.state_disk = Some(StateDisk {
+            serial: String::new(),
+            bytes: 1 << 20,
+            content: vec![
+                (512, b"EFI PART".to_vec()),
+                ((1 << 20) - 4, b"end.".to_vec()),
+            ],
+            file: None,
+        });
+        let made = state_disk(&plan, folder.path()).unwrap().unwrap();
+        let mut bytes = std::fs::read(&made).unwrap();
+        assert_eq!(bytes.len(), 1 << 20);
+        assert_eq!(bytes[512..520], *b"EFI PART");
+        assert_eq!(bytes[(1 << 20) - 4..], *b"end.");
+        bytes[512] = b'x';
+        std::fs::write(&made, &bytes).unwrap();
+        state_disk(&plan, folder.path()).unwrap();
+        assert_eq!(std::fs::read(&made).unwrap(), bytes);
+    }
+}

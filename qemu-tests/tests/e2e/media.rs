@@ -5,6 +5,7 @@ use crate::support::project::Project;
 use crate::support::red::assert_green;
 use slipform::output::OutputFormat;
 use slipform_init::contract::event::{Event, Phase};
+use slipform_qemu_tests::Plan;
 
 /// What a CD in a SATA drive needs beyond the shipped board's modules.
 const CD_MODULES: (&str, &str) = (
@@ -72,7 +73,20 @@ fn hello_boots_by_ipxe() {
     assert_green(&plan, &report);
 }
 
-/// State cannot be kept on a CD: the machine says so and does not start without it.
+/// Why there is no state, of a machine that says so and does not start without it.
+fn no_state(plan: &Plan) -> String {
+    let report = boot(plan);
+    let why = report.events.iter().find_map(|record| match &record.event {
+        Event::Error {
+            phase: Phase::State,
+            why,
+            ..
+        } => Some(why.clone()),
+        _ => None,
+    });
+    why.expect("an error of the state")
+}
+
 #[test]
 fn state_on_a_cd_ends_the_boot_with_the_reason() {
     if !is_nightly() {
@@ -87,17 +101,28 @@ fn state_on_a_cd_ends_the_boot_with_the_reason() {
         .variant("hello-cd-state", &[state], &[])
         .cast();
     let plan = subject.plan(&subject.write(OutputFormat::Iso), "hello-cd-state");
-    let report = boot(&plan);
-    let why = report.events.iter().find_map(|record| match &record.event {
-        Event::Error {
-            phase: Phase::State,
-            why,
-            ..
-        } => Some(why.clone()),
-        _ => None,
-    });
-    let why = why.expect("an error of the state");
+    let why = no_state(&plan);
     assert!(why.contains("/dev/sr0 is a CD"), "{why}");
+}
+
+/// What came over the network lies in memory, and nothing is kept there either.
+#[test]
+fn state_in_memory_ends_the_boot_with_the_reason() {
+    if !is_nightly() {
+        return;
+    }
+    let _slot = slot();
+    let state = (
+        "[[test]]",
+        "[kernel]\nmodules = [\"loop\"]\n\n[state]\npaths = [\"/var/lib/hello\"]\n\n[[test]]",
+    );
+    let subject = Project::shipped("hello")
+        .variant("hello-ipxe-state", &[state], &[])
+        .cast();
+    let tar = subject.write(OutputFormat::Netboot);
+    let why = no_state(&subject.plan(&tar, "hello-ipxe-state"));
+    assert!(why.contains("is a CD or memory"), "{why}");
+    assert!(why.contains("name a disk for the state alone"), "{why}");
 }
 
 /// The file that is a CD is a disk, too: on a USB stick it starts.

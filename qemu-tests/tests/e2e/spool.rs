@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use slipform_init::contract::event::Event;
+use slipform_init::contract::inside::Item;
 
 use crate::support::lab::{is_nightly, slot};
 use crate::support::otlp;
-use crate::support::project::Project;
+use crate::support::project::{Project, Subject};
 use crate::support::receivers::{Lines, Posts, free_ports, within};
 use crate::support::wire::{Extra, Machine, Way};
 
@@ -98,6 +99,16 @@ fn state_gives_no_power(machine: &Machine) {
     );
 }
 
+/// The image with the test's own ports for its receivers.
+fn spooled(name: &str, [json, otlp]: [u16; 2], files: &[(&str, &str)]) -> Subject {
+    let edits =
+        [(1602, json), (1603, otlp)].map(|(from, to)| (format!(":{from}\""), format!(":{to}\"")));
+    let edits = edits
+        .each_ref()
+        .map(|(from, to)| (from.as_str(), to.as_str()));
+    Project::own("spooled").variant(name, &edits, files).cast()
+}
+
 /// Two boots, some 35 s on a busy host: only in a nightly run.
 #[test]
 fn the_next_boot_tells_what_nobody_heard_before_a_power_cut() {
@@ -106,14 +117,7 @@ fn the_next_boot_tells_what_nobody_heard_before_a_power_cut() {
     }
     let _slot = slot();
     let [json, otlp] = free_ports::<2>();
-    let edits =
-        [(1602, json), (1603, otlp)].map(|(from, to)| (format!(":{from}\""), format!(":{to}\"")));
-    let edits = edits
-        .each_ref()
-        .map(|(from, to)| (from.as_str(), to.as_str()));
-    let subject = Project::own("spooled")
-        .variant("spooled-ports", &edits, &[])
-        .cast();
+    let subject = spooled("spooled-ports", [json, otlp], &[]);
     let plan = subject.direct("spooled");
     let extra = Extra {
         writes: true,
@@ -159,4 +163,141 @@ fn the_next_boot_tells_what_nobody_heard_before_a_power_cut() {
     assert!(status.success(), "{status}");
     let last = records.last().map(|record| &record.event);
     assert!(matches!(last, Some(Event::End { clean: true })), "{last:?}");
+}
+
+/// Far more than the spool takes, at a pace that no line is dropped before it.
+const LOUD: &str = "\
+pad=$(busybox printf '%01000d' 0)
+n=0
+while [ $n -lt 1800 ]; do
+    echo \"line $n $pad\"
+    n=$((n + 1))
+    [ $((n % 100)) = 0 ] && busybox sleep 1
+done
+echo quiet
+exec busybox sleep 100000
+";
+const LOUD_LINES: u64 = 1800;
+
+/// Two boots and a pause between the lines: only in a nightly run.
+#[test]
+fn a_clean_power_off_keeps_the_newest_and_what_did_not_fit_is_counted() {
+    if !is_nightly() {
+        return;
+    }
+    let _slot = slot();
+    let [json, otlp] = free_ports::<2>();
+    let talker = [("srv/talker.sh", LOUD)];
+    let subject = spooled("spooled-loud", [json, otlp], &talker);
+    let plan = subject.direct("spooled-loud");
+    let extra = Extra {
+        writes: true,
+        ..Extra::default()
+    };
+    let mut machine = Machine::start_with(&plan, Way::Port, &extra);
+    let quiet = |event: &Event| matches!(event, Event::Log { line, .. } if line == "quiet");
+    assert!(machine.until(quiet), "{:#?}", machine.records);
+    machine.press_power();
+    let (status, records) = machine.end();
+    assert!(status.success(), "{status}");
+    let last = records.last().map(|record| &record.event);
+    assert!(matches!(last, Some(Event::End { clean: true })), "{last:?}");
+    let counted = |sink: &str| {
+        records.iter().any(|record| matches!(&record.event, Event::LogLoss { sink: of, total: 1.., .. } if of == sink))
+    };
+    assert!(counted("json") && counted("otlp"), "{records:#?}");
+
+    let lines = Lines::listen(json);
+    let mut machine = Machine::start_with(&plan, Way::Port, &extra);
+    let left = |event: &Event| matches!(event, Event::Spool { .. });
+    assert!(machine.until(left), "{:#?}", machine.records);
+    let (found, lost) = machine
+        .records
+        .iter()
+        .find_map(|record| match record.event {
+            Event::Spool { records, lost } => Some((records, lost)),
+            _ => None,
+        })
+        .expect("it was there");
+    let first: Vec<String> = within(LIMIT, "the last line of the first boot", || {
+        let all = lines.all();
+        let told = told(&all);
+        let boot = told.first()?.0;
+        let first = told.iter().filter(|(id, _)| *id == boot);
+        let first: Vec<_> = first.map(|(_, line)| (*line).to_owned()).collect();
+        first.iter().any(|line| line == "quiet").then_some(first)
+    });
+    // The newest ones, none between them missing, and all others are counted.
+    let numbers = first
+        .iter()
+        .filter_map(|line| line.split(' ').nth(1)?.parse().ok());
+    let numbers: Vec<u64> = numbers.collect();
+    let expected: Vec<u64> = (LOUD_LINES - numbers.len() as u64..LOUD_LINES).collect();
+    assert_eq!(numbers, expected);
+    assert!(numbers.len() > 400, "half of the spool: {}", numbers.len());
+    assert!(lost >= expected[0], "{lost} of {}", expected[0]);
+    assert!(found + lost > LOUD_LINES, "{found} and {lost}");
+    let why = format!("of earlier boots {lost} records are lost");
+    let reported =
+        |event: &Event| matches!(event, Event::Error { why: text, .. } if text.contains(&why));
+    assert!(machine.was_or_until(reported), "{:#?}", machine.records);
+}
+
+/// Writes and makes sure of it, and says what came back.
+const KEEPER: &str = "\
+n=0
+while :; do
+    echo \"line $n\"
+    if busybox dd if=/dev/zero of=/var/lib/app/kept bs=4k count=1 conv=fsync 2>/dev/null; then
+        echo \"kept $n\"
+    else
+        echo \"refused $n\"
+    fi
+    n=$((n + 1))
+    busybox sleep 0.2
+done
+";
+
+/// From one moment on every read and write of the disk fails (EIO), for services and spool:
+/// the machine says so, answers, and goes down when it is told to.
+#[test]
+fn a_state_disk_that_dies_takes_nothing_with_it() {
+    let _slot = slot();
+    let ports = free_ports::<2>();
+    let talker = [("srv/talker.sh", KEEPER)];
+    let edits = [
+        ("[state]\n", "[state]\ndisk = { serial = \"data\" }\n"),
+        ("ready = { log = \"line 99\" }\n", ""),
+    ];
+    let [json, otlp] = ports.map(|port| format!(":{port}\""));
+    let edits = [edits[0], edits[1], (":1602\"", &json), (":1603\"", &otlp)];
+    let project = Project::own("spooled").variant("spooled-dies", &edits, &talker);
+    let subject = project.cast();
+    let plan = subject.direct("spooled-dies");
+    let data = subject.folder.path().join("data.raw");
+    let file = fs::File::create(&data).expect("a file");
+    file.set_len(16 << 20).expect("its length");
+    let extra = Extra {
+        writes: true,
+        disks: vec![(data, "data".to_owned())],
+        ..Extra::default()
+    };
+    let mut machine = Machine::start_with(&plan, Way::Port, &extra);
+    let says = |word: &'static str| move |event: &Event| matches!(event, Event::Log { line, .. } if line.starts_with(word));
+    assert!(machine.until(says("kept 9")), "{:#?}", machine.records);
+    machine.take_away_disk(0);
+    assert!(machine.until(says("refused")), "{:#?}", machine.records);
+    // The service goes on.
+    assert!(machine.until(says("refused")), "{:#?}", machine.records);
+    let spool =
+        |event: &Event| matches!(event, Event::Error { what, .. } if what.contains("keep logs"));
+    assert!(machine.was_or_until(spool), "{:#?}", machine.records);
+    machine.send(r#"{"command":"show","id":1,"sections":["mounts","memory"]}"#);
+    let told = |event: &Event| matches!(event, Event::Inside { item, .. } if matches!(**item, Item::End(_)));
+    assert!(machine.until(told), "{:#?}", machine.records);
+    machine.press_power();
+    let (status, records) = machine.end();
+    assert!(status.success(), "{status}");
+    let last = records.last().map(|record| &record.event);
+    assert!(matches!(last, Some(Event::End { .. })), "{last:?}");
 }

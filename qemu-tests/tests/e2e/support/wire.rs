@@ -261,6 +261,11 @@ impl Machine {
         });
     }
 
+    /// Takes the file of a further disk away: whatever the guest reads or writes there fails.
+    pub(crate) fn take_away_disk(&self, number: usize) {
+        self.monitor(&format!("drive_del more{number}"));
+    }
+
     fn monitor(&self, command: &str) {
         let mut monitor = UnixStream::connect(&self.monitor).expect("the monitor");
         monitor
