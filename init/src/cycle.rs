@@ -31,6 +31,8 @@ use crate::turn::{Report, Turn, Watched};
 
 /// Beyond what the services may take together to stop.
 const STOP_MARGIN: Duration = Duration::from_secs(5);
+/// How long a machine may not be called ready because of its late modules.
+const LATE_LIMIT: Duration = Duration::from_secs(30);
 /// However long services may take.
 const STOP_MAX: Duration = Duration::from_secs(300);
 
@@ -204,9 +206,12 @@ impl Cycle {
         self.time.start(&mut turn);
         self.metadata.start(&mut turn);
         let mut fds = Vec::new();
+        // Services that wait for nothing run first.
+        self.advance();
+        self.begin_late();
         loop {
             self.advance();
-            self.load_late();
+            self.take_late_devices();
             self.identify();
             self.heed_leases();
             self.inside.advance(&mut self.report);
@@ -234,7 +239,7 @@ impl Cycle {
                 power::mark::healthy(&mut self.report);
             }
             // Late modules, too: whoever sees a ready machine may press its button.
-            State::Starting if self.supervisor.all_ready() && self.late.is_empty() => {
+            State::Starting if self.supervisor.all_ready() && self.late.is_over() => {
                 self.state = State::Running;
                 self.healthy_at = Some(now + self.healthy_after);
                 self.report.event(Event::Ready {
@@ -259,12 +264,17 @@ impl Cycle {
         }
     }
 
-    /// Services that wait for nothing run already: the next late module has its
-    /// turn. Behind the last one, the devices that they brought are taken.
-    fn load_late(&mut self) {
-        if !self.late.load_next(&mut self.report) {
+    fn begin_late(&mut self) {
+        let limit = LATE_LIMIT.mul_f64(self.report.slowdown());
+        self.late.begin(clock::monotonic(), limit, &mut self.report);
+    }
+
+    /// Behind the last late module, the devices that they brought are taken.
+    fn take_late_devices(&mut self) {
+        let Some(loaded) = self.late.take_finished() else {
             return;
-        }
+        };
+        self.report.note(&loaded);
         self.buttons = Buttons::open();
         if !self.watchdog.is_armed() {
             let slowdown = self.report.slowdown();
@@ -329,11 +339,12 @@ impl Cycle {
         })
     }
 
-    fn parts(&mut self) -> ([&mut dyn Watched; 13], &mut Reporter) {
-        let parts: [&mut dyn Watched; 13] = [
+    fn parts(&mut self) -> ([&mut dyn Watched; 14], &mut Reporter) {
+        let parts: [&mut dyn Watched; 14] = [
             &mut self.signals,
             &mut self.kmsg,
             &mut self.buttons,
+            &mut self.late,
             &mut self.coldplug,
             &mut self.dhcp,
             &mut self.time,
@@ -358,7 +369,6 @@ impl Cycle {
             State::Starting => None,
         };
         let answers = self.inside.deadline(&self.report);
-        let late = (!self.late.is_empty()).then(clock::monotonic);
         let (parts, report) = self.parts();
         fds.clear();
         report.fds(fds);
@@ -372,7 +382,6 @@ impl Cycle {
             .chain(report.deadline())
             .chain(end)
             .chain(answers)
-            .chain(late)
             .min();
         // At least a millisecond: a deadline that stays in the past must not eat the processor.
         let limit = next.map(|next| {

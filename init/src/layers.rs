@@ -184,16 +184,7 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::turn::Report;
-
-    #[derive(Default)]
-    struct Told(Vec<Event>);
-
-    impl Report for Told {
-        fn event(&mut self, event: Event) {
-            self.0.push(event);
-        }
-    }
+    use crate::turn::Events;
 
     #[test]
     fn a_file_is_read_to_its_end_and_counted() {
@@ -209,7 +200,7 @@ mod tests {
     #[test]
     fn results_come_in_any_pieces_and_garbage_is_nobodys() {
         let mut reader = LayerReader::new(vec!["base".to_owned(), "app".to_owned()]);
-        let mut told = Told::default();
+        let mut told = Events::default();
         for piece in [
             "0 40",
             "96 \n1 8",
@@ -236,7 +227,7 @@ mod tests {
     #[test]
     fn every_layer_gets_an_answer_even_without_its_device() {
         let mut reader = LayerReader::new(vec!["base".to_owned(), "app".to_owned()]);
-        let mut told = Told::default();
+        let mut told = Events::default();
         reader.start(&mut told);
         while reader.results.is_some() {
             let fd = reader.results.as_ref().map_or(-1, AsRawFd::as_raw_fd);

@@ -14,6 +14,18 @@ pub(crate) trait Report {
     fn dropped(&mut self, _service: &str, _lines: u64) {}
 }
 
+/// Keeps what it is told.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Events(pub(crate) Vec<Event>);
+
+#[cfg(test)]
+impl Report for Events {
+    fn event(&mut self, event: Event) {
+        self.0.push(event);
+    }
+}
+
 /// What a part gets when it is its turn.
 pub(crate) struct Turn<'a> {
     /// CLOCK_MONOTONIC.

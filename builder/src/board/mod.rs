@@ -144,7 +144,7 @@ pub struct RawBoard {
     pub kernel: String,
     /// Where the boot stub is.
     pub stub: RawStub,
-    /// What starts the machine: `uefi` (the default), `bios`, or `both`: then the disk has GRUB's boot code, too, which starts the very same kernel and initrd; the boot test takes UEFI. Only for `x86_64`.
+    /// What starts the machine: `uefi` (the default), `bios`, or `both`: then the disk has GRUB's boot code, too, which starts the very same kernel and initrd; the boot test shows each. Only for `x86_64`.
     pub firmware: Option<String>,
     /// Kernel modules that init loads, in order.
     pub modules: Vec<String>,

@@ -91,6 +91,9 @@ impl Settings {
                 Firmware::Bios => BootPath::Bios,
                 Firmware::Uefi | Firmware::Both => BootPath::Firmware,
             },
+            // A CD starts by UEFI alone.
+            also_bios: cast.board.firmware == Firmware::Both
+                && artifact.format != OutputFormat::Iso,
             layers: cast
                 .layers
                 .iter()

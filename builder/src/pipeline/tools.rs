@@ -17,10 +17,13 @@ use crate::lock::LockedTool;
 /// The name of the emulator's tool set in the lock.
 pub const EMULATOR: &str = "emulator";
 
+/// Where Debian's package has iPXE as an EFI program.
+const IPXE: &str = "usr/lib/ipxe/ipxe.efi";
+
 /// What an architecture's emulator is: names that differ, and nothing else.
 struct Names {
     /// Debian packages.
-    packages: [&'static str; 2],
+    packages: &'static [&'static str],
     program: &'static str,
     /// Firmware and its variables, below `usr/share` of the locked packages.
     firmware: [&'static str; 2],
@@ -29,7 +32,7 @@ struct Names {
 }
 
 const X86_64: Names = Names {
-    packages: ["qemu-system-x86", "ovmf"],
+    packages: &["qemu-system-x86", "ovmf", "ipxe"],
     program: "qemu-system-x86_64",
     firmware: ["OVMF/OVMF_CODE_4M.fd", "OVMF/OVMF_VARS_4M.fd"],
     host: &[
@@ -57,7 +60,7 @@ const X86_64: Names = Names {
 };
 
 const AARCH64: Names = Names {
-    packages: ["qemu-system-arm", "qemu-efi-aarch64"],
+    packages: &["qemu-system-arm", "qemu-efi-aarch64"],
     program: "qemu-system-aarch64",
     firmware: ["AAVMF/AAVMF_CODE.fd", "AAVMF/AAVMF_VARS.fd"],
     host: &[
@@ -85,7 +88,7 @@ fn names(arch: Arch) -> &'static Names {
 
 /// What the emulator's set is resolved from.
 pub(super) fn emulator_packages(arch: Arch) -> &'static [&'static str] {
-    &names(arch).packages
+    names(arch).packages
 }
 
 /// A folder with unpacked packages.
@@ -221,9 +224,16 @@ pub(super) fn emulator(
         env: BTreeMap::from([("QEMU_MODULE_DIR".into(), modules.into())]),
         firmware_code: firmware(names.firmware[0])?,
         firmware_vars: firmware(names.firmware[1])?,
+        ipxe: ipxe(root, arch),
         relay: relay(),
         version: format!("qemu {version}, locked"),
     })
+}
+
+/// Only machines that start over the network by UEFI want it.
+fn ipxe(root: &Path, arch: Arch) -> Option<PathBuf> {
+    let path = root.join(IPXE);
+    (arch == Arch::X86_64 && path.is_file()).then_some(path)
 }
 
 /// The command itself relays to emulated metadata servers.
@@ -272,6 +282,7 @@ pub(super) fn host_emulator(arch: Arch) -> Result<Emulator, PipelineError> {
         env: BTreeMap::new(),
         firmware_code: code.into(),
         firmware_vars: vars.into(),
+        ipxe: ipxe(Path::new("/"), arch),
         relay: relay(),
         version: format!("qemu {version}, the host's"),
     })

@@ -3,8 +3,8 @@
 //! The kernel says what a device is (its modalias), and asks a program that init does not
 //! have to load the driver. So init asks instead: it walks the buses once, and hears of
 //! what appears from then on (a controller's disks, a stick on USB) by the kernel's uevents.
-//! While the root disk is looked for that is done in the search's own pauses, later in
-//! the main loop, a module a turn.
+//! While the root disk is looked for that is done in the search's own pauses, later
+//! beside the main loop.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
@@ -16,6 +16,7 @@ use std::time::Duration;
 use slipform_init::contract::event::{Event, Phase};
 use slipform_init::contract::modalias::{self, ALIASES, COLDPLUG_DIR, NEEDS};
 
+use super::loader::Loader;
 use super::modules::{Held, Tally};
 use crate::report::Reporter;
 use crate::sys::{net, poll};
@@ -45,6 +46,7 @@ pub(crate) struct Coldplug {
     /// Files that were loaded or wait for it: each has one try.
     known: BTreeSet<String>,
     waiting: VecDeque<String>,
+    loader: Option<Loader>,
     tally: Tally,
 }
 
@@ -82,6 +84,7 @@ impl Coldplug {
             folder,
             known: BTreeSet::new(),
             waiting: VecDeque::new(),
+            loader: None,
             tally: Tally::default(),
         })
     }
@@ -93,17 +96,16 @@ impl Coldplug {
     }
 
     fn load(&mut self, report: &mut dyn Report) {
-        while self.load_next(report) {}
+        for held in self.take_waiting() {
+            self.tally.load(held, report);
+        }
     }
 
-    /// Loads one module; false if none waits.
-    fn load_next(&mut self, report: &mut dyn Report) -> bool {
-        let Some(file) = self.waiting.pop_front() else {
-            return false;
-        };
+    /// Opens what waits: its folder has no path any more once the root is switched.
+    fn take_waiting(&mut self) -> Vec<Result<Held, (String, io::Error)>> {
         let folder = PathBuf::from(format!("/proc/self/fd/{}", self.folder.as_raw_fd()));
-        self.tally.load(Held::in_folder(&folder, &file), report);
-        true
+        let open = |file: String| Held::in_folder(&folder, &file);
+        self.waiting.drain(..).map(open).collect()
     }
 
     /// Walks the buses.
@@ -169,18 +171,25 @@ fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 impl Watched for Coldplug {
     fn fds(&self, out: &mut Vec<libc::pollfd>) {
         out.push(poll::entry(self.news.as_raw_fd(), libc::POLLIN));
+        out.extend(self.loader.as_ref().map(Loader::entry));
     }
 
-    fn ready(&mut self, _fd: RawFd, _turn: &mut Turn<'_>) {
-        self.hear();
+    fn ready(&mut self, fd: RawFd, turn: &mut Turn<'_>) {
+        if fd == self.news.as_raw_fd() {
+            self.hear();
+        } else if self.tally.take(&mut self.loader, turn.report) {
+            self.loader = None;
+        }
     }
 
+    /// What comes while others are loaded waits for their end, as they stand on each other.
     fn deadline(&self) -> Option<Duration> {
-        (!self.waiting.is_empty()).then_some(Duration::ZERO)
+        (self.loader.is_none() && !self.waiting.is_empty()).then_some(Duration::ZERO)
     }
 
     fn tick(&mut self, turn: &mut Turn<'_>) {
-        self.load_next(turn.report);
+        let waiting = self.take_waiting();
+        self.loader = self.tally.begin(waiting.into_iter(), turn.report);
     }
 }
 
@@ -196,6 +205,7 @@ mod tests {
             news: net::netlink(0).unwrap(),
             known: BTreeSet::new(),
             waiting: VecDeque::new(),
+            loader: None,
             tally: Tally::default(),
         }
     }

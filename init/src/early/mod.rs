@@ -12,6 +12,7 @@ pub(crate) mod coldplug;
 pub(crate) mod disk;
 pub(crate) mod gpt;
 mod kernel;
+mod loader;
 pub(crate) mod machine;
 pub(crate) mod modules;
 mod mounts;

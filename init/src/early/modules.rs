@@ -1,17 +1,19 @@
 //! Loads the board's modules, in the order of the builder's lists.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::RawFd;
 use std::path::Path;
+use std::time::Duration;
 
 use slipform_init::contract::event::{Event, Phase};
 use slipform_init::contract::machine::{MODULES_DIR, MODULES_LATE, MODULES_LIST};
 
+use super::loader::Loader;
 use crate::error::BootError;
 use crate::report::Reporter;
 use crate::sys::module;
-use crate::turn::Report;
+use crate::turn::{Report, Turn, Watched};
 
 /// Thousands of modules.
 const MAX_LIST_BYTES: u64 = 64 * 1024;
@@ -37,36 +39,93 @@ pub(crate) fn load(report: &mut Reporter) -> Result<Late, BootError> {
         tally.load(found, report);
     }
     report.note(&format!("modules: {}", tally.tell()));
-    let waiting = entries(&late).map(open).collect();
-    Ok(Late { waiting, tally })
+    Ok(Late::new(entries(&late).map(open).collect(), tally))
 }
 
-/// Modules that no service waits for: the main loop loads them, one a turn.
+/// Modules that no service waits for: loaded beside the main loop, once it runs.
 #[derive(Debug)]
 pub(crate) struct Late {
-    waiting: VecDeque<Result<Held, (String, io::Error)>>,
+    waiting: Vec<Result<Held, (String, io::Error)>>,
+    loader: Option<Loader>,
+    /// How long the machine is not called ready because of them.
+    until: Option<Duration>,
     /// Of the early ones, too: a late one may stand on one that found no device.
     tally: Tally,
+    over: bool,
+    finished: bool,
 }
 
 impl Late {
-    /// Whether there is none left.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+    fn new(waiting: Vec<Result<Held, (String, io::Error)>>, tally: Tally) -> Self {
+        Self {
+            over: waiting.is_empty(),
+            waiting,
+            loader: None,
+            until: None,
+            tally,
+            finished: false,
+        }
     }
 
-    /// Loads the next one; true if it was the last.
-    pub(crate) fn load_next(&mut self, report: &mut Reporter) -> bool {
-        let Some(found) = self.waiting.pop_front() else {
-            return false;
-        };
-        self.tally.load(found, report);
-        if self.waiting.is_empty() {
-            report.note(&format!("modules, late ones too: {}", self.tally.tell()));
+    /// Begins to load them; the machine waits `limit` for that before it calls itself ready.
+    pub(crate) fn begin(&mut self, now: Duration, limit: Duration, report: &mut dyn Report) {
+        if self.over {
+            return;
         }
-        self.waiting.is_empty()
+        self.until = Some(now.saturating_add(limit));
+        self.loader = self.tally.begin(self.waiting.drain(..), report);
+        if self.loader.is_none() {
+            self.finish();
+        }
+    }
+
+    /// Whether the machine waits for none any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Once all have been loaded: what became of them.
+    pub(crate) fn take_finished(&mut self) -> Option<String> {
+        std::mem::take(&mut self.finished)
+            .then(|| format!("modules, late ones too: {}", self.tally.tell()))
+    }
+
+    fn finish(&mut self) {
+        (self.loader, self.until) = (None, None);
+        (self.over, self.finished) = (true, true);
     }
 }
+
+impl Watched for Late {
+    fn fds(&self, out: &mut Vec<libc::pollfd>) {
+        out.extend(self.loader.as_ref().map(Loader::entry));
+    }
+
+    fn ready(&mut self, _fd: RawFd, turn: &mut Turn<'_>) {
+        if self.tally.take(&mut self.loader, turn.report) {
+            self.finish();
+        }
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        self.until
+    }
+
+    fn tick(&mut self, turn: &mut Turn<'_>) {
+        if self.until.take_if(|until| *until <= turn.now).is_some() {
+            self.over = true;
+            turn.report.event(Event::Error {
+                phase: Phase::Modules,
+                what: "load the late kernel modules".to_owned(),
+                why: "one of them takes too long; the machine goes on without waiting for it"
+                    .to_owned(),
+            });
+        }
+    }
+}
+
+/// What became of a module: its name, or name and reason.
+pub(super) type Loaded = Result<String, (String, io::Error)>;
 
 /// A module's open file.
 #[derive(Debug)]
@@ -96,6 +155,14 @@ impl Held {
             file,
         })
     }
+
+    /// Hands it to the kernel, which calls its driver: whoever calls this may wait long.
+    pub(super) fn load(self) -> Loaded {
+        match module::load(&self.file, !self.name.ends_with(PLAIN), &self.parameters) {
+            Ok(()) => Ok(self.name),
+            Err(error) => Err((self.name, error)),
+        }
+    }
 }
 
 /// What became of them.
@@ -112,11 +179,45 @@ impl Tally {
         found: Result<Held, (String, io::Error)>,
         report: &mut dyn Report,
     ) {
-        let result = found.and_then(|held| {
-            module::load(&held.file, !held.name.ends_with(PLAIN), &held.parameters)
-                .map_err(|error| (held.name.clone(), error))?;
-            Ok(held.name)
-        });
+        self.heed(found.and_then(Held::load), report);
+    }
+
+    /// Begins to load them beside the main loop, and reports those that have no file.
+    /// `None` if that cannot be: then they are loaded.
+    pub(super) fn begin(
+        &mut self,
+        found: impl Iterator<Item = Result<Held, (String, io::Error)>>,
+        report: &mut dyn Report,
+    ) -> Option<Loader> {
+        let mut modules = Vec::new();
+        for found in found {
+            match found {
+                Ok(held) => modules.push(held),
+                Err(error) => self.heed(Err(error), report),
+            }
+        }
+        match Loader::begin(modules.into_iter()) {
+            Ok(loader) => Some(loader),
+            Err(modules) => {
+                modules.for_each(|held| self.load(Ok(held), report));
+                None
+            }
+        }
+    }
+
+    /// Takes what has become of modules that a loader has; true if those were its last.
+    pub(super) fn take(&mut self, loader: &mut Option<Loader>, report: &mut dyn Report) -> bool {
+        let Some((loaded, over)) = loader.as_mut().map(Loader::take) else {
+            return false;
+        };
+        for result in loaded {
+            self.heed(result, report);
+        }
+        over
+    }
+
+    /// Counts it, and reports what went wrong.
+    fn heed(&mut self, result: Loaded, report: &mut dyn Report) {
         if let Some((file, error)) = self.count(result) {
             report.event(Event::Error {
                 phase: Phase::Modules,
@@ -127,10 +228,7 @@ impl Tally {
     }
 
     /// Gives back what is to be reported.
-    fn count(
-        &mut self,
-        result: Result<String, (String, io::Error)>,
-    ) -> Option<(String, io::Error)> {
+    fn count(&mut self, result: Loaded) -> Option<(String, io::Error)> {
         let number = result.as_ref().err().and_then(|(_, e)| e.raw_os_error());
         match (result, number) {
             (Ok(_), _) | (Err(_), Some(libc::EEXIST)) => self.loaded += 1,
@@ -203,6 +301,8 @@ fn entry(line: &str) -> Result<Entry<'_>, (&str, io::Error)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::poll;
+    use crate::turn::Events;
 
     #[test]
     fn lines_are_files_and_parameters() {
@@ -254,5 +354,49 @@ mod tests {
         let gone = Held::in_folder(Path::new(MODULES_DIR), "gone.ko");
         let (name, error) = gone.unwrap_err();
         assert_eq!((name.as_str(), error.raw_os_error()), ("gone.ko", None));
+    }
+
+    #[test]
+    fn a_machine_does_not_wait_for_ever_for_a_late_module() {
+        let load = |()| {
+            std::thread::sleep(Duration::from_millis(300));
+            Ok("slow.ko".to_owned())
+        };
+        let mut late = Late {
+            loader: Loader::begin_with([()].into_iter(), load).ok(),
+            until: Some(Duration::from_secs(30)),
+            over: false,
+            ..Late::new(Vec::new(), Tally::default())
+        };
+        let mut report = Events::default();
+        let mut tick = |late: &mut Late, seconds| {
+            late.tick(&mut Turn {
+                now: Duration::from_secs(seconds),
+                report: &mut report,
+            });
+        };
+        tick(&mut late, 29);
+        assert!(!late.is_over() && late.take_finished().is_none());
+        tick(&mut late, 30);
+        assert!(late.is_over() && late.take_finished().is_none() && late.deadline().is_none());
+        tick(&mut late, 31);
+        assert!(matches!(&report.0[..], [Event::Error { why, .. }] if why.contains("too long")));
+        // When it is there at last, its device is taken all the same.
+        let limit = std::time::Instant::now() + Duration::from_secs(60);
+        let finished = loop {
+            let mut fds = Vec::new();
+            late.fds(&mut fds);
+            poll::wait(&mut fds, Some(Duration::from_secs(1))).unwrap();
+            for entry in fds.iter().filter(|entry| entry.revents != 0) {
+                let now = Duration::from_secs(40);
+                let report = &mut report;
+                late.ready(entry.fd, &mut Turn { now, report });
+            }
+            if let Some(finished) = late.take_finished() {
+                break finished;
+            }
+            assert!(std::time::Instant::now() < limit);
+        };
+        assert_eq!(finished, "modules, late ones too: 1 loaded");
     }
 }

@@ -6,16 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
 use super::*;
-use crate::turn::Report;
-
-#[derive(Default)]
-struct Events(Vec<Event>);
-
-impl Report for Events {
-    fn event(&mut self, event: Event) {
-        self.0.push(event);
-    }
-}
+use crate::turn::Events;
 
 /// A server that answers every connection by a closure; it ends with the test program.
 fn server(answer: impl Fn(&str, usize, &mut TcpStream) + Send + 'static) -> SocketAddr {

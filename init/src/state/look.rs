@@ -164,18 +164,10 @@ fn find(path: &Path, text: &[u8]) -> io::Result<(u64, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Default)]
-    struct Told(Vec<Event>);
-
-    impl Report for Told {
-        fn event(&mut self, event: Event) {
-            self.0.push(event);
-        }
-    }
+    use crate::turn::Events;
 
     fn ask(looker: &mut Looker, path: &str, text: &str) -> Event {
-        let mut told = Told::default();
+        let mut told = Events::default();
         looker.start(path.to_owned(), text.to_owned(), &mut told);
         while let Some((hangup, _)) = &mut looker.running {
             // As poll would: until it hangs up.

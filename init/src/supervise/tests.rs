@@ -13,19 +13,11 @@ use slipform_init::contract::machine::{Ready, Restart, Service};
 use super::Supervisor;
 use super::unit::Places;
 use crate::sys::process::{effective_uid, testing};
-use crate::turn::{Report, Turn, Watched};
+pub(super) use crate::turn::Events;
+use crate::turn::{Turn, Watched};
 
 /// Far beyond anything that a loaded machine needs; only a broken supervisor gets here.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-#[derive(Default)]
-pub(super) struct Events(pub(super) Vec<Event>);
-
-impl Report for Events {
-    fn event(&mut self, event: Event) {
-        self.0.push(event);
-    }
-}
 
 pub(super) struct Bench {
     pub(super) supervisor: Supervisor,

@@ -212,6 +212,7 @@ mod tests {
             env: BTreeMap::new(),
             firmware_code: PathBuf::new(),
             firmware_vars: PathBuf::new(),
+            ipxe: None,
             relay: Vec::new(),
             version: "fake".into(),
         }

@@ -76,6 +76,7 @@ pub fn run_interactive(
         isolated: false,
         reboot_ends: false,
         kept: None,
+        bios: false,
         metadata: None,
         start_limit: limits.start,
         hardware: Hardware::default(),

@@ -12,7 +12,7 @@ use slipform_init::contract::event::{NONCE_FW_CFG, REPORT_PORT, SLOWDOWN_FW_CFG}
 
 use super::Mode;
 use super::hardware::Trace;
-use super::netboot::{IPXE, is_network};
+use super::netboot::{IPXE_EFI, TFTP, is_network};
 use super::sockets::Channel;
 use crate::accel::{Accel, AccelKind};
 use crate::metadata::forward_command;
@@ -89,7 +89,12 @@ impl Words {
         self.option("-display", "none");
         // Stands still until the harness has its channels: nothing is missed.
         self.flag("-S");
-        self.option("-machine", emulation.machine.as_str());
+        let mut machine = emulation.machine.clone();
+        if matches!(setup.mode.boot(setup.plan), BootPath::Bios) {
+            // Then SeaBIOS, and whoever prints by it, speaks on the serial port, too.
+            machine.push_str(",graphics=off");
+        }
+        self.option("-machine", machine);
         match setup.accel.kind {
             AccelKind::Tcg => {
                 self.option("-accel", "tcg");
@@ -115,11 +120,7 @@ impl Words {
     }
 
     fn boot(&mut self, setup: &Setup<'_>) {
-        match &setup.plan.boot {
-            // The machine's own BIOS, which finds iPXE in the card.
-            BootPath::Firmware if setup.plan.emulation.disk == IPXE => {
-                self.option("-boot", "strict=on,menu=off");
-            }
+        match setup.mode.boot(setup.plan) {
             BootPath::Firmware => {
                 if setup.plan.emulation.machine.contains("smm=on") {
                     // Variables of a secure-boot firmware are only writable from SMM.
@@ -232,7 +233,7 @@ impl Words {
         }
         if is_cd {
             // q35 has a SATA controller of its own, whose first place is `ide.0`.
-            let first = match plan.boot {
+            let first = match setup.mode.boot(plan) {
                 BootPath::Firmware | BootPath::Bios => ",bootindex=0",
                 BootPath::Direct { .. } => "",
             };
@@ -248,7 +249,7 @@ impl Words {
         let sector = plan.sector_size;
         let physical = hardware.physical_sector.unwrap_or(sector);
         // A direct boot's kernel takes the first place itself.
-        let first = match plan.boot {
+        let first = match setup.mode.boot(plan) {
             BootPath::Firmware | BootPath::Bios => "bootindex=0,",
             BootPath::Direct { .. } => "",
         };
@@ -326,7 +327,14 @@ impl Words {
             netdev.push_str(",restrict=on");
         }
         if let Some(script) = setup.script {
-            netdev.push_str(&format!(",bootfile={}", script.replace(',', ",,")));
+            netdev.push_str(&match setup.mode.boot(setup.plan) {
+                BootPath::Firmware => {
+                    let folder = setup.run.join(TFTP).display().to_string();
+                    format!(",tftp={},bootfile={IPXE_EFI}", folder.replace(',', ",,"))
+                }
+                // The card's own iPXE takes a script.
+                _ => format!(",bootfile={}", script.replace(',', ",,")),
+            });
         }
         let metadata = setup.mode.metadata.as_ref();
         if let Some(metadata) = metadata.filter(|metadata| metadata.has_server())

@@ -28,6 +28,7 @@ fn line_on(plan: &Plan, kind: AccelKind, mode: &Mode, overlay: Option<&Path>) ->
         env: BTreeMap::new(),
         firmware_code: "/q/code.fd".into(),
         firmware_vars: "/q/vars.fd".into(),
+        ipxe: None,
         relay: vec!["/r,elay".into()],
         version: "qemu 10".into(),
     };
@@ -71,6 +72,7 @@ fn test_mode() -> Mode {
         isolated: true,
         reboot_ends: true,
         kept: None,
+        bios: false,
         metadata: None,
         start_limit: Duration::from_secs(1),
         hardware: Hardware::default(),
@@ -237,6 +239,7 @@ fn direct_interactive_boot() {
         isolated: false,
         reboot_ends: false,
         kept: None,
+        bios: false,
         metadata: None,
         start_limit: Duration::from_secs(1),
         hardware: Hardware::default(),
@@ -302,10 +305,18 @@ fn a_disk_for_the_state_alone_bears_its_serial_number_and_a_kept_disk_is_written
 }
 
 #[test]
-fn a_start_by_ipxe_has_no_disk_and_no_other_firmware() {
+fn a_start_by_ipxe_has_no_disk_and_a_bios_no_other_firmware() {
     let mut plan = plan();
     plan.emulation.disk = IPXE.into();
-    let text = line(&plan, AccelKind::Tcg, &test_mode());
+    let by_uefi = line(&plan, AccelKind::Tcg, &test_mode());
+    assert!(by_uefi.contains("pflash") && !by_uefi.contains("disk0"));
+    assert!(by_uefi.contains(",tftp=/tmp/slipform-x/tftp,bootfile=ipxe.efi\n"));
+    let by_bios = Mode {
+        bios: true,
+        ..test_mode()
+    };
+    let text = line(&plan, AccelKind::Tcg, &by_bios);
+    assert!(text.contains("\n-machine q35,graphics=off\n"));
     for part in [
         "\n-boot strict=on,menu=off\n",
         "\n-netdev user,id=net0,bootfile=http://10.0.2.2:1/boot.ipxe",

@@ -5,17 +5,17 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::HarnessError;
-use crate::plan::{BootPath, Emulator, Plan};
+use crate::plan::{BootPath, Emulator};
 
 /// Copies the template into the run's folder; only UEFI keeps variables, and a
 /// machine that was there before the power was cut has its own already.
 pub(crate) fn copy_vars(
-    plan: &Plan,
+    boot: &BootPath,
     emulator: &Emulator,
     run: &Path,
 ) -> Result<PathBuf, HarnessError> {
     let copy = run.join("vars.fd");
-    if !matches!(plan.boot, BootPath::Firmware) || copy.exists() {
+    if !matches!(boot, BootPath::Firmware) || copy.exists() {
         return Ok(copy);
     }
     let code = &emulator.firmware_code;

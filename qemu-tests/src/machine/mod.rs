@@ -30,7 +30,7 @@ use crate::accel::Accel;
 use crate::error::HarnessError;
 use crate::evidence::Evidence;
 use crate::metadata::{Metadata, Server};
-use crate::plan::{Emulator, Plan};
+use crate::plan::{BootPath, Emulator, Plan};
 use args::{Forward, Setup};
 use hardware::Hardware;
 use overlay::Kept;
@@ -71,12 +71,25 @@ pub(crate) struct Mode {
     pub(crate) reboot_ends: bool,
     /// What outlives the process: the disk is written to there.
     pub(crate) kept: Option<Arc<Kept>>,
+    /// It starts by a BIOS this time, whatever the plan says.
+    pub(crate) bios: bool,
     /// The cloud that it wakes up in.
     pub(crate) metadata: Option<Metadata>,
     /// How long the emulator may take until its monitor answers.
     pub(crate) start_limit: Duration,
     /// What differs from the board's machine.
     pub(crate) hardware: Hardware,
+}
+
+impl Mode {
+    /// The way in.
+    pub(crate) fn boot<'a>(&self, plan: &'a Plan) -> &'a BootPath {
+        if self.bios {
+            &BootPath::Bios
+        } else {
+            &plan.boot
+        }
+    }
 }
 
 /// A machine that stands still until [`Machine::power_on`].
@@ -120,8 +133,13 @@ impl Machine {
                 "check that it can be written and the disk is not full",
             ))?;
         let keep = mode.kept.as_ref().map_or(run, |kept| kept.folder());
-        let vars = firmware::copy_vars(plan, emulator, keep)?;
+        let vars = firmware::copy_vars(mode.boot(plan), emulator, keep)?;
         let netboot = netboot::prepare(plan, &vars)?;
+        if let (Some(server), BootPath::Firmware) = (&netboot, mode.boot(plan))
+            && plan.emulation.disk == netboot::IPXE
+        {
+            netboot::lay_out(server, emulator, run)?;
+        }
         let disk = mode.kept.as_ref().map(|kept| kept.disk());
         let state = state_disk(plan, keep)?;
         let nonce = nonce()?;

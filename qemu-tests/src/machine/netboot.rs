@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::error::HarnessError;
-use crate::plan::Plan;
+use crate::plan::{Emulator, Plan};
 
 /// The disk of a board whose firmware fetches it.
 pub(crate) const HTTP_BOOT: &str = "http-boot";
@@ -28,6 +28,10 @@ const HOST: &str = "10.0.2.2";
 const DISK: &str = "/disk.img";
 /// What iPXE is told to fetch.
 const SCRIPT: &str = "/boot.ipxe";
+/// The folder that QEMU serves by TFTP.
+pub(super) const TFTP: &str = "tftp";
+/// What a UEFI firmware fetches from there.
+pub(super) const IPXE_EFI: &str = "ipxe.efi";
 /// Longest request.
 const REQUEST_MAX: u64 = 16 * 1024;
 /// Longest wait for a guest that says nothing.
@@ -62,6 +66,30 @@ pub(super) fn prepare(plan: &Plan, vars: &Path) -> Result<Option<Server>, Harnes
     }
     std::fs::write(vars, bytes).map_err(HarnessError::io("write", vars, remedy))?;
     Ok(Some(server))
+}
+
+/// What the firmware fetches by TFTP: iPXE, and beside it the script that iPXE looks for
+/// first (iPXE, "Chainloading iPXE"), which names the server.
+pub(super) fn lay_out(
+    server: &Server,
+    emulator: &Emulator,
+    run: &Path,
+) -> Result<(), HarnessError> {
+    let Some(program) = &emulator.ipxe else {
+        return Err(HarnessError::Plan {
+            what: "disk".into(),
+            value: format!("`{IPXE}`"),
+            rule: "a UEFI machine that starts over the network needs iPXE, which this emulator has not".into(),
+            remedy: "run `slipform lock --update`, or install the package `ipxe` for `--qemu host`".into(),
+        });
+    };
+    let folder = run.join(TFTP);
+    let remedy = "set TMPDIR to a folder with room";
+    let failed = || HarnessError::io("write", &folder, remedy);
+    std::fs::create_dir(&folder).map_err(failed())?;
+    std::fs::copy(program, folder.join(IPXE_EFI)).map_err(failed())?;
+    let script = format!("#!ipxe\ndhcp\nchain {}\n", server.url());
+    std::fs::write(folder.join("autoexec.ipxe"), script).map_err(failed())
 }
 
 /// What is served: paths, and where in the artifact that is.

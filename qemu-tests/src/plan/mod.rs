@@ -30,6 +30,8 @@ pub struct Emulator {
     pub firmware_code: PathBuf,
     /// UEFI variable store template, copied for each run.
     pub firmware_vars: PathBuf,
+    /// iPXE as an EFI program, for UEFI machines that start by it; if there is one.
+    pub ipxe: Option<PathBuf>,
     /// Program and leading arguments that relay a guest's connection to an emulated
     /// metadata server ([`crate::metadata::relay_if_asked`]); empty if there is none.
     pub relay: Vec<OsString>,
@@ -185,6 +187,8 @@ pub struct Plan {
     pub emulation: Emulation,
     /// The way in.
     pub boot: BootPath,
+    /// The disk must start by a BIOS, too: the last boot of a test shows it.
+    pub also_bios: bool,
     /// Layers that must report as verified: name and root hash (hexadecimal), bottom to top.
     pub layers: Vec<(String, String)>,
     /// The user's checks.
@@ -220,6 +224,10 @@ impl Plan {
             "ready-limit-ms": u64::try_from(self.ready_limit.as_millis()).unwrap_or(u64::MAX),
             "allowances": self.allowances,
         });
+        // What a plan has not is not named: its identity is what it was before there was that.
+        if let (true, Some(map)) = (self.also_bios, identity.as_object_mut()) {
+            map.insert("also-bios".to_owned(), json!(true));
+        }
         if let (Some(disk), Some(map)) = (&self.state_disk, identity.as_object_mut()) {
             let mut about = vec![json!(disk.serial), json!(disk.bytes)];
             for (at, bytes) in &disk.content {
@@ -261,6 +269,7 @@ mod tests {
                 network: "virtio-net".into(),
             },
             boot: BootPath::Firmware,
+            also_bios: false,
             layers: vec![("base".into(), "aa".into())],
             checks: Vec::new(),
             ready_limit: Duration::from_secs(30),
@@ -288,7 +297,8 @@ mod tests {
             writes: true,
         };
         assert_eq!(first.identity(), other.identity());
-        let changes: [fn(&mut Plan); 8] = [
+        let changes: [fn(&mut Plan); 9] = [
+            |plan| plan.also_bios = true,
             |plan| {
                 plan.state_disk = Some(StateDisk {
                     serial: "data".into(),

@@ -21,6 +21,7 @@ pub(crate) fn plan() -> Plan {
             network: "virtio-net".into(),
         },
         boot: BootPath::Firmware,
+        also_bios: false,
         layers: Vec::new(),
         checks: Vec::new(),
         ready_limit: Duration::from_secs(30),

@@ -67,6 +67,7 @@ pub fn boot_test(
         isolated: true,
         reboot_ends: true,
         kept,
+        bios: false,
         metadata: first_world(plan),
         start_limit: limits.start,
         hardware: Hardware::default(),

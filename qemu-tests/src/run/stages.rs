@@ -43,6 +43,8 @@ pub(crate) struct Run<'a> {
     power_on: Instant,
     ready_seconds: Option<f64>,
     ending: Option<PowerOff>,
+    /// The boot that is on is one by a BIOS.
+    bios: bool,
     past: Vec<Boot>,
     pub(super) outcomes: Vec<Option<Outcome>>,
     pub(crate) timeline: Timeline,
@@ -70,6 +72,7 @@ struct Boot {
     ready_seconds: Option<f64>,
     ending: Option<PowerOff>,
     cut: bool,
+    bios: bool,
 }
 
 /// How the power-off, or the way down to a reboot, went.
@@ -94,6 +97,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) power_off: Option<&'a PowerOff>,
     /// The power was cut: there was no way down.
     pub(crate) cut: bool,
+    /// It started by a BIOS, though the plan's way in is UEFI.
+    pub(crate) bios: bool,
     pub(crate) evidence: &'a Evidence,
 }
 
@@ -111,6 +116,7 @@ impl<'a> Run<'a> {
             power_on: Instant::now(),
             ready_seconds: None,
             ending: None,
+            bios: parts.mode.bios,
             past: Vec::new(),
             outcomes: vec![None; parts.plan.checks.len()],
             timeline: Timeline::new(),
@@ -123,17 +129,19 @@ impl<'a> Run<'a> {
     pub(crate) fn seen(&self) -> Vec<Seen<'_>> {
         let past = self.past.iter().map(|boot| {
             let ending = boot.ending.as_ref();
-            (&boot.watch, boot.ready_seconds, ending, boot.cut)
+            (&boot.watch, boot.ready_seconds, ending, boot.cut, boot.bios)
         });
-        let last = (&self.watch, self.ready_seconds, self.ending.as_ref(), false);
+        let ending = self.ending.as_ref();
+        let last = (&self.watch, self.ready_seconds, ending, false, self.bios);
         past.chain([last])
-            .map(|(watch, ready_seconds, power_off, cut)| Seen {
+            .map(|(watch, ready_seconds, power_off, cut, bios)| Seen {
                 plan: self.plan,
                 limits: &self.limits,
                 watch,
                 ready_seconds,
                 power_off,
                 cut,
+                bios,
                 evidence: &self.evidence,
             })
             .collect()
@@ -158,6 +166,9 @@ impl<'a> Run<'a> {
                 Some(world) if self.is_up() => self.enter(world)?,
                 _ => break,
             }
+        }
+        if self.plan.also_bios && self.is_first_part() && self.is_up() {
+            self.start_by_bios()?;
         }
         self.picture();
         self.look_inside()?;
@@ -301,14 +312,30 @@ impl<'a> Run<'a> {
 
     /// The machine is switched off, and wakes up in another cloud.
     fn enter(&mut self, world: Option<Metadata>) -> Result<(), HarnessError> {
-        self.power_off()?;
-        self.last_words()?;
-        self.pull_the_plug()?;
         let name = world
             .as_ref()
             .map_or("no cloud", |world| world.source.name());
-        self.tell(&format!("starting again in {name}"));
+        let place = format!("in {name}");
         self.mode.metadata = world;
+        self.switch_off_and_on(&place)
+    }
+
+    /// What is started by a BIOS once need not be in each part of a run.
+    fn is_first_part(&self) -> bool {
+        self.plan.run.shard.is_none_or(|(part, _)| part == 1)
+    }
+
+    /// The machine is switched off, and starts by GRUB's code on the same disk.
+    fn start_by_bios(&mut self) -> Result<(), HarnessError> {
+        self.mode.bios = true;
+        self.switch_off_and_on("by its BIOS")
+    }
+
+    fn switch_off_and_on(&mut self, how: &str) -> Result<(), HarnessError> {
+        self.power_off()?;
+        self.last_words()?;
+        self.pull_the_plug()?;
+        self.tell(&format!("starting again {how}"));
         self.machine = Machine::start(
             self.plan,
             self.emulator,
@@ -342,6 +369,7 @@ impl<'a> Run<'a> {
             ready_seconds: self.ready_seconds.take(),
             ending: self.ending.take(),
             cut,
+            bios: std::mem::replace(&mut self.bios, self.mode.bios),
         });
     }
 

@@ -327,6 +327,9 @@ fn judged(seen: &Seen<'_>, check: BuiltIn, unchanged: bool) -> Outcome {
     let stage = seen.watch.stage;
     match check {
         BuiltIn::Ready => match seen.ready_seconds {
+            Some(seconds) if seen.bios => {
+                Outcome::Passed(format!("by its BIOS after {seconds:.1} s"))
+            }
             Some(seconds) => Outcome::Passed(format!("after {seconds:.1} s")),
             None => Outcome::Failed(why_skipped(seen)),
         },

@@ -98,6 +98,7 @@ pub(crate) fn run(trial: &Trial<'_>) -> Result<Shown, SweepError> {
         isolated: true,
         reboot_ends: true,
         kept,
+        bios: false,
         metadata: None,
         start_limit: limits.start,
         hardware: trial.hardware.clone(),

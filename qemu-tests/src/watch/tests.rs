@@ -19,6 +19,7 @@ fn watch() -> Watch {
             network: "virtio-net".into(),
         },
         boot: BootPath::Firmware,
+        also_bios: false,
         layers: vec![("base".into(), "aa".into())],
         checks: Vec::new(),
         ready_limit: Duration::from_secs(1),

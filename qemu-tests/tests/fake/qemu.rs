@@ -407,6 +407,7 @@ fn interactive(arguments: &[String]) -> Result<()> {
             initrd: disk.into(),
             cmdline: String::new(),
         },
+        also_bios: false,
         layers: Vec::new(),
         checks: Vec::new(),
         ready_limit: Duration::from_secs(20),
@@ -425,6 +426,7 @@ fn interactive(arguments: &[String]) -> Result<()> {
         env: BTreeMap::new(),
         firmware_code: disk.into(),
         firmware_vars: disk.into(),
+        ipxe: None,
         relay: Vec::new(),
         version: "fake".into(),
     };

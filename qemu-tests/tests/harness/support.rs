@@ -85,6 +85,7 @@ impl Fixture {
                 network: "virtio-net".into(),
             },
             boot: BootPath::Firmware,
+            also_bios: false,
             layers: vec![
                 ("base".into(), BASE_HASH.into()),
                 ("top".into(), TOP_HASH.into()),
@@ -141,6 +142,7 @@ impl Fixture {
                 .collect::<BTreeMap<_, _>>(),
             firmware_code: self.dir.path().join("code.fd"),
             firmware_vars: self.dir.path().join("vars.fd"),
+            ipxe: None,
             relay: Vec::new(),
             version: "fake 1".into(),
         }

@@ -472,6 +472,7 @@ fn kvm_is_only_taken_when_a_guest_runs_in_it() {
                 .collect(),
             firmware_code: PathBuf::new(),
             firmware_vars: PathBuf::new(),
+            ipxe: None,
             relay: Vec::new(),
             version: "fake".into(),
         };
