@@ -210,8 +210,9 @@ impl Cycle {
         self.advance();
         self.begin_late();
         loop {
-            self.advance();
+            // Before the machine calls itself ready: whoever hears that may press its button.
             self.take_late_devices();
+            self.advance();
             self.identify();
             self.heed_leases();
             self.inside.advance(&mut self.report);
@@ -238,7 +239,7 @@ impl Cycle {
                 self.healthy_at = None;
                 power::mark::healthy(&mut self.report);
             }
-            // Late modules, too: whoever sees a ready machine may press its button.
+            // Late modules, too: the power button is one.
             State::Starting if self.supervisor.all_ready() && self.late.is_over() => {
                 self.state = State::Running;
                 self.healthy_at = Some(now + self.healthy_after);
