@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! locking.rs  specification -> lock          sources.rs, packages.rs  lock -> store, unpacked
+//! parts.rs    an image for each architecture   changes.rs   what moved in a lock
 //! layers.rs   packages, files -> sealed layers           machine.rs  machine.json
 //! kernel.rs   kernel package -> kernel, constant initrd  cargo.rs    a layer's cargo rule
 //! image.rs    UKI, disk, manifest, files                 tools.rs    emulator from locked packages
@@ -20,6 +21,7 @@ mod bom;
 mod bundle;
 mod cache;
 mod cargo;
+mod changes;
 mod clouds;
 mod container_project;
 mod containers;
@@ -37,6 +39,7 @@ mod layers;
 mod locking;
 mod machine;
 mod packages;
+mod parts;
 mod publishing;
 mod pulling;
 mod sources;
@@ -55,6 +58,7 @@ use crate::spec::{self, Image};
 use crate::store::{CAME_FROM, Output, Outputs, Step, StepLog, StepState, Store, StoreError};
 
 pub use cache::CacheMode;
+pub use changes::changes;
 pub use clouds::{CloudWish, Clouds};
 use elsewhere::Elsewhere;
 pub use elsewhere::{Copied, Team};
@@ -63,7 +67,7 @@ pub use gate::{Door, ReadyToPublish};
 pub use image::Cast;
 pub use keeping::KeptDisk;
 pub use kernel::BootParts;
-pub use locking::{LOCK_FILE, Locking, changes, init_binary};
+pub use locking::{LOCK_FILE, Locking, init_binary};
 pub use publishing::{Wanted, WouldMove};
 pub use pulling::{Checked, Finding, Pulled};
 pub use sources::Fetched;

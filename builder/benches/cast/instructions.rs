@@ -139,7 +139,9 @@ impl Image {
             cmdline,
             disk,
             bytes,
-            emulator: settings.emulator(&image, "locked").unwrap(),
+            emulator: settings
+                .emulator(&image, slipform::base::Arch::TOOLS, "locked")
+                .unwrap(),
         }
     }
 

@@ -26,10 +26,10 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
         sweepable(verb)?;
     }
     let image = load(&verb.casting.dir)?;
-    let (emulator, made) = settings.healed(|| {
+    let made = settings.healed(|| {
         let (_, casts) = cast_all(&settings, &image, &verb.casting)?;
-        let emulator = settings.emulator(&image, &verb.emulating.qemu)?;
         let made = casts.into_iter().map(|cast| {
+            let emulator = settings.emulator(&image, cast.board.arch, &verb.emulating.qemu)?;
             let disk = match &verb.image {
                 Some(_) => None,
                 None => Some(write(
@@ -40,9 +40,9 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
                     &verb.casting,
                 )?),
             };
-            anyhow::Ok((cast, disk))
+            anyhow::Ok((cast, disk, emulator))
         });
-        anyhow::Ok((emulator, made.collect::<Result<Vec<_>, _>>()?))
+        made.collect::<Result<Vec<_>, _>>()
     })?;
     if verb.image.is_some() && made.len() != 1 {
         return Err(BadInput(format!(
@@ -60,8 +60,9 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
         .into());
     }
     let mut tested = Vec::new();
-    for (cast, disk) in &made {
-        let mut one = subject(&settings, &image, cast, disk.as_ref(), verb, several)?;
+    for (cast, disk, emulator) in &made {
+        let made = (cast, disk.as_ref(), emulator);
+        let mut one = subject(&settings, &image, made, verb, several)?;
         let sweeping = request.as_ref().map(|request| request.seed);
         one.plan.run.seed = sweeping.or(verb.seed).unwrap_or(0);
         tested.push(one);
@@ -74,13 +75,13 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
         )
         .into());
     }
-    let runs = all_runs(&settings, &tested, &emulator, verb)?;
+    let runs = all_runs(&settings, &tested, verb)?;
     let mut reports = tell(cli, &tested, &runs)?;
     let mut swept = Vec::new();
     if let Some(request) = request {
         let accel = &verb.emulating.accel;
         for (one, report) in tested.iter().zip(&mut reports) {
-            swept.extend(sweep(&settings, one, report, &emulator, accel, &request)?);
+            swept.extend(sweep(&settings, one, report, accel, &request)?);
         }
         if !cli.json {
             for sweeps in &swept {
@@ -90,7 +91,7 @@ pub(crate) fn run(cli: &Cli, verb: &Test) -> anyhow::Result<Done> {
     }
     // With what the sweeps counted; a sweep that is red takes the green away.
     if swept.iter().all(Sweeps::passed) {
-        for ((cast, _), report) in made.iter().zip(&reports) {
+        for ((cast, ..), report) in made.iter().zip(&reports) {
             keep(&settings, &image, cast, report, key.as_deref())?;
         }
     }
@@ -145,9 +146,8 @@ fn sweepable(verb: &Test) -> Result<(), BadInput> {
 /// as it is teaches nothing when it is changed.
 fn sweep(
     settings: &Settings,
-    one: &Tested,
+    one: &Tested<'_>,
     report: &mut BootReport,
-    emulator: &Emulator,
     accel: &str,
     request: &SweepRequest,
 ) -> anyhow::Result<Option<Sweeps>> {
@@ -158,26 +158,26 @@ fn sweep(
         ready_seconds: report.ready_seconds,
         ..request.clone()
     };
-    let sweeps = settings.sweep(&one.plan, emulator, accel, &request)?;
+    let sweeps = settings.sweep(&one.plan, one.emulator, accel, &request)?;
     tell_report(report, &sweeps, &one.folder)?;
     Ok(Some(sweeps))
 }
 
 /// One image to test, and where its report goes.
-struct Tested {
+struct Tested<'a> {
     plan: Plan,
+    emulator: &'a Emulator,
     folder: PathBuf,
     board: String,
 }
 
-fn subject(
+fn subject<'a>(
     settings: &Settings,
     image: &Image,
-    cast: &Cast,
-    disk: Option<&Artifact>,
+    (cast, disk, emulator): (&Cast, Option<&Artifact>, &'a Emulator),
     verb: &Test,
     several: bool,
-) -> anyhow::Result<Tested> {
+) -> anyhow::Result<Tested<'a>> {
     let board = cast.board.name.clone();
     let out = verb.casting.out.clone();
     let out = out.unwrap_or_else(|| image.dir.join("out"));
@@ -197,6 +197,7 @@ fn subject(
     plan.run.shard = verb.shard;
     Ok(Tested {
         plan,
+        emulator,
         folder,
         board,
     })
@@ -242,8 +243,7 @@ fn given(
 /// Every run of every image, in their order, `--jobs` at a time.
 fn all_runs(
     settings: &Settings,
-    tested: &[Tested],
-    emulator: &Emulator,
+    tested: &[Tested<'_>],
     verb: &Test,
 ) -> anyhow::Result<Vec<Vec<BootReport>>> {
     let repeat = usize::from(verb.repeat);
@@ -254,7 +254,7 @@ fn all_runs(
             if repeat > 1 {
                 plan.evidence = one.folder.join(format!("run-{run}"));
             }
-            plans.push(plan);
+            plans.push((plan, one.emulator));
         }
     }
     let next = AtomicUsize::new(0);
@@ -262,7 +262,7 @@ fn all_runs(
     std::thread::scope(|scope| {
         for _ in 0..plans.len().min(usize::from(verb.jobs)) {
             scope.spawn(|| {
-                while let Some((n, plan)) = {
+                while let Some((n, (plan, emulator))) = {
                     let n = next.fetch_add(1, Ordering::Relaxed);
                     plans.get(n).map(|plan| (n, plan))
                 } {
@@ -287,7 +287,11 @@ fn all_runs(
 }
 
 /// Prints what came of each image, and makes one report of its runs.
-fn tell(cli: &Cli, tested: &[Tested], runs: &[Vec<BootReport>]) -> anyhow::Result<Vec<BootReport>> {
+fn tell(
+    cli: &Cli,
+    tested: &[Tested<'_>],
+    runs: &[Vec<BootReport>],
+) -> anyhow::Result<Vec<BootReport>> {
     let mut reports = Vec::new();
     for (one, runs) in tested.iter().zip(runs) {
         let report = repeated(runs).context("no run was made")?;
@@ -340,7 +344,7 @@ pub(crate) fn interactive(cli: &Cli, verb: &Run) -> anyhow::Result<Done> {
         let (_, casts) = cast_all(&settings, &image, &verb.casting)?;
         let cast = casts.into_iter().next();
         let cast = cast.context("there is no board to run")?;
-        let emulator = settings.emulator(&image, &verb.emulating.qemu)?;
+        let emulator = settings.emulator(&image, cast.board.arch, &verb.emulating.qemu)?;
         let kept = match (&verb.state, &own_disk) {
             (Some(file), None) => Some(settings.keeping(&cast, file)?),
             _ => None,

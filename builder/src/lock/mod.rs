@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! InRelease -> release -> Packages -> index -> solve -> resolve -> file
-//!   keys, signature, suite, age        |         apt's choices      slipform.lock
+//!   keys, signature, suite, age        |         apt's choices      a part of slipform.lock (locks.rs)
 //!                                      check: what is newer than the lock
 //! ```
 
@@ -19,6 +19,7 @@ pub mod file;
 pub mod index;
 mod kernel;
 pub mod keys;
+pub mod locks;
 pub mod relation;
 pub mod release;
 pub mod resolve;
@@ -35,6 +36,7 @@ pub use board::LockedBoard;
 pub use check::{Finding, check};
 pub use error::LockError;
 pub use file::*;
+pub use locks::Locks;
 pub use relation::Wish;
 pub use resolve::{ResolveOptions, Update, resolve};
 pub use wishes::*;

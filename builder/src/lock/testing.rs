@@ -255,18 +255,22 @@ impl TestArchive {
             [("Packages", plain), ("Packages.xz", packed)]
                 .map(|(name, bytes)| (*component, name, bytes))
         };
-        for (component, name, bytes) in indexes.iter().flat_map(both) {
+        // The same for each architecture: readers pass over what is not theirs.
+        let arm = packages.iter().any(|package| package.arch == "arm64");
+        let archs = if arm { "amd64 arm64" } else { "amd64" };
+        for (arch, (component, name, bytes)) in archs
+            .split(' ')
+            .flat_map(|arch| indexes.iter().flat_map(both).map(move |file| (arch, file)))
+        {
             let digest = Digest::of(&bytes).hex();
-            let folder = dist.join(component).join("binary-amd64");
+            let path = format!("{component}/binary-{arch}");
+            let folder = dist.join(&path);
             write(&folder.join(name), &bytes);
             write(&folder.join("by-hash/SHA256").join(&digest), &bytes);
-            files.push_str(&format!(
-                " {digest} {} {component}/binary-amd64/{name}\n",
-                bytes.len()
-            ));
+            files.push_str(&format!(" {digest} {} {path}/{name}\n", bytes.len()));
         }
         let release = format!(
-            "Origin: Test\nSuite: stable\nCodename: {}\nDate: {}\nValid-Until: {}\nAcquire-By-Hash: yes\nArchitectures: amd64\nComponents: main non-free-firmware\nSHA256:\n{files}",
+            "Origin: Test\nSuite: stable\nCodename: {}\nDate: {}\nValid-Until: {}\nAcquire-By-Hash: yes\nArchitectures: {archs}\nComponents: main non-free-firmware\nSHA256:\n{files}",
             source.dist,
             date::format(at),
             date::format(at + VALID),

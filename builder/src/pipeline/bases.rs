@@ -26,13 +26,14 @@ use facts::{BASE_TYPE, FACTS_LIMIT, FILE_TYPE, LISTING_TYPE, PACKAGE_TYPE, Parts
 pub(super) use facts::BaseFacts;
 
 use super::bundle::stored;
+use super::parts::architecture;
 use super::publishing::is_network;
 use super::{Locking, PipelineError, Settings, packages};
 use crate::attest::{TRUSTED_KEYS, Trust, TrustSources};
-use crate::base::Digest;
+use crate::base::{Arch, Digest};
 use crate::channel::{Entry, Revocations};
 use crate::layers::{Kind, Source, UnpackedDeb};
-use crate::lock::{Finding, LockFile, LockedBase, LockedLayer};
+use crate::lock::{Finding, LockFile, LockedBase, LockedLayer, LockedPackage};
 use crate::publish::{self, PublishError, Reference};
 use crate::remote::{Piece, Remote, download_all};
 use crate::sources::{Host, UserConfig};
@@ -189,7 +190,11 @@ impl Settings {
             match kept {
                 Some(kept) if !moves => pinned.push(kept.clone()),
                 _ if *locking == Locking::AsItIs => {}
-                _ => pinned.push(self.pin(image, &layer.name, wanted)?),
+                _ => {
+                    let base = self.pin(image, &layer.name, wanted)?;
+                    runs_on(&base, wanted, architecture(image)?)?;
+                    pinned.push(base);
+                }
             }
         }
         Ok(pinned)
@@ -392,6 +397,23 @@ impl Settings {
             }
         }
         Ok(found)
+    }
+}
+
+/// Whether the packages of a base are for an architecture.
+fn runs_on(base: &LockedLayer, wanted: &BaseUse, arch: Arch) -> Result<(), PipelineError> {
+    let known = ["all", arch.debian()];
+    let foreign = |package: &&LockedPackage| !known.contains(&package.arch.as_str());
+    match base.packages.iter().find(foreign) {
+        None => Ok(()),
+        Some(package) => Err(no_base(
+            &wanted.written,
+            format!(
+                "its packages are for {}, and boards are {}; take a shipped base or a folder's there",
+                package.arch,
+                arch.name()
+            ),
+        )),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::base::Digest;
 use crate::base::fs::At;
 use crate::board::{BOARDS_DIR, SHIPPED, VENDOR_DIR};
 use crate::layers;
-use crate::lock::LockFile;
+use crate::lock::Locks;
 use crate::publish::{Kept, KeptKind, Sources};
 use crate::spec::{ContainerPlace, Image, LAYER_FILE, SHIPPED_LAYERS, SPEC_FILE};
 use crate::store::Store;
@@ -29,10 +29,13 @@ impl Settings {
     ///
     /// # Errors
     /// [`PipelineError::Fs`], [`PipelineError::Store`], [`PipelineError::Publish`].
-    pub fn gather(&self, image: &Image, lock: &LockFile) -> Result<Sources, PipelineError> {
+    pub fn gather(&self, image: &Image, locks: &Locks) -> Result<Sources, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
-        let init = self.init(lock)?;
-        let digest = self.store.put(&init)?;
+        let mut inits = Vec::new();
+        for lock in locks.parts() {
+            let init = self.init(lock)?;
+            inits.push((self.store.put(&init)?, init.len() as u64));
+        }
         let root = common_root(image);
         let mut gather = Gather {
             store: &self.store,
@@ -46,7 +49,7 @@ impl Settings {
             .map(|(path, kind)| Kept { path, kind })
             .collect();
         let project = relative(&image.dir, &root);
-        Ok(Sources::new((digest, init.len() as u64), project, files)?)
+        Ok(Sources::new(&inits, project, files)?)
     }
 
     /// Lays out what was gathered below `folder`, which must be empty or not there yet;

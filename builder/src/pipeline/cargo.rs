@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::PipelineError;
-use crate::base::Digest;
+use crate::base::{Arch, Digest};
 use crate::spec::{CargoRule, LayerSpec};
 use crate::store::Store;
 
-/// Builds the rule's binary (release profile, paths remapped) and returns where it is.
+/// Builds the rule's binary for an architecture (release profile, paths remapped) and
+/// returns where it is.
 ///
 /// Cargo decides what is to be done; its target folder lies in the store, apart
 /// for each package, so that nothing is written beside the user's sources.
@@ -16,7 +17,7 @@ pub(super) fn build(
     store: &Store,
     layer: &LayerSpec,
     rule: &CargoRule,
-    offline: bool,
+    (arch, offline): (Arch, bool),
 ) -> Result<PathBuf, PipelineError> {
     let package = layer.dir.join(&rule.path);
     let package = package.canonicalize().unwrap_or(package);
@@ -24,6 +25,7 @@ pub(super) fn build(
         .root()
         .join("cargo")
         .join(Digest::of(package.as_os_str().as_encoded_bytes()).short());
+    let triple = triple(arch);
     let fail = |why: String| PipelineError::Cargo {
         layer: layer.name.clone(),
         package: package.clone(),
@@ -39,13 +41,13 @@ pub(super) fn build(
             "--bin",
             &rule.bin,
             "--target",
-            "x86_64-unknown-linux-gnu",
+            triple,
         ])
         .arg("--manifest-path")
         .arg(package.join("Cargo.toml"))
         .arg("--target-dir")
         .arg(&target)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags(&package, &target))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags(arch, &package, &target))
         .stdin(Stdio::null());
     if package.join("Cargo.lock").is_file() {
         cargo.arg("--locked");
@@ -57,15 +59,17 @@ pub(super) fn build(
         .output()
         .map_err(|error| fail(format!("cargo cannot be started ({error}); install Rust")))?;
     if !output.status.success() {
-        return Err(fail(
-            String::from_utf8_lossy(&output.stderr)
-                .trim_end()
-                .to_owned(),
-        ));
+        let said = String::from_utf8_lossy(&output.stderr);
+        // E0463: the standard library of the target, which every crate starts from.
+        let lacks = said.contains("can't find crate for `core`")
+            || said.contains("can't find crate for `std`");
+        return Err(fail(if lacks {
+            format!("the compiler has no {triple}; run `rustup target add {triple}`")
+        } else {
+            said.trim_end().to_owned()
+        }));
     }
-    let binary = target
-        .join("x86_64-unknown-linux-gnu/release")
-        .join(&rule.bin);
+    let binary = target.join(triple).join("release").join(&rule.bin);
     if !binary.is_file() {
         return Err(fail(format!(
             "cargo made no binary '{}'; check `bin`",
@@ -96,7 +100,16 @@ fn clean(cargo: &mut Command) {
     }
 }
 
-fn flags(package: &Path, target: &Path) -> String {
+/// For Arm a static program with musl, as init is: what that needs comes with Rust. On the
+/// tools' architecture the host's own C library and linker are there.
+fn triple(arch: Arch) -> &'static str {
+    match arch {
+        Arch::X86_64 => "x86_64-unknown-linux-gnu",
+        Arch::Aarch64 => "aarch64-unknown-linux-musl",
+    }
+}
+
+fn flags(arch: Arch, package: &Path, target: &Path) -> String {
     let home = std::env::var_os("CARGO_HOME").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
         PathBuf::from,
@@ -109,6 +122,7 @@ fn flags(package: &Path, target: &Path) -> String {
     .map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display()))
     .into_iter()
     .chain(["-Cstrip=symbols".to_owned()])
+    .chain((arch == Arch::Aarch64).then(|| "-Clinker=rust-lld".to_owned()))
     .collect::<Vec<_>>()
     .join("\x1f")
 }

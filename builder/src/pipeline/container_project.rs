@@ -49,7 +49,19 @@ impl Settings {
         rule: &ContainerRule,
     ) -> Result<String, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
-        let (run, unpacked) = self.whole_container(rule, Arch::TOOLS)?;
+        // One that is for another architecture alone runs on that one's boards.
+        let mut found = self.whole_container(rule, Arch::TOOLS);
+        let mut arch = Arch::TOOLS;
+        for other in Arch::ALL {
+            if matches!(
+                &found,
+                Err(PipelineError::Layers(LayersError::Container { .. }))
+            ) && let Ok(whole) = self.whole_container(rule, other)
+            {
+                (found, arch) = (Ok(whole), other);
+            }
+        }
+        let (run, unpacked) = found?;
         let entries = unpacked.entries(&self.store, &rule.written)?;
         let files = Files {
             accounts: AccountFiles::of(&entries, &self.store, &rule.written)?,
@@ -57,13 +69,25 @@ impl Settings {
         };
         let own = [("app".to_owned(), files.accounts.clone())];
         let accounts = Accounts::with_containers(&[], [], &own)?;
-        text(name, &rule.written, &run, &files, &accounts).map_err(|problem| {
+        let named = Named {
+            name,
+            image: &rule.written,
+            arch,
+        };
+        text(&named, &run, &files, &accounts).map_err(|problem| {
             PipelineError::Layers(LayersError::Container {
                 container: rule.written.clone(),
                 problem,
             })
         })
     }
+}
+
+/// What the specification is called, and what it is of.
+struct Named<'a> {
+    name: &'a str,
+    image: &'a str,
+    arch: Arch,
 }
 
 fn looked_up(entries: &[Entry]) -> Files {
@@ -90,8 +114,7 @@ fn list<'a>(items: impl IntoIterator<Item = &'a String>) -> String {
 
 /// Puts the specification together; the error is problem and remedy.
 fn text(
-    name: &str,
-    image: &str,
+    named: &Named<'_>,
     run: &RunConfig,
     files: &Files,
     known: &Accounts,
@@ -113,10 +136,14 @@ fn text(
     if workdir != "/" && !files.paths.contains(workdir.trim_end_matches('/')) {
         made.push(workdir.trim_end_matches('/').to_owned());
     }
+    let boards = match named.arch {
+        Arch::TOOLS => String::new(),
+        arch => format!("boards = [\"qemu-{}\"]\n", arch.name()),
+    };
     let mut text = format!(
-        "# What every key means: slipform schema image\nname = {}\nversion = \"0.1.0\"\n\n[[layer]]\nname = \"app\"\noci = {}\n",
-        quote(name),
-        quote(image)
+        "# What every key means: slipform schema image\nname = {}\nversion = \"0.1.0\"\n{boards}\n[[layer]]\nname = \"app\"\noci = {}\n",
+        quote(named.name),
+        quote(named.image)
     );
     text.push_str(&account.rules);
     let hidden = ENGINES.map(str::to_owned);
@@ -139,7 +166,7 @@ fn text(
     }
     text.push_str(&format!(
         "\n[[service]]\nname = {}\nexec = {}\n",
-        quote(name),
+        quote(named.name),
         list(&exec)
     ));
     if !env.is_empty() {
@@ -399,7 +426,12 @@ mod tests {
         let run: RunConfig = serde_json::from_str(run).unwrap();
         let own = [("app".to_owned(), files().accounts)];
         let known = Accounts::with_containers(&[], [], &own).unwrap();
-        text("web", "oci://h/app:1", &run, &files(), &known)
+        let named = Named {
+            name: "web",
+            image: "oci://h/app:1",
+            arch: Arch::TOOLS,
+        };
+        text(&named, &run, &files(), &known)
     }
 
     #[test]

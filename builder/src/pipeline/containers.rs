@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use super::locking::architecture;
+use super::parts::architecture;
 use super::{Locking, PipelineError, Settings, output, value};
 use crate::base::fs::At;
 use crate::base::{Arch, Digest};

@@ -18,7 +18,7 @@ use super::cache::{CacheMode, CacheUse};
 use super::{PipelineError, Settings, containers};
 use crate::base::Digest;
 use crate::base::progress::Quiet;
-use crate::lock::LockFile;
+use crate::lock::Locks;
 use crate::publish::PublishError;
 use crate::remote::{
     self, Document, Expect, Piece, Remote, RemoteError, RemoteOptions, upload_all,
@@ -178,31 +178,34 @@ impl Settings {
     pub fn copy_inputs(
         &self,
         image: &Image,
-        lock: &LockFile,
+        locks: &Locks,
         remote: &dyn Remote,
     ) -> Result<Copied, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
-        self.store.put(&self.init(lock)?)?;
-        let packages = lock.packages().map(|package| Piece {
-            digest: package.sha256,
-            size: package.size,
-        });
-        let tars = lock.tars().map(|(_, tar)| Piece {
-            digest: tar.sha256,
-            size: tar.size,
-        });
-        let init = Piece {
-            digest: lock.init.sha256,
-            size: lock.init.size,
-        };
-        let mut pieces: Vec<Piece> = packages.chain(tars).chain([init]).collect();
-        pieces.extend(lock.containers().flat_map(|(_, c)| containers::pieces(c)));
-        pieces.extend(self.base_blobs(lock)?);
+        let mut pieces = Vec::new();
+        for lock in locks.parts() {
+            self.store.put(&self.init(lock)?)?;
+            let packages = lock.packages().map(|package| Piece {
+                digest: package.sha256,
+                size: package.size,
+            });
+            let tars = lock.tars().map(|(_, tar)| Piece {
+                digest: tar.sha256,
+                size: tar.size,
+            });
+            let init = Piece {
+                digest: lock.init.sha256,
+                size: lock.init.size,
+            };
+            pieces.extend(packages.chain(tars).chain([init]));
+            pieces.extend(lock.containers().flat_map(|(_, c)| containers::pieces(c)));
+            pieces.extend(self.base_blobs(lock)?);
+        }
         pieces.sort();
         pieces.dedup();
         let plan = upload_all(&self.store, remote, &pieces, &*self.progress)
             .map_err(PublishError::from)?;
-        let text = lock.to_toml();
+        let text = locks.to_toml();
         self.keep_inputs(&image.name, text.as_bytes(), remote, &pieces)
             .map_err(PublishError::from)?;
         Ok(Copied {

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use slipform_qemu_tests::{BootReport, Plan, built_in_checks};
 
+use super::parts::part;
 use super::{Cast, Locking, PipelineError, Settings, now, output as record, value};
 use crate::attest::{
     self, Attestations, Attested, BuildFacts, Candidate, GateInput, Policy, Provenance, Signer,
     Trust,
 };
 use crate::base::Digest;
-use crate::lock::LockFile;
+use crate::lock::Locks;
 use crate::output::{Artifact, OutputFormat};
 use crate::publish::{PublishError, Release, Sources, Tests};
 use crate::spec::Image;
@@ -65,7 +66,7 @@ impl Settings {
     ///
     /// # Errors
     /// [`PipelineError::Poisoned`] when it comes to something else.
-    pub fn prove(&self, image: &Image, lock: &LockFile, cast: &Cast) -> Result<(), PipelineError> {
+    pub fn prove(&self, image: &Image, lock: &Locks, cast: &Cast) -> Result<(), PipelineError> {
         let own = self.own_only().cast(image, lock, &cast.board.name)?;
         if own.manifest == cast.manifest {
             return Ok(());
@@ -98,13 +99,17 @@ impl Settings {
     pub fn attest(
         &self,
         image: &Image,
-        lock: &LockFile,
+        lock: &Locks,
         cast: &Cast,
         report: &BootReport,
         signer: &dyn Signer,
     ) -> Result<Digest, PipelineError> {
         self.prove(image, lock, cast)?;
         let _guard = self.store.shared(&*self.progress)?;
+        let image = &part(image, cast.board.arch)?;
+        let lock = lock.of(cast.board.arch).ok_or_else(|| {
+            PipelineError::Internal(format!("the lock has no board '{}'", cast.board.name))
+        })?;
         let (sbom, files) = self.bill(image, lock, cast)?;
         let provenance = Provenance::of(
             &BuildFacts {
@@ -196,7 +201,7 @@ impl Settings {
     fn applicant(
         &self,
         image: &Image,
-        lock: &LockFile,
+        lock: &Locks,
         board: &str,
     ) -> Result<Applicant, PipelineError> {
         let cast = self.cast(image, lock, board)?;
@@ -230,7 +235,7 @@ impl Settings {
     fn sign_kept(
         &self,
         image: &Image,
-        lock: &LockFile,
+        lock: &Locks,
         applicants: &[Applicant],
         signer: &dyn Signer,
     ) -> Result<bool, PipelineError> {

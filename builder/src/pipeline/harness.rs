@@ -11,7 +11,9 @@ use slipform_qemu_tests::{
 use uuid::Uuid;
 
 use super::image::machine_initrd;
+use super::parts::part;
 use super::{Cast, PipelineError, Settings, tools};
+use crate::base::Arch;
 use crate::base::fs::At;
 use crate::base::{Digest, guid};
 use crate::board::Firmware;
@@ -24,18 +26,23 @@ use crate::spec::{Image, StateSpec};
 const BOOT_LIMIT: Duration = Duration::from_secs(30);
 
 impl Settings {
-    /// The emulator: the lock's (`locked`), fetched and unpacked, or the host's.
+    /// The emulator of a board's architecture: the lock's (`locked`), fetched and unpacked,
+    /// or the host's.
     ///
     /// # Errors
     /// [`PipelineError::Emulator`], and what fetching reports.
-    pub fn emulator(&self, image: &Image, which: &str) -> Result<Emulator, PipelineError> {
-        let arch = super::locking::architecture(image)?;
+    pub fn emulator(
+        &self,
+        image: &Image,
+        arch: Arch,
+        which: &str,
+    ) -> Result<Emulator, PipelineError> {
         if which == "host" {
             return tools::host_emulator(arch);
         }
-        let lock = self
-            .read_lock(image)?
-            .ok_or_else(|| PipelineError::Internal("there is no lock".to_owned()))?;
+        let locks = self.read_lock(image)?;
+        let lock = locks.as_ref().and_then(|locks| locks.of(arch));
+        let lock = lock.ok_or_else(|| PipelineError::Internal("there is no lock".to_owned()))?;
         let tool = lock
             .tools
             .iter()
@@ -45,7 +52,7 @@ impl Settings {
                     "the lock has none; run `slipform lock --update`".to_owned(),
                 )
             })?;
-        let unpacked = self.tools(image, &lock, tool)?;
+        let unpacked = self.tools(&part(image, arch)?, lock, tool)?;
         tools::emulator(&unpacked, arch, tool)
     }
 

@@ -9,12 +9,13 @@ use slipform_init::contract::machine::MACHINE_PATH;
 use super::kernel::{self, BootParts};
 use super::layers::{self, Stack};
 use super::machine::{Facts, describe};
+use super::parts::part;
 use super::{PipelineError, Settings, blob, output as record};
 use crate::base::Digest;
 use crate::board::Board;
 use crate::disk::{self, Bios, CastInput, DiskFacts, DiskMap};
 use crate::filesystem::cpio::Initrd;
-use crate::lock::{LockFile, LockedBoard, LockedInit, LockedLayer, LockedSuite};
+use crate::lock::{LockFile, LockedBoard, LockedInit, LockedLayer, LockedSuite, Locks};
 use crate::output::{self, Artifact, OutputFormat};
 use crate::spec::{Image, SPEC_FILE};
 use crate::store::{Collected, Descriptor, Index, Manifest, Output, Outputs, Root, Step};
@@ -88,7 +89,7 @@ impl Settings {
     ///
     /// # Errors
     /// [`PipelineError`] of the room that failed.
-    pub fn cast(&self, image: &Image, lock: &LockFile, board: &str) -> Result<Cast, PipelineError> {
+    pub fn cast(&self, image: &Image, locks: &Locks, board: &str) -> Result<Cast, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
         if !image.boards.iter().any(|known| known == board) {
             let message = format!(
@@ -101,13 +102,11 @@ impl Settings {
             });
         }
         let board = Board::find(board, &image.dir)?;
-        let locked = lock
-            .boards
-            .iter()
-            .find(|b| b.name == board.name)
-            .ok_or_else(|| {
-                PipelineError::Internal(format!("the lock has no board '{}'", board.name))
-            })?;
+        let image = &part(image, board.arch)?;
+        let missing = || PipelineError::Internal(format!("the lock has no board '{}'", board.name));
+        let lock = locks.of(board.arch).ok_or_else(missing)?;
+        let locked = lock.boards.iter().find(|b| b.name == board.name);
+        let locked = locked.ok_or_else(missing)?;
         self.fetch_image(image, lock, locked)?;
         let stack = layers::stack(self, image, lock)?;
         let parts = kernel::parts(self, image, &board, lock, locked)?;
@@ -377,7 +376,7 @@ impl Settings {
     pub fn release(
         &self,
         image: &Image,
-        lock: &LockFile,
+        locks: &Locks,
         casts: &[Cast],
     ) -> Result<Digest, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
@@ -388,7 +387,9 @@ impl Settings {
         let manifests = casts.iter().map(|cast| cast.manifest);
         self.store.set_root(&Root {
             path: super::locking::lock_path(image),
-            digests: needed(lock)
+            digests: locks
+                .parts()
+                .flat_map(needed)
                 .chain(self.store.used())
                 .chain(manifests)
                 .chain([digest])
@@ -399,12 +400,15 @@ impl Settings {
 
     fn index(&self, casts: &[Cast]) -> Result<Digest, PipelineError> {
         let manifests = casts.iter().map(|cast| {
-            Descriptor::new(
-                crate::store::MANIFEST,
-                cast.manifest,
-                self.store.size(&cast.manifest).unwrap_or_default(),
-            )
-            .with("org.slipform.board", &cast.board.name)
+            let size = self.store.size(&cast.manifest).unwrap_or_default();
+            let image = Descriptor::new(crate::store::MANIFEST, cast.manifest, size);
+            Descriptor {
+                platform: Some(serde_json::json!({
+                    "architecture": cast.board.arch.debian(),
+                    "os": "linux",
+                })),
+                ..image.with("org.slipform.board", &cast.board.name)
+            }
         });
         let index = Index {
             manifests: manifests.collect(),

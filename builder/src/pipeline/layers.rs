@@ -17,7 +17,8 @@ use std::path::PathBuf;
 use super::bases::{self, BaseFacts, BaseLayer};
 use inputs::{accounts, own_inputs};
 
-use super::locking::{architecture, needs_tls};
+use super::locking::needs_tls;
+use super::parts::architecture;
 use super::{PipelineError, Settings, blob, cargo, output, packages, value};
 use crate::base::Digest;
 use crate::filesystem::ext4::{self, Ext4Options};
@@ -202,7 +203,7 @@ impl<'a> Work<'a> {
             let built = spec
                 .cargo
                 .as_ref()
-                .map(|rule| cargo::build(&settings.store, spec, rule, settings.offline));
+                .map(|rule| cargo::build(&settings.store, spec, rule, (arch, settings.offline)));
             inputs.push(Inputs {
                 spec,
                 packages,

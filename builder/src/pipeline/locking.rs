@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use slipform_init::contract::telemetry::Telemetry;
 
 use super::containers::Containers;
+use super::parts::{architecture, part, parts};
 use super::{PipelineError, Settings, now, packages, tools};
 use crate::base::fs::{At, write_atomic};
 use crate::base::{Arch, Digest};
 use crate::board::Board;
 use crate::layers::LayersError;
 use crate::lock::{
-    Finding, LocalDeb, LockFile, LockedBase, LockedInit, LockedLayer, LockedPackage, LockedTar,
+    Finding, LocalDeb, LockError, LockFile, LockedInit, LockedLayer, LockedTar, Locks,
     PresentPackage, ResolveOptions, Update, WishedBoard, WishedLayer, WishedSource, WishedTool,
     Wishes, resolve,
 };
@@ -67,37 +68,74 @@ impl Settings {
         lock_path(image)
     }
 
-    /// The lock as it lies there; `None` if there is none.
+    /// The locks as they lie there; `None` if there are none.
     ///
     /// # Errors
-    /// [`PipelineError::Lock`] for one that cannot be read.
-    pub fn read_lock(&self, image: &Image) -> Result<Option<LockFile>, PipelineError> {
+    /// [`PipelineError::Lock`] for a file that cannot be read.
+    pub fn read_lock(&self, image: &Image) -> Result<Option<Locks>, PipelineError> {
         let path = lock_path(image);
         match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(LockFile::parse(&text, &path)?)),
+            Ok(text) => Ok(Some(Locks::parse(&text, &path)?)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).at("read", path)?,
         }
     }
 
-    /// A lock that fits the specification, resolved and written if that is called for.
+    /// A lock for each architecture that fits the specification, resolved and written if
+    /// that is called for. Each stands for itself; one that is new starts from the versions
+    /// of another.
     ///
     /// # Errors
     /// [`PipelineError::Stale`] under [`Locking::AsItIs`]; [`PipelineError::Lock`]
     /// and [`PipelineError::Source`] when resolving fails.
-    pub fn lock(&self, image: &Image, locking: &Locking) -> Result<LockFile, PipelineError> {
+    pub fn lock(&self, image: &Image, locking: &Locking) -> Result<Locks, PipelineError> {
         let before = self.read_lock(image)?;
-        let arch = architecture(image)?;
-        let this = init_of(image, arch)?;
+        let parts = parts(image)?;
+        let mut made = Vec::new();
+        for (arch, part) in &parts {
+            let own = before.as_ref().and_then(|locks| locks.of(*arch));
+            let any = own.or_else(|| before.as_ref()?.parts().next());
+            let known = Known { own, any };
+            let locking = locking.for_part(*arch, &parts, before.as_ref());
+            let lock = self.lock_part(part, known, &locking);
+            made.push((*arch, lock.map_err(|error| told_on(error, *arch, &parts))?));
+        }
+        let fits = made.iter().all(|(_, (_, written))| *written);
+        let gone = before.iter().flat_map(Locks::iter);
+        let gone = gone.filter(|(arch, _)| !parts.contains_key(arch)).last();
+        let locks: Locks = made.into_iter().map(|(arch, (l, _))| (arch, l)).collect();
+        match gone {
+            None if fits => return Ok(locks),
+            Some((_, lock)) if *locking == Locking::AsItIs => {
+                let board = lock.boards.first().map_or("", |board| board.name.as_str());
+                return Err(stale(
+                    image,
+                    format!("the lock is stale: it has a board '{board}' that is no longer there"),
+                ));
+            }
+            _ => {}
+        }
+        self.write_lock(image, &locks)?;
+        Ok(locks)
+    }
+
+    /// The lock of one architecture, and whether it is in the file as it is.
+    fn lock_part(
+        &self,
+        image: &Image,
+        known: Known<'_>,
+        locking: &Locking,
+    ) -> Result<(LockFile, bool), PipelineError> {
+        let this = init_of(image, architecture(image)?)?;
         let (bases, containers) = {
             let _guard = self.store.shared(&*self.progress)?;
             (
-                self.pin_bases(image, before.as_ref(), locking)?,
-                self.pin_containers(image, before.as_ref(), locking)?,
+                self.pin_bases(image, known.own, locking)?,
+                self.pin_containers(image, known.own, locking)?,
             )
         };
         let wishes = self.wishes(image, &bases, &containers)?;
-        let reason = match &before {
+        let reason = match known.any {
             None => Some("there is no lock".to_owned()),
             Some(lock) => lock.stale(&wishes),
         };
@@ -117,21 +155,16 @@ impl Settings {
             Locking::IfNeeded | Locking::AsItIs => Update::Named(Vec::new()),
         };
         let asked = matches!(locking, Locking::Update(_) | Locking::UpdateAll);
-        match (before, reason) {
+        match (known.any, reason) {
             (Some(lock), None) if !asked => self.with_this_init(image, lock, locking, this),
-            (_, Some(reason)) if *locking == Locking::AsItIs => Err(PipelineError::Stale {
-                lock: lock_path(image),
-                dir: image.dir.clone(),
-                reason,
-            }),
+            (_, Some(reason)) if *locking == Locking::AsItIs => Err(stale(image, reason)),
             (before, _) => {
-                let mut lock = self.resolve(&wishes, before.as_ref(), update)?;
+                let mut lock = self.resolve(&wishes, before, update)?;
                 lock.init = this;
                 put_bases(&mut lock, bases);
                 // What a base says of itself came from elsewhere: it must make a lock that reads.
                 let lock = LockFile::parse(&lock.to_toml(), &lock_path(image))?;
-                self.write_lock(image, &lock)?;
-                Ok(lock)
+                Ok((lock, false))
             }
         }
     }
@@ -181,10 +214,16 @@ impl Settings {
         if self.offline {
             return Err(PipelineError::OfflineResolve);
         }
-        let lock = self.lock(image, &Locking::AsItIs)?;
-        let mut found = self.newer_bases(image, &lock)?;
-        found.extend(self.newer_containers(image, &lock)?);
-        found.extend(self.findings(&lock, &self.lock_wishes(image, &lock)?, &self.mirrors()?)?);
+        let mut found: Vec<Finding> = Vec::new();
+        for (arch, lock) in self.lock(image, &Locking::AsItIs)?.iter() {
+            let image = &part(image, arch)?;
+            let mut newer = self.newer_bases(image, lock)?;
+            newer.extend(self.newer_containers(image, lock)?);
+            newer.extend(self.findings(lock, &self.lock_wishes(image, lock)?, &self.mirrors()?)?);
+            // What is the same for several architectures is said once.
+            newer.retain(|finding| !found.contains(finding));
+            found.extend(newer);
+        }
         Ok(found)
     }
 
@@ -202,12 +241,12 @@ impl Settings {
     fn with_this_init(
         &self,
         image: &Image,
-        lock: LockFile,
+        lock: &LockFile,
         locking: &Locking,
         init: LockedInit,
-    ) -> Result<LockFile, PipelineError> {
+    ) -> Result<(LockFile, bool), PipelineError> {
         if lock.init == init {
-            return Ok(lock);
+            return Ok((lock.clone(), true));
         }
         if *locking == Locking::AsItIs {
             let LockedInit { size, sha256 } = &lock.init;
@@ -221,27 +260,25 @@ impl Settings {
                 };
                 format!("its init has {has}, and the receivers of logs and metrics want {wants}")
             } else if self.store.has(sha256) || self.blob_from_team(sha256, *size) {
-                return Ok(lock);
+                return Ok((lock.clone(), true));
             } else {
                 format!(
                     "it names init {}, which is neither in this command nor in the store",
                     sha256.short()
                 )
             };
-            return Err(PipelineError::Stale {
-                lock: lock_path(image),
-                dir: image.dir.clone(),
-                reason,
-            });
+            return Err(stale(image, reason));
         }
-        let lock = LockFile { init, ..lock };
+        let lock = LockFile {
+            init,
+            ..lock.clone()
+        };
         self.progress.note(&format!(
             "{}: init is now {}",
             lock_path(image).display(),
             lock.init.sha256.short()
         ));
-        self.write_lock(image, &lock)?;
-        Ok(lock)
+        Ok((lock, false))
     }
 
     /// The bytes of the init that a lock names: this command's, or an earlier one's from the store.
@@ -256,7 +293,7 @@ impl Settings {
         Ok(self.store.read(&lock.init.sha256)?)
     }
 
-    fn write_lock(&self, image: &Image, lock: &LockFile) -> Result<(), PipelineError> {
+    fn write_lock(&self, image: &Image, lock: &Locks) -> Result<(), PipelineError> {
         let path = lock_path(image);
         write_atomic(&path, lock.to_toml().as_bytes())?;
         self.progress.note(&format!(
@@ -421,43 +458,11 @@ pub(super) fn tool_wishes(name: &str, packages: &[&str]) -> Wishes {
     }
 }
 
-/// The one architecture of an image's boards: its packages are locked for one.
-pub(super) fn architecture(image: &Image) -> Result<Arch, PipelineError> {
-    let mut arch = None;
-    for name in &image.boards {
-        let board = Board::find(name, &image.dir)?;
-        let (first, of) = *arch.get_or_insert((name, board.arch));
-        if of != board.arch {
-            return Err(unfit(
-                image,
-                format!(
-                    "boards: '{first}' is {} and '{name}' is {}, and one lock holds the packages of one architecture; write a folder with its own {SPEC_FILE} for each",
-                    of.name(),
-                    board.arch.name()
-                ),
-            ));
-        }
-    }
-    Ok(arch.map_or(Arch::TOOLS, |(_, arch)| arch))
-}
-
 /// This command's init for the image, and why it has none.
 fn init_of(image: &Image, arch: Arch) -> Result<LockedInit, PipelineError> {
     let tls = needs_tls(image);
     if let Some(init) = this_init(arch, tls) {
-        let cargo = image.layers.iter().find(|layer| layer.cargo.is_some());
-        return match cargo {
-            Some(layer) if arch != Arch::TOOLS => Err(unfit(
-                image,
-                format!(
-                    "layer '{}': cargo builds for {} only, and the boards are {}; build it yourself and name the binary in `files`",
-                    layer.name,
-                    Arch::TOOLS.name(),
-                    arch.name()
-                ),
-            )),
-            _ => Ok(init),
-        };
+        return Ok(init);
     }
     let arch = arch.name();
     Err(unfit(
@@ -472,6 +477,64 @@ fn init_of(image: &Image, arch: Arch) -> Result<LockedInit, PipelineError> {
             )
         },
     ))
+}
+
+/// What a lock starts from.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    /// The lock of the same architecture.
+    own: Option<&'a LockFile>,
+    /// That, or another architecture's: its versions are kept where the archives have them.
+    any: Option<&'a LockFile>,
+}
+
+impl Locking {
+    /// The same for one of several architectures: names that only others know are not its own.
+    fn for_part(&self, arch: Arch, parts: &BTreeMap<Arch, Image>, before: Option<&Locks>) -> Self {
+        let (Self::Update(names), Some(before)) = (self, before) else {
+            return self.clone();
+        };
+        let knows = |arch: &Arch, name: &String| {
+            let lock = before.of(*arch);
+            let layers = parts.get(arch).map_or(&[][..], |part| &part.layers);
+            // A kernel may be named as its board names it, which no lock does.
+            let mut boards = parts.get(arch).into_iter().flat_map(|part| {
+                let boards = part.boards.iter();
+                boards.filter_map(|board| Board::find(board, &part.dir).ok())
+            });
+            lock.is_some_and(|lock| lock.packages().any(|p| p.name == *name))
+                || layers.iter().any(|layer| layer.name == *name)
+                || boards.any(|board| board.kernel == *name)
+        };
+        let others = |name: &String| {
+            parts
+                .keys()
+                .any(|other| *other != arch && knows(other, name))
+        };
+        let own = names
+            .iter()
+            .filter(|name| knows(&arch, name) || !others(name));
+        Self::Update(own.cloned().collect())
+    }
+}
+
+/// A fault of one of several architectures says of which.
+fn told_on(error: PipelineError, arch: Arch, parts: &BTreeMap<Arch, Image>) -> PipelineError {
+    match error {
+        PipelineError::Lock(LockError::Unsolvable { set, problem }) if parts.len() > 1 => {
+            let set = format!("{set} for {}", arch.name());
+            LockError::Unsolvable { set, problem }.into()
+        }
+        error => error,
+    }
+}
+
+fn stale(image: &Image, reason: String) -> PipelineError {
+    PipelineError::Stale {
+        lock: lock_path(image),
+        dir: image.dir.clone(),
+        reason,
+    }
 }
 
 fn unfit(image: &Image, message: String) -> PipelineError {
@@ -510,74 +573,4 @@ pub(super) fn options(
         update,
         debian_keys: None,
     })
-}
-
-/// What changed from one lock to the next, a line a package.
-#[must_use]
-pub fn changes(before: Option<&LockFile>, after: &LockFile) -> Vec<String> {
-    let all = |lock: &'_ LockFile| -> BTreeMap<String, LockedPackage> {
-        let packages = lock.packages().chain(lock.base_packages());
-        packages.map(|p| (p.name.clone(), p.clone())).collect()
-    };
-    let old = before.map(all).unwrap_or_default();
-    let new = all(after);
-    let bases = after.bases().filter_map(|(name, base)| {
-        let before = before.and_then(|lock| lock.bases().find(|(other, _)| *other == name));
-        let told = |base: &LockedBase| format!("{} ({})", base.version, base.image.short());
-        match before {
-            Some((_, before)) if before.image == base.image => None,
-            Some((_, before)) => Some(format!(
-                "~ base {}: {} -> {}",
-                base.written,
-                told(before),
-                told(base)
-            )),
-            None => Some(format!("+ base {}: {}", base.written, told(base))),
-        }
-    });
-    let tars = after.tars().filter_map(|(layer, tar)| {
-        let before = before.and_then(|lock| lock.tars().find(|(other, _)| *other == layer));
-        match before {
-            Some((_, before)) if before.sha256 == tar.sha256 => None,
-            Some((_, before)) => Some(format!(
-                "~ tar {}: {} -> {}",
-                tar.path,
-                before.sha256.short(),
-                tar.sha256.short()
-            )),
-            None => Some(format!("+ tar {} ({})", tar.path, tar.sha256.short())),
-        }
-    });
-    let containers = after.containers().filter_map(|(layer, container)| {
-        let before = before.and_then(|lock| lock.containers().find(|(other, _)| *other == layer));
-        let (image, now) = (&container.image, container.sha256.short());
-        match before {
-            Some((_, before)) if before.sha256 == container.sha256 => None,
-            Some((_, before)) => Some(format!(
-                "~ container {image}: {} -> {now}",
-                before.sha256.short()
-            )),
-            None => Some(format!("+ container {image} ({now})")),
-        }
-    });
-    let added = new
-        .iter()
-        .filter_map(|(name, package)| match old.get(name) {
-            None => Some(format!("+ {name} {} ({})", package.version, package.why)),
-            Some(before) if before.version != package.version => Some(format!(
-                "~ {name} {} -> {}",
-                before.version, package.version
-            )),
-            Some(_) => None,
-        });
-    let gone = old
-        .iter()
-        .filter(|(name, _)| !new.contains_key(*name))
-        .map(|(name, package)| format!("- {name} {}", package.version));
-    bases
-        .chain(tars)
-        .chain(containers)
-        .chain(added)
-        .chain(gone)
-        .collect()
 }

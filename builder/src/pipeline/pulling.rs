@@ -254,13 +254,14 @@ impl Settings {
         let lock = self.lock(&image, &Locking::AsItIs)?;
         {
             let _guard = self.store.shared(&*self.progress)?;
-            self.bring_bases(&image, &lock)?;
+            for lock in lock.parts() {
+                self.bring_bases(&image, lock)?;
+                let inputs = lock.packages().map(|package| package.sha256);
+                let bases = self.base_blobs(lock)?.into_iter().map(|blob| blob.digest);
+                let inputs = inputs.chain(bases).chain([lock.init.sha256]);
+                fresh.store.share(&self.store, inputs)?;
+            }
         }
-        let inputs = lock.packages().map(|package| package.sha256);
-        let bases = self.base_blobs(&lock)?.into_iter().map(|blob| blob.digest);
-        fresh
-            .store
-            .share(&self.store, inputs.chain(bases).chain([lock.init.sha256]))?;
         let mut findings = Vec::new();
         for recorded in &entry.record.images {
             let cast = fresh.cast(&image, &lock, &recorded.board)?;

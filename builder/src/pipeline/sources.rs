@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::containers::pieces;
 use super::locking::{lock_path, options};
+use super::parts::part;
 use super::{PipelineError, Settings};
-use crate::lock::{Finding, LockFile, LockedBoard, LockedPackage, Update, Wishes, check};
+use crate::lock::{Finding, LockFile, LockedBoard, LockedPackage, Locks, Update, Wishes, check};
 use crate::sources::{Blobs, FetchSummary, Fetcher, Host, Mirrors};
 use crate::spec::Image;
 use crate::store::Root;
@@ -29,30 +30,37 @@ impl Settings {
     ///
     /// # Errors
     /// [`PipelineError::Source`].
-    pub fn fetch_all(&self, image: &Image, lock: &LockFile) -> Result<Fetched, PipelineError> {
+    pub fn fetch_all(&self, image: &Image, locks: &Locks) -> Result<Fetched, PipelineError> {
         let _guard = self.store.shared(&*self.progress)?;
-        let packages: Vec<&LockedPackage> = lock.packages().collect();
-        self.bring_bases(image, lock)?;
-        self.bring_tars(image, lock)?;
-        self.bring_containers(image, lock)?;
-        let summary = self.fetch(image, lock, &packages)?;
         let path = lock_path(image);
         let roots = self.store.roots()?;
         // What the last build keeps stays kept.
         let before = roots.into_values().find(|root| root.path == path);
         let mut digests = before.map(|root| root.digests).unwrap_or_default();
-        digests.extend(packages.iter().map(|p| p.sha256));
-        digests.extend(lock.tars().map(|(_, tar)| tar.sha256));
-        let containers = lock
-            .containers()
-            .flat_map(|(_, container)| pieces(container));
-        digests.extend(containers.map(|piece| piece.digest));
-        digests.extend(lock.bases().map(|(_, base)| base.image));
+        let mut all = FetchSummary::default();
+        for (arch, lock) in locks.iter() {
+            let image = &part(image, arch)?;
+            let packages: Vec<&LockedPackage> = lock.packages().collect();
+            self.bring_bases(image, lock)?;
+            self.bring_tars(image, lock)?;
+            self.bring_containers(image, lock)?;
+            let summary = self.fetch(image, lock, &packages)?;
+            all.present += summary.present;
+            all.fetched += summary.fetched;
+            all.bytes += summary.bytes;
+            digests.extend(packages.iter().map(|p| p.sha256));
+            digests.extend(lock.tars().map(|(_, tar)| tar.sha256));
+            let containers = lock
+                .containers()
+                .flat_map(|(_, container)| pieces(container));
+            digests.extend(containers.map(|piece| piece.digest));
+            digests.extend(lock.bases().map(|(_, base)| base.image));
+        }
         self.store.set_root(&Root { path, digests })?;
         Ok(Fetched {
-            packages: summary.fetched + summary.present,
-            fetched: summary.fetched,
-            bytes: summary.bytes,
+            packages: all.fetched + all.present,
+            fetched: all.fetched,
+            bytes: all.bytes,
         })
     }
 

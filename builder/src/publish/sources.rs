@@ -33,10 +33,22 @@ pub struct Sources {
     pub init: Digest,
     /// Size of that init.
     pub init_size: u64,
+    /// Those of further architectures.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_inits: Vec<KeptInit>,
     /// Folder of the specification below the root of the list; empty for the root itself.
     pub project: String,
     /// Sorted by path, each path once.
     pub files: Vec<Kept>,
+}
+
+/// An init beside the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptInit {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its length.
+    pub size: u64,
 }
 
 /// One thing that was kept.
@@ -73,22 +85,27 @@ pub enum KeptKind {
 }
 
 impl Sources {
-    /// A list of these files.
+    /// A list of these files, and the inits of the architectures.
     ///
     /// # Errors
     /// [`PublishError::Sources`] for one that breaks the rules.
     pub fn new(
-        init: (Digest, u64),
+        inits: &[(Digest, u64)],
         project: String,
         mut files: Vec<Kept>,
     ) -> Result<Self, PublishError> {
         files.sort_by(|a, b| a.path.cmp(&b.path));
         files.dedup();
+        let Some((init, more)) = inits.split_first() else {
+            return Err(PublishError::Sources("it has no init".to_owned()));
+        };
+        let more = more.iter().map(|&(digest, size)| KeptInit { digest, size });
         let sources = Self {
             schema: SCHEMA,
             slipform: env!("CARGO_PKG_VERSION").to_owned(),
             init: init.0,
             init_size: init.1,
+            more_inits: more.collect(),
             project,
             files,
         };
@@ -167,7 +184,9 @@ impl Sources {
             _ => None,
         });
         let init = Descriptor::new(FILE_TYPE, self.init, self.init_size);
-        let mut blobs: Vec<Descriptor> = files.chain([init]).collect();
+        let more = self.more_inits.iter();
+        let more = more.map(|init| Descriptor::new(FILE_TYPE, init.digest, init.size));
+        let mut blobs: Vec<Descriptor> = files.chain([init]).chain(more).collect();
         blobs.sort_by_key(|blob| blob.digest);
         blobs.dedup_by_key(|blob| blob.digest);
         blobs
@@ -219,7 +238,7 @@ mod tests {
     }
 
     fn list(files: Vec<Kept>) -> Result<Sources, PublishError> {
-        Sources::new((Digest::of("init"), 4), String::new(), files)
+        Sources::new(&[(Digest::of("init"), 4)], String::new(), files)
     }
 
     #[test]

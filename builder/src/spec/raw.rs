@@ -27,7 +27,7 @@ pub struct RawImage {
     pub name: String,
     /// Your own version of the image.
     pub version: String,
-    /// Boards (targets) to cast for: shipped ones, or `boards/NAME.toml` beside this file. Default: `["qemu-x86_64"]`.
+    /// Boards (targets) to cast for: shipped ones, or `boards/NAME.toml` beside this file. Those of several architectures make one release; packages are locked for each. Default: `["qemu-x86_64"]`.
     #[serde(default)]
     pub boards: Vec<String>,
     /// Debian suite that packages come from, with its updates and security. Default: `trixie`.
@@ -171,7 +171,7 @@ pub struct RawLayer {
     /// Paths or globs of lower layers to hide. One that hits nothing is an error.
     #[serde(default)]
     pub remove: Vec<String>,
-    /// A Rust program built by cargo into `/usr/bin`.
+    /// A Rust program built by cargo into `/usr/bin`; for Arm's boards a static one, with the target `aarch64-unknown-linux-musl`.
     pub cargo: Option<RawCargo>,
     /// It is for debugging: the machine says so at boot, the attestation bears it, and the gate refuses the image unless `[gate]` has `accept-debug`. Default: `false`.
     #[serde(default)]

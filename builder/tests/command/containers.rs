@@ -325,6 +325,21 @@ fn a_project_is_made_from_what_a_container_says() {
             .refused(2, &["has a slipform.toml already"]);
         fs::remove_dir_all(made).unwrap();
     }
+    // One for Arm alone is for Arm's board; one for neither is refused as ever.
+    for (arch, said) in [("arm64", "\nboards = [\"qemu-aarch64\"]\n"), ("s390x", "")] {
+        for (path, bytes) in layout(&page(&dir), arch) {
+            write(&place.join(arch).join(path), bytes);
+        }
+        let made = world.run(&place, &["--quiet", "new", "other", "--from", arch]);
+        if said.is_empty() {
+            made.refused(2, &["container s390x", "linux/amd64"]);
+            continue;
+        }
+        made.good();
+        let spec = fs::read_to_string(place.join("other/slipform.toml")).unwrap();
+        assert!(spec.contains(said), "{spec}");
+        fs::remove_dir_all(place.join("other")).unwrap();
+    }
     for (image, part) in [
         ("nowhere.tar", "'nowhere.tar' cannot be found"),
         ("oci://127.0.0.1:1/app", "put a tag"),

@@ -416,7 +416,7 @@ fn a_lock_of_a_newer_slipform_is_refused() {
     let path = project.join("slipform.lock");
     let good = fs::read_to_string(&path).unwrap();
     assert!(good.contains("@generated"), "{good}");
-    edit(&path, "\nversion = 1\n", "\nversion = 2\nnew_key = true\n");
+    edit(&path, "\nversion = 1\n", "\nversion = 3\nnew_key = true\n");
     let newer = fs::read_to_string(&path).unwrap();
     for args in [
         &["build", "--quiet"][..],
@@ -427,8 +427,8 @@ fn a_lock_of_a_newer_slipform_is_refused() {
         world.run(&project, args).refused(
             2,
             &[
-                "slipform.lock has version 2",
-                "reads 1",
+                "slipform.lock has version 3",
+                "reads 2",
                 "use the slipform that wrote it",
             ],
         );

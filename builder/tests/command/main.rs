@@ -4,6 +4,7 @@
 
 #![allow(missing_docs)]
 
+mod architectures;
 mod bases;
 mod cache;
 mod cli;

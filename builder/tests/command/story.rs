@@ -2,14 +2,56 @@
 //! real boot: what booted is what is published, and what is published comes back.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use crate::common::{Outcome, digest, outcome};
+use crate::common::{Outcome, digest, outcome, skipped};
+use slipform::base::Arch;
 use slipform::base::progress::Quiet;
-use slipform::pipeline::{Settings, testing};
+use slipform::pipeline::{Settings, init_binary, testing};
 use slipform::remote::testing::{RegistryRules, TestRegistry};
+
+/// An image for PCs and Arm, of a package and a program of its own.
+const BOTH: &str = r#"name = "both"
+version = "1"
+boards = ["qemu-x86_64", "qemu-aarch64"]
+
+[[layer]]
+use = "base"
+
+[[layer]]
+name = "app"
+cargo = { path = "app", bin = "app" }
+
+[[service]]
+name = "app"
+exec = ["/usr/bin/app"]
+ready = { tcp = "127.0.0.1:8080" }
+
+[[test]]
+name = "says what it runs on"
+tcp = { port = 8080, steps = [{ expect = "caught on" }] }
+"#;
+const PACKAGE: &str = r#"[package]
+name = "app"
+version = "0.1.0"
+edition = "2021"
+
+[workspace]
+"#;
+/// It unwinds, too: what that needs is linked for each architecture.
+const PROGRAM: &str = r#"use std::io::Write;
+
+fn main() {
+    let caught = std::panic::catch_unwind(|| panic!("thrown")).is_err();
+    let listener = std::net::TcpListener::bind("0.0.0.0:8080").unwrap();
+    for stream in listener.incoming().flatten() {
+        let said = if caught { "caught on" } else { "missed on" };
+        let _ = writeln!(&stream, "{said} {}", std::env::consts::ARCH);
+    }
+}
+"#;
 
 /// A person with a home of their own, on this machine's store and mirror.
 struct Person {
@@ -18,6 +60,13 @@ struct Person {
 }
 
 impl Person {
+    fn new() -> Self {
+        Self {
+            home: tempfile::tempdir().unwrap(),
+            registry: TestRegistry::new(RegistryRules::default()),
+        }
+    }
+
     fn run(&self, dir: &Path, args: &[&str]) -> Outcome {
         let mut command = Command::new(env!("CARGO_BIN_EXE_slipform"));
         command.args(args).current_dir(dir);
@@ -29,6 +78,12 @@ impl Person {
             .env_remove("XDG_CONFIG_HOME")
             .env("SLIPFORM_REMOTE", self.registry.uri("myapp"))
             .env("SLIPFORM_BY", "ann");
+        // Cargo's and its compiler's own folders stay, too.
+        let host = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+        for (name, folder) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+            let own = std::env::var_os(name).map_or_else(|| host.join(folder), PathBuf::from);
+            command.env(name, own);
+        }
         outcome(&mut command)
     }
 }
@@ -38,10 +93,7 @@ fn from_nothing_to_a_published_image_that_booted() {
     if testing::is_offline() {
         return testing::skipped("the story of a first image");
     }
-    let person = Person {
-        home: tempfile::tempdir().unwrap(),
-        registry: TestRegistry::new(RegistryRules::default()),
-    };
+    let person = Person::new();
     let home = person.home.path();
     person.run(home, &["new", "myapp"]).good();
     let dir = home.join("myapp");
@@ -92,4 +144,49 @@ fn from_nothing_to_a_published_image_that_booted() {
     person
         .run(&dir, &["--quiet", "publish"])
         .refused(2, &["is not built as it would be now", "slipform test"]);
+}
+
+/// The same specification for two architectures, and a program of cargo's in it: each image
+/// boots in its own emulator, and all of them are one release.
+#[test]
+fn one_image_over_two_architectures_boots_and_is_published() {
+    if testing::is_offline() {
+        return testing::skipped("an image over two architectures");
+    }
+    if init_binary(Arch::Aarch64, false).is_none() {
+        let why = "the compiler has no target aarch64-unknown-linux-musl";
+        return skipped("an image over two architectures", why);
+    }
+    let person = Person::new();
+    let home = person.home.path();
+    person.run(home, &["key", "new", "--no-passphrase"]).good();
+    let dir = home.join("both");
+    let write = |path: &str, text: &str| crate::common::write(&dir.join(path), text);
+    let boards = ["qemu-x86_64", "qemu-aarch64"];
+    write("slipform.toml", BOTH);
+    write("app/Cargo.toml", PACKAGE);
+    write("app/src/main.rs", PROGRAM);
+
+    person.run(&dir, &["--quiet", "lock"]).good();
+    let args = ["--quiet", "test", "--json"];
+    let tested = person.run(&dir, &args).good().json();
+    for (number, board) in boards.into_iter().enumerate() {
+        let report = &tested["reports"][number];
+        assert_eq!(report["passed"], true, "{board}: {tested}");
+    }
+    let args = ["--quiet", "publish", "--json", "--channel", "stable"];
+    person.run(&dir, &args).good();
+    for (number, board) in boards.into_iter().enumerate() {
+        let out = format!("pulled for {board}");
+        let args = ["--quiet", "pull", "stable", "--board", board, "--out", &out];
+        person.run(&dir, &args).good();
+        let pulled = crate::common::files(&dir.join(out)).remove(0);
+        let built = dir.join("out").join(pulled.file_name().unwrap());
+        assert_eq!(digest(&pulled), digest(&built), "{number}");
+    }
+    let verified = person.run(&dir, &["verify", "stable", "--rebuild"]).good();
+    for board in boards {
+        let said = format!("{board} is rebuilt as ");
+        assert!(verified.stdout.contains(&said), "{}", verified.stdout);
+    }
 }

@@ -89,7 +89,7 @@ fn hello_boots_on_arm() {
         let subject = Project::shipped("hello").on_board(&name, board, &[]).cast();
         let plan = subject.by_firmware(&name);
         let emulator = settings()
-            .emulator(&subject.image, "locked")
+            .emulator(&subject.image, Arch::Aarch64, "locked")
             .expect("the locked emulator unpacks");
         let report = settings()
             .boot(&plan, &emulator, ACCELERATOR)
@@ -165,7 +165,8 @@ fn hello_boots_on_a_base_that_was_published() {
     // The partition of the base's own image.
     assert_eq!(on_base.cast.layers.len(), 3);
     assert_eq!(on_base.cast.layers[0], subject.cast.layers[0]);
-    let lock = hello.locked();
+    let locks = hello.locked();
+    let lock = locks.of(Arch::X86_64).unwrap();
     let own = lock.layers[1].packages.iter();
     let twice = own.filter(|package| lock.base_packages().any(|other| other.name == package.name));
     assert_eq!(twice.count(), 0);

@@ -102,21 +102,56 @@ pub(crate) fn hello_server(version: &str) -> TestPackage {
         )
 }
 
+/// Adds what Arm's board and the smallest project ask for, to the suites that have the rest.
+pub(crate) fn fill_arm(archive: &mut TestArchive) {
+    let arm = |name: &str, version: &str| TestPackage::new(name, version).arch("arm64");
+    let kernel = "6.12.1+deb13-cloud-arm64";
+    for package in [
+        kernel_of(kernel).arch("arm64"),
+        arm("linux-image-cloud-arm64", "6.12.1-1")
+            .depends(&format!("linux-image-{kernel} (= 6.12.1-1)")),
+        arm("systemd-boot-efi", "257.1-1").file(
+            "usr/lib/systemd/boot/efi/linuxaa64.efi.stub",
+            &stub(),
+            0o644,
+        ),
+        arm("libc6", "2.41-1"),
+        arm("libhello1", "1.0-1").depends("libc6").file(
+            "usr/lib/aarch64-linux-gnu/libhello.so.1",
+            &numbers(5, 9_000),
+            0o644,
+        ),
+        // Run on the host: the tools' own architecture.
+        TestPackage::new("qemu-system-arm", "10.0-1").depends("libc6"),
+        TestPackage::new("qemu-efi-aarch64", "2025-1"),
+    ] {
+        archive.add("trixie", package);
+    }
+    // A mirror has an index of each architecture in every suite.
+    for suite in ["trixie-updates", "trixie-security"] {
+        archive.add(suite, arm("elsewhere", "1"));
+    }
+}
+
 fn kernel() -> TestPackage {
+    kernel_of(KERNEL)
+}
+
+fn kernel_of(release: &str) -> TestPackage {
     let mut image = b"MZ".to_vec();
     image.extend(numbers(1, 40_000));
-    let name = format!("linux-image-{KERNEL}");
+    let name = format!("linux-image-{release}");
     let mut package =
-        TestPackage::new(&name, "6.12.1-1").file(&format!("boot/vmlinuz-{KERNEL}"), &image, 0o644);
+        TestPackage::new(&name, "6.12.1-1").file(&format!("boot/vmlinuz-{release}"), &image, 0o644);
     for (path, depends) in MODULES {
         package = package.file(
-            &format!("usr/lib/modules/{KERNEL}/kernel/{path}.ko"),
+            &format!("usr/lib/modules/{release}/kernel/{path}.ko"),
             &module(&format!("depends={depends}")),
             0o644,
         );
     }
     package.file(
-        &format!("usr/lib/modules/{KERNEL}/modules.builtin"),
+        &format!("usr/lib/modules/{release}/modules.builtin"),
         b"kernel/fs/ext4/ext4.ko\n",
         0o644,
     )

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use slipform::base::Arch;
 use slipform::base::progress::Quiet;
 use slipform::pipeline::Settings;
 use slipform_qemu_tests::{BootReport, Emulator, Plan};
@@ -55,7 +56,7 @@ pub(crate) fn emulator() -> &'static Emulator {
     EMULATOR.get_or_init(|| {
         let image = Project::shipped("hello").image();
         let mut emulator = settings()
-            .emulator(&image, "locked")
+            .emulator(&image, Arch::TOOLS, "locked")
             .expect("the locked emulator unpacks");
         // A test is no `slipform` command that could relay.
         emulator.relay = vec![

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use slipform::lock::{LockFile, LockedBoard};
+use slipform::lock::{LockedBoard, Locks};
 use slipform::output::{Artifact, OutputFormat};
 use slipform::pipeline::{Cast, LOCK_FILE, Locking, load};
 use slipform::spec::{Image, SPEC_FILE, container_rule};
@@ -82,12 +82,16 @@ impl Project {
         let lock = settings()
             .lock(&image, &Locking::IfNeeded)
             .expect("the lock resolves");
-        let boards = lock.boards.iter().flat_map(LockedBoard::packages);
-        let packages = lock.layers.iter().flat_map(|layer| &layer.packages);
+        // What the layers and boards need, not the tools.
+        let packages = lock.parts().flat_map(|lock| {
+            let boards = lock.boards.iter().flat_map(LockedBoard::packages);
+            let layers = lock.layers.iter().flat_map(|layer| &layer.packages);
+            layers.chain(boards)
+        });
         let store = settings().store();
         if !packages
-            .chain(boards)
-            .all(|package| store.has(&package.sha256))
+            .map(|package| package.sha256)
+            .all(|digest| store.has(&digest))
         {
             settings()
                 .lock(&image, &Locking::UpdateAll)
@@ -178,7 +182,7 @@ impl Project {
     }
 
     /// Its lock.
-    pub(crate) fn locked(&self) -> LockFile {
+    pub(crate) fn locked(&self) -> Locks {
         settings()
             .lock(&self.image(), &Locking::AsItIs)
             .expect("the lock fits")
