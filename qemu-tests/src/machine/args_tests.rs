@@ -310,7 +310,7 @@ fn a_start_by_ipxe_has_no_disk_and_a_bios_no_other_firmware() {
     plan.emulation.disk = IPXE.into();
     let by_uefi = line(&plan, AccelKind::Tcg, &test_mode());
     assert!(by_uefi.contains("pflash") && !by_uefi.contains("disk0"));
-    assert!(by_uefi.contains(",tftp=/tmp/slipform-x/tftp,bootfile=ipxe.efi\n"));
+    assert!(by_uefi.contains(",tftp=/tmp/slipform-x/tftp,bootfile=ipxe.efi"));
     let by_bios = Mode {
         bios: true,
         ..test_mode()

@@ -48,6 +48,7 @@ fn all() -> Vec<TestPackage> {
         ),
         new("qemu-system-x86", "10.0-1").depends("libc6"),
         new("ovmf", "2025-1"),
+        new("ipxe", "1.21"),
         new("libc6", "2.41-1")
             .depends("debconf")
             .file(
