@@ -126,7 +126,10 @@ impl Settings {
         known: Known<'_>,
         locking: &Locking,
     ) -> Result<(LockFile, bool), PipelineError> {
-        let this = init_of(image, architecture(image)?)?;
+        let own = known.own.map(|lock| &lock.init);
+        let this = own_or_locked(init_of(image, architecture(image)?), own, |locked| {
+            !needs_tls(image) && self.holds(locked)
+        })?;
         let (bases, containers) = {
             let _guard = self.store.shared(&*self.progress)?;
             (
@@ -249,7 +252,6 @@ impl Settings {
             return Ok((lock.clone(), true));
         }
         if *locking == Locking::AsItIs {
-            let LockedInit { size, sha256 } = &lock.init;
             let tls = needs_tls(image);
             let others = Arch::ALL.map(|arch| this_init(arch, !tls));
             let reason = if others.contains(&Some(lock.init.clone())) {
@@ -259,12 +261,12 @@ impl Settings {
                     ("TLS", "none")
                 };
                 format!("its init has {has}, and the receivers of logs and metrics want {wants}")
-            } else if self.store.has(sha256) || self.blob_from_team(sha256, *size) {
+            } else if self.holds(&lock.init) {
                 return Ok((lock.clone(), true));
             } else {
                 format!(
                     "it names init {}, which is neither in this command nor in the store",
-                    sha256.short()
+                    lock.init.sha256.short()
                 )
             };
             return Err(stale(image, reason));
@@ -279,6 +281,11 @@ impl Settings {
             lock.init.sha256.short()
         ));
         Ok((lock, false))
+    }
+
+    /// Whether a locked init is in the store, or comes from the team's.
+    fn holds(&self, init: &LockedInit) -> bool {
+        self.store.has(&init.sha256) || self.blob_from_team(&init.sha256, init.size)
     }
 
     /// The bytes of the init that a lock names: this command's, or an earlier one's from the store.
@@ -479,6 +486,19 @@ fn init_of(image: &Image, arch: Arch) -> Result<LockedInit, PipelineError> {
     ))
 }
 
+/// This command's init; where it was built without one for the architecture, the one that
+/// is locked, if it is at hand: a release is rebuilt by whoever has its sources.
+fn own_or_locked(
+    own: Result<LockedInit, PipelineError>,
+    locked: Option<&LockedInit>,
+    is_at_hand: impl Fn(&LockedInit) -> bool,
+) -> Result<LockedInit, PipelineError> {
+    match (own, locked) {
+        (Err(_), Some(locked)) if is_at_hand(locked) => Ok(locked.clone()),
+        (own, _) => own,
+    }
+}
+
 /// What a lock starts from.
 #[derive(Clone, Copy)]
 struct Known<'a> {
@@ -573,4 +593,20 @@ pub(super) fn options(
         update,
         debian_keys: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_an_init_of_its_own_it_takes_the_locked_one_that_is_at_hand() {
+        let none = || Err(PipelineError::Internal("built without".to_owned()));
+        let (own, locked) = (locked(b"own"), locked(b"locked"));
+        let choose = |own, locked, at_hand| own_or_locked(own, locked, |_| at_hand).ok();
+        assert_eq!(choose(none(), Some(&locked), true), Some(locked.clone()));
+        assert_eq!(choose(none(), Some(&locked), false), None);
+        assert_eq!(choose(none(), None, true), None);
+        assert_eq!(choose(Ok(own.clone()), Some(&locked), true), Some(own));
+    }
 }

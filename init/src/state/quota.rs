@@ -145,15 +145,7 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Default)]
-    struct Told(Vec<Event>);
-
-    impl Report for Told {
-        fn event(&mut self, event: Event) {
-            self.0.push(event);
-        }
-    }
+    use crate::turn::Events;
 
     #[test]
     fn where_nothing_is_counted_it_is_said_and_the_machine_goes_on() {
@@ -164,7 +156,7 @@ mod tests {
             mode: None,
             quota: None,
         };
-        let mut told = Told::default();
+        let mut told = Events::default();
         assert!(Quotas::switch_on(root.path(), &[path.clone()], &mut told).is_none());
         assert!(told.0.is_empty());
         path.quota = Some(1 << 20);

@@ -144,7 +144,7 @@ mod planted {
 
     #[cfg(fuzz_coverage)]
     #[test]
-    #[ignore = "fails: a bug is planted"]
+    #[ignore = "must fail, as a bug is planted: tests/planted.rs runs it and looks how"]
     fn behind_a_magic() {
         let mut counters = crate::coverage::take();
         run(&[SEED], &limits(ENOUGH), &mut *counters, |bytes, _| {
@@ -153,7 +153,7 @@ mod planted {
     }
 
     #[test]
-    #[ignore = "fails: a bug is planted"]
+    #[ignore = "must fail, as a bug is planted: tests/planted.rs runs it and looks how"]
     fn in_the_open() {
         run(&[SEED], &limits(ENOUGH), &mut Blind, |bytes, _| {
             assert_ne!(bytes.first(), Some(&0xff), "in the open");
@@ -161,7 +161,7 @@ mod planted {
     }
 
     #[test]
-    #[ignore = "fails: a bug is planted"]
+    #[ignore = "must fail, as a bug is planted: tests/planted.rs runs it and looks how"]
     fn without_end() {
         run(&[SEED], &limits(ENOUGH), &mut Blind, |bytes, _| {
             while bytes.first() == Some(&0xff) {
@@ -172,7 +172,7 @@ mod planted {
 
     #[cfg(fuzz_coverage)]
     #[test]
-    #[ignore = "fails: a bug is planted"]
+    #[ignore = "must fail, as a bug is planted: tests/planted.rs runs it and looks how"]
     fn without_bound() {
         let mut counters = crate::coverage::take();
         run(&[SEED], &limits(ENOUGH), &mut *counters, |bytes, _| {

@@ -80,7 +80,7 @@ pub(super) fn lay_out(
             what: "disk".into(),
             value: format!("`{IPXE}`"),
             rule: "a UEFI machine that starts over the network needs iPXE, which this emulator has not".into(),
-            remedy: "run `slipform lock --update`, or install the package `ipxe` for `--qemu host`".into(),
+            remedy: "on x86_64 run `slipform lock --update`, or install the package `ipxe` for `--qemu host`; for Arm there is none yet, so test the disk".into(),
         });
     };
     let folder = run.join(TFTP);
