@@ -12,7 +12,8 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use super::http::{opener, write_error};
+use super::download::write_error;
+use super::http::opener;
 use super::{Document, Expect, Remote, RemoteError, Upload, check_tag};
 use crate::base::Digest;
 use crate::store::{DOCUMENT_LIMIT, Descriptor, REF_NAME, Store, StoreError};

@@ -15,6 +15,7 @@
 
 pub mod aws;
 pub mod azure;
+mod download;
 pub mod error;
 pub mod folder;
 pub mod gcp;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use slipform_init::contract::event::{Phase, ServiceState};
 use slipform_init::contract::inside::{MachineSeen, MemorySeen, MountSeen, ServiceSeen};
 
-use crate::metrics::gather::{Places, kibibytes, read};
+use crate::metrics::kernel::{Places, kibibytes, read};
 use crate::ship::record::Identity;
 use crate::ship::ring::Journal;
 use crate::ship::tally::Tally;

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use slipform_init::contract::inside::{Item, LogSeen, MAX_QUERIES, Query, Section};
 
-use crate::metrics::gather::Places;
+use crate::metrics::kernel::Places;
 use crate::report::Reporter;
 use crate::ship::record::Record;
 use crate::ship::ring::Journal;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use slipform_init::contract::inside::{DnsSeen, InterfaceSeen, Item, RouteSeen};
 
-use crate::metrics::gather::{Places, read};
+use crate::metrics::kernel::{Places, read};
 use crate::ship::RESOLV_CONF;
 use crate::sys::addresses;
 

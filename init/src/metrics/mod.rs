@@ -1,12 +1,14 @@
 //! What the machine counts, for whoever asks and whoever is to be told.
 //!
 //! ```text
-//! gather.rs  /proc, /sys, cgroups, counts     model.rs  families, and their formats (pure)
+//! gather.rs  counts, cgroups                  kernel.rs  /proc and /sys
+//! model.rs   families, and their formats (pure)
 //! server.rs  the page on a port               request.rs what a client wants (pure)
 //! push.rs    OTLP/HTTP
 //! ```
 
-pub(crate) mod gather;
+mod gather;
+pub(crate) mod kernel;
 mod model;
 mod push;
 mod request;
@@ -19,7 +21,8 @@ use std::time::Duration;
 use slipform_init::contract::event::{Event, Phase};
 use slipform_init::contract::telemetry;
 
-use gather::{Facts, Places};
+use gather::Facts;
+use kernel::Places;
 use model::Family;
 use push::Push;
 use server::Server;

@@ -21,7 +21,8 @@ use std::sync::{Mutex, OnceLock};
 use ureq::http::Method;
 use ureq::http::header::RANGE;
 
-use super::http::{Call, Download, Http, refused};
+use super::download::Download;
+use super::http::{Call, Http, refused};
 use super::{Document, Expect, Remote, RemoteError, RemoteOptions, Upload, check_tag};
 use crate::base::Digest;
 use crate::sources::Host;

@@ -24,7 +24,8 @@ use ureq::http::Method;
 use ureq::http::header::RANGE;
 
 use super::aws::{Credentials, Profile};
-use super::http::{Call, Download, Http, Payload, Trouble, again};
+use super::download::Download;
+use super::http::{Call, Http, Payload, Trouble, again};
 use super::{Document, Expect, Remote, RemoteError, RemoteOptions, Upload, check_tag};
 use crate::base::Digest;
 use crate::sources::Host;
