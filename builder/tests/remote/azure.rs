@@ -1,10 +1,6 @@
 //! Page blobs against a strict service of ours: the VHD's bytes, only what is not zero or
 //! differs from the parent, once, whatever is cut off.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
-
 use slipform::base::progress::Quiet;
 use slipform::output::{self, OutputFormat, fixed_footer};
 use slipform::publish::PublishError;
@@ -15,6 +11,7 @@ use slipform::remote::testing::{AzureRules, Fault, FaultProxy, TestAzure, quick}
 use slipform::sources::Host;
 
 use crate::clouds::Scene;
+use crate::emulators::Emulator;
 
 const FOOTER: [u8; 512] = [7; 512];
 
@@ -313,71 +310,9 @@ fn a_dry_run_shows_the_very_requests_and_sends_none() {
     assert!(shown.last().unwrap().contains("slipformstate=complete"));
 }
 
-/// Azurite, Microsoft's own emulator, where a host has it (`npm install -g azurite`); until dropped.
-struct Azurite {
-    server: Child,
-    endpoint: String,
-    /// It ends when nobody reads what it says.
-    _said: BufReader<ChildStdout>,
-    _folder: tempfile::TempDir,
-}
-
-impl Azurite {
-    fn new() -> Option<Self> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let found: Option<PathBuf> = std::env::split_paths(&path)
-            .map(|folder| folder.join("azurite-blob"))
-            .find(|path| path.is_file());
-        let Some(program) = found else {
-            // Past what the test runner captures; a closed stderr is nobody who could be told.
-            let _ = writeln!(
-                std::io::stderr(),
-                "SKIPPED azurite: this host has no azurite-blob"
-            );
-            return None;
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let mut server = Command::new(program)
-            .args([
-                "--blobHost",
-                "127.0.0.1",
-                "--blobPort",
-                "0",
-                "--disableTelemetry",
-            ])
-            .args(["--skipApiVersionCheck", "--silent"])
-            .arg("--location")
-            .arg(folder.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut said = BufReader::new(server.stdout.take().unwrap());
-        let endpoint = said.by_ref().lines().find_map(|line| {
-            let line = line.unwrap();
-            let at = line.find("http://127.")?;
-            Some(line[at..].trim().to_owned())
-        });
-        Some(Self {
-            server,
-            endpoint: endpoint.unwrap(),
-            _said: said,
-            _folder: folder,
-        })
-    }
-}
-
-impl Drop for Azurite {
-    fn drop(&mut self) {
-        // One that is gone already is what is wanted.
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
-}
-
 #[test]
 fn azurite_takes_a_disk_and_the_pages_that_the_next_one_changes() {
-    let Some(azurite) = Azurite::new() else {
+    let Some(azurite) = Emulator::azurite() else {
         return;
     };
     // The account and key that everybody's Azurite has.
@@ -385,8 +320,8 @@ fn azurite_takes_a_disk_and_the_pages_that_the_next_one_changes() {
         "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
     let account = "devstoreaccount1";
     let text = format!(
-        "AccountName={account};AccountKey={key};BlobEndpoint={}/{account};",
-        azurite.endpoint
+        "AccountName={account};AccountKey={key};BlobEndpoint=http://{}/{account};",
+        azurite.address
     );
     let variables = [("AZURE_STORAGE_CONNECTION_STRING".to_owned(), text)];
     let client = Client::new(&variables, account, quick());

@@ -7,11 +7,12 @@ use slipform::output::{self, OutputFormat};
 use slipform::publish::PublishError;
 use slipform::publish::cloud::{Casting, GceImage, GcpTarget, Made};
 use slipform::remote::RemoteOptions;
-use slipform::remote::gcp::Gcp;
+use slipform::remote::gcp::{Gcp, NewObject};
 use slipform::remote::testing::{Fault, FaultProxy, GcpRules, TestGcp, quick};
 use slipform::sources::Host;
 
 use crate::clouds::Scene;
+use crate::emulators::Emulator;
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
@@ -293,4 +294,85 @@ fn a_dry_run_shows_the_calls_to_google_and_sends_none() {
     // The disk of another board is refused before anything is asked.
     let error = client.gce(&scene).make(&scene.casting(None)).unwrap_err();
     assert!(error.to_string().contains("whole GiB"), "{error}");
+}
+
+fn new_object(name: &str, size: u64, sum: u32) -> NewObject<'_> {
+    NewObject {
+        bucket: "images",
+        name,
+        image: "sha256:of-it".to_owned(),
+        size,
+        sum,
+    }
+}
+
+/// Bytes that no step of an upload repeats.
+fn upload_of(scene: &Scene, size: usize) -> (std::fs::File, Vec<u8>) {
+    let bytes: Vec<u8> = (0..size).map(|at| (at / 7 % 251) as u8).collect();
+    let path = scene.store.root().join("object");
+    std::fs::write(&path, &bytes).unwrap();
+    (std::fs::File::open(path).unwrap(), bytes)
+}
+
+#[test]
+fn an_emulator_of_cloud_storage_takes_an_object_in_parts_and_goes_on_after_cuts() {
+    let Some(emulator) = Emulator::google() else {
+        return;
+    };
+    let scene = Scene::new();
+    let (file, bytes) = upload_of(&scene, 5 * 256 * 1024 + 77);
+    let sum = crc32c::crc32c(&bytes);
+    let in_parts = RemoteOptions {
+        part: 256 * 1024,
+        ..quick()
+    };
+    let proxy = FaultProxy::new(emulator.address);
+    let at = |address| {
+        [
+            (
+                "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE".to_owned(),
+                format!("http://{address}/"),
+            ),
+            (
+                "CLOUDSDK_AUTH_ACCESS_TOKEN".to_owned(),
+                "a-token".to_owned(),
+            ),
+        ]
+    };
+    let by = |proxy: &FaultProxy| Client::new(&at(proxy.address()), in_parts).gcp;
+    let gcp = by(&proxy);
+    let size = bytes.len() as u64;
+    assert_eq!(gcp.object("images", "web/a b.tar.gz").unwrap(), None);
+    let before = proxy.requests().len();
+    let sent = std::cell::Cell::new(0);
+    let count = |more| sent.set(sent.get() + more);
+    assert!(
+        gcp.upload(&new_object("web/a b.tar.gz", size, sum), &file, &count)
+            .unwrap()
+    );
+    assert_eq!(sent.get(), size);
+    let requests = proxy.requests().len() - before;
+    assert_eq!(requests, 1 + 6, "{:?}", proxy.requests());
+    let there = gcp.object("images", "web/a b.tar.gz").unwrap().unwrap();
+    assert_eq!((there.size, there.sum), (size, Some(sum)));
+    assert_eq!(there.image.as_deref(), Some("sha256:of-it"));
+
+    // Cut at every part but the first: an upload that has nothing is said to have a byte.
+    for at in 2..requests {
+        for fault in [Fault::CutBefore, Fault::CutRequest, Fault::CutAnswer] {
+            let case = format!("{fault:?} at {at}");
+            let proxy = FaultProxy::new(emulator.address);
+            proxy.fault_at(at, fault);
+            let name = format!("web/{at}.tar.gz");
+            let made = by(&proxy).upload(&new_object(&name, size, sum), &file, &|_| ());
+            assert!(made.unwrap_or_else(|error| panic!("{case}: {error}")));
+            let there = gcp.object("images", &name).unwrap().unwrap();
+            assert_eq!((there.size, there.sum), (size, Some(sum)), "{case}");
+            gcp.remove_object("images", &name).unwrap();
+            assert_eq!(gcp.object("images", &name).unwrap(), None);
+        }
+    }
+    let error = gcp.upload(&new_object("web/wrong", size, sum ^ 1), &file, &|_| ());
+    assert!(error.unwrap_err().to_string().contains("400"));
+    assert_eq!(gcp.object("images", "web/wrong").unwrap(), None);
 }

@@ -3,6 +3,7 @@
 
 mod azure;
 mod clouds;
+mod emulators;
 mod faults;
 mod gcp;
 mod logins;
