@@ -6,7 +6,7 @@
 
 use std::io::Write;
 
-use crate::support::lab::{ACCELERATOR, boot, is_nightly, settings, slot};
+use crate::support::lab::{ACCELERATOR, boot, settings, slot};
 use crate::support::project::Project;
 use crate::support::red::{assert_green, tell};
 use crate::support::wire::{Machine, Way};
@@ -55,13 +55,10 @@ fn hello_boots_by_firmware_from_a_raw_disk() {
     assert_eq!(layers.len(), 3, "base, app, generated");
 }
 
-/// The clouds' boards, with the nearest devices that QEMU has. One of them in each run: its
-/// disk is of a kind that no other test boots.
+/// The clouds' boards, with the nearest devices that QEMU has.
 #[test]
 fn hello_boots_on_the_boards_of_clouds() {
-    let boards = ["gcp-x86_64", "aws-x86_64", "azure-x86_64", "vmware-x86_64"];
-    let count = if is_nightly() { boards.len() } else { 1 };
-    for board in boards.into_iter().take(count) {
+    for board in ["gcp-x86_64", "aws-x86_64", "azure-x86_64", "vmware-x86_64"] {
         let _slot = slot();
         let name = format!("hello-{board}");
         let subject = Project::shipped("hello").on_board(&name, board, &[]).cast();
@@ -70,20 +67,18 @@ fn hello_boots_on_the_boards_of_clouds() {
     }
 }
 
-/// Arm's boards, with another emulator than all the rest; in each run the first.
+/// Arm's boards, with another emulator than all the rest.
 #[test]
 fn hello_boots_on_arm() {
     if init_binary(Arch::Aarch64, false).is_none() {
         // A closed stderr is nobody who could be told.
         let _ = writeln!(
             std::io::stderr(),
-            "SKIPPED: hello on qemu-aarch64 (the compiler has no target aarch64-unknown-linux-musl)"
+            "SKIPPED: hello on Arm's boards (the compiler has no target aarch64-unknown-linux-musl)"
         );
         return;
     }
-    let boards = ["qemu-aarch64", "generic-aarch64", "aws-aarch64"];
-    let count = if is_nightly() { boards.len() } else { 1 };
-    for board in boards.into_iter().take(count) {
+    for board in ["qemu-aarch64", "generic-aarch64", "aws-aarch64"] {
         let _slot = slot();
         let name = format!("hello-{board}");
         let subject = Project::shipped("hello").on_board(&name, board, &[]).cast();
