@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use slipform::base::{Digest, EPOCH};
 
 use crate::common::{SMALL, World, edit, write};
@@ -20,7 +20,8 @@ pub(crate) fn layer(items: &[Item<'_>]) -> Vec<u8> {
         let link = matches!(kind, tar::EntryType::Link | tar::EntryType::Symlink);
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(*kind);
-        header.set_mode(if kind.is_dir() { 0o755 } else { 0o644 });
+        let runs = kind.is_dir() || path.contains("bin/");
+        header.set_mode(if runs { 0o755 } else { 0o644 });
         header.set_uid(0);
         header.set_gid(0);
         header.set_mtime(u64::try_from(EPOCH).unwrap());
@@ -77,43 +78,73 @@ pub(crate) fn layout(layers: &[Vec<u8>], arch: &str) -> Vec<(String, Vec<u8>)> {
 
 /// The same, with a configuration that says what the uncompressed layers are.
 fn layout_saying(layers: &[Vec<u8>], ids: &[Digest], arch: &str) -> Vec<(String, Vec<u8>)> {
-    let mut files = vec![(
-        "oci-layout".to_owned(),
-        br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec(),
-    )];
-    let mut blob = |bytes: Vec<u8>, kind: &str| {
-        let digest = Digest::of(&bytes);
-        let descriptor = json!({ "mediaType": kind, "digest": digest, "size": bytes.len() });
-        files.push((format!("blobs/sha256/{}", digest.hex()), bytes));
-        descriptor
-    };
+    let mut files = Vec::new();
+    let image = image(&mut files, layers, ids, arch);
+    let other = json!({
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "digest": Digest::of("another"), "size": 7,
+        "platform": { "os": "linux", "architecture": "s390x" },
+    });
+    indexed(files, &[other, image])
+}
+
+/// Files of an OCI layout with an image for each architecture.
+pub(crate) fn layout_of(images: &[(&str, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut manifests = Vec::new();
+    for (arch, layer) in images {
+        let layers = std::slice::from_ref(layer);
+        manifests.push(image(&mut files, layers, &[Digest::of(layer)], arch));
+    }
+    indexed(files, &manifests)
+}
+
+fn blob(files: &mut Vec<(String, Vec<u8>)>, bytes: Vec<u8>, kind: &str) -> Value {
+    let digest = Digest::of(&bytes);
+    let descriptor = json!({ "mediaType": kind, "digest": digest, "size": bytes.len() });
+    files.push((format!("blobs/sha256/{}", digest.hex()), bytes));
+    descriptor
+}
+
+/// The descriptor of one more image.
+fn image(
+    files: &mut Vec<(String, Vec<u8>)>,
+    layers: &[Vec<u8>],
+    ids: &[Digest],
+    arch: &str,
+) -> Value {
     let config = json!({
         "os": "linux", "architecture": arch,
         "config": { "Cmd": ["/srv/www/index.html"], "User": "33:33", "Env": ["A=b"], "Volumes": { "/data": {} } },
         "rootfs": { "type": "layers", "diff_ids": ids },
     });
     let config = blob(
+        files,
         config.to_string().into_bytes(),
         "application/vnd.oci.image.config.v1+json",
     );
+    let kind = "application/vnd.oci.image.layer.v1.tar+gzip";
     let layers: Vec<_> = layers
         .iter()
-        .map(|layer| blob(gzip(layer), "application/vnd.oci.image.layer.v1.tar+gzip"))
+        .map(|layer| blob(files, gzip(layer), kind))
         .collect();
     let kind = "application/vnd.oci.image.manifest.v1+json";
     let manifest =
         json!({ "schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers });
-    let mut manifest = blob(manifest.to_string().into_bytes(), kind);
+    let mut manifest = blob(files, manifest.to_string().into_bytes(), kind);
     manifest["platform"] = json!({ "os": "linux", "architecture": arch });
-    let other = json!({
-        "mediaType": kind, "digest": Digest::of("another"), "size": 7,
-        "platform": { "os": "linux", "architecture": "s390x" },
-    });
+    manifest
+}
+
+/// Whole, with an index of these.
+fn indexed(mut files: Vec<(String, Vec<u8>)>, manifests: &[Value]) -> Vec<(String, Vec<u8>)> {
     let kind = "application/vnd.oci.image.index.v1+json";
-    let both = json!({ "schemaVersion": 2, "mediaType": kind, "manifests": [other, manifest] });
-    let both = blob(both.to_string().into_bytes(), kind);
-    let index = json!({ "schemaVersion": 2, "manifests": [both] });
+    let all = json!({ "schemaVersion": 2, "mediaType": kind, "manifests": manifests });
+    let all = blob(&mut files, all.to_string().into_bytes(), kind);
+    let index = json!({ "schemaVersion": 2, "manifests": [all] });
     files.push(("index.json".to_owned(), index.to_string().into_bytes()));
+    let version = br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec();
+    files.push(("oci-layout".to_owned(), version));
     files
 }
 

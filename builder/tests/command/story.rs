@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use crate::clients::parts::Registry;
+use crate::clients::tools::{at_home, content, skopeo};
 use crate::common::{Outcome, digest, outcome, skipped};
+use crate::containers::{layer, layout_of};
 use slipform::base::Arch;
 use slipform::base::progress::Quiet;
 use slipform::pipeline::{Settings, init_binary, testing};
 use slipform::remote::testing::{RegistryRules, TestRegistry};
 
-/// An image for PCs and Arm, of a package and a program of its own.
+/// An image for PCs and Arm, of a package, a program of its own and a container.
 const BOTH: &str = r#"name = "both"
 version = "1"
 boards = ["qemu-x86_64", "qemu-aarch64"]
@@ -24,14 +27,27 @@ use = "base"
 name = "app"
 cargo = { path = "app", bin = "app" }
 
+[[layer]]
+name = "container"
+oci = "CONTAINER"
+
 [[service]]
 name = "app"
 exec = ["/usr/bin/app"]
 ready = { tcp = "127.0.0.1:8080" }
 
+[[service]]
+name = "container"
+exec = ["/usr/bin/container"]
+ready = { tcp = "127.0.0.1:8081" }
+
 [[test]]
 name = "says what it runs on"
 tcp = { port = 8080, steps = [{ expect = "caught on" }] }
+
+[[test]]
+name = "the container's program runs on it, too"
+tcp = { port = 8081, steps = [{ expect = "contained on" }] }
 "#;
 const PACKAGE: &str = r#"[package]
 name = "app"
@@ -52,6 +68,49 @@ fn main() {
     }
 }
 "#;
+
+/// What the container runs: no library is there.
+const CONTAINED: &str = r#"use std::io::Write;
+
+fn main() {
+    let listener = std::net::TcpListener::bind("0.0.0.0:8081").unwrap();
+    for mut stream in listener.incoming().flatten() {
+        let _ = writeln!(stream, "contained on {}", std::env::consts::ARCH);
+    }
+}
+"#;
+
+/// The container's program for both architectures, in one index of a registry.
+fn push_container(registry: &Registry, mut skopeo: Command) -> String {
+    let home = registry.home();
+    crate::common::write(&home.join("main.rs"), CONTAINED);
+    let images = [
+        (
+            "amd64",
+            "x86_64-unknown-linux-gnu",
+            "-Ctarget-feature=+crt-static",
+        ),
+        ("arm64", "aarch64-unknown-linux-musl", "-Clinker=rust-lld"),
+    ]
+    .map(|(arch, target, flag)| {
+        let program = home.join(arch);
+        let mut rustc = Command::new("rustc");
+        rustc.args(["--target", target, flag, "-Cstrip=symbols", "-o"]);
+        content(rustc.arg(&program).arg(home.join("main.rs")));
+        let program = fs::read(program).unwrap();
+        let regular = tar::EntryType::Regular;
+        (arch, layer(&[(regular, "usr/bin/container", &program)]))
+    });
+    for (path, bytes) in layout_of(&images) {
+        crate::common::write(&home.join("layout").join(path), bytes);
+    }
+    let from = format!("oci:{}", home.join("layout").display());
+    let to = format!("docker://{}:1", registry.name("team/container"));
+    skopeo.args(["--insecure-policy", "copy", "--all"]);
+    skopeo.args(["--dest-tls-verify=false", &from, &to]);
+    content(at_home(&mut skopeo, &home));
+    format!("{}:1", registry.uri("team/container"))
+}
 
 /// A person with a home of their own, on this machine's store and mirror.
 struct Person {
@@ -146,8 +205,8 @@ fn from_nothing_to_a_published_image_that_booted() {
         .refused(2, &["is not built as it would be now", "slipform test"]);
 }
 
-/// The same specification for two architectures, and a program of cargo's in it: each image
-/// boots in its own emulator, and all of them are one release.
+/// The same specification for two architectures, with a program of cargo's and a container in
+/// it: each image boots in its own emulator, and all of them are one release.
 #[test]
 fn one_image_over_two_architectures_boots_and_is_published() {
     if testing::is_offline() {
@@ -157,13 +216,17 @@ fn one_image_over_two_architectures_boots_and_is_published() {
         let why = "the compiler has no target aarch64-unknown-linux-musl";
         return skipped("an image over two architectures", why);
     }
+    let (Some(skopeo), Some(registry)) = (skopeo(), Registry::new()) else {
+        return;
+    };
     let person = Person::new();
     let home = person.home.path();
     person.run(home, &["key", "new", "--no-passphrase"]).good();
     let dir = home.join("both");
     let write = |path: &str, text: &str| crate::common::write(&dir.join(path), text);
     let boards = ["qemu-x86_64", "qemu-aarch64"];
-    write("slipform.toml", BOTH);
+    let container = push_container(&registry, skopeo);
+    write("slipform.toml", &BOTH.replace("CONTAINER", &container));
     write("app/Cargo.toml", PACKAGE);
     write("app/src/main.rs", PROGRAM);
 

@@ -6,12 +6,12 @@ mod aws;
 mod containers;
 mod cosign;
 mod oras;
-mod parts;
+pub(crate) mod parts;
 mod race;
 mod registry;
 mod s3;
 mod skopeo;
-mod tools;
+pub(crate) mod tools;
 mod unpackers;
 
 use std::io::Write;
