@@ -272,6 +272,10 @@ impl Cycle {
 
     /// Behind the last late module, the devices that they brought are taken.
     fn take_late_devices(&mut self) {
+        let plugged = self.coldplug.as_mut().and_then(Coldplug::take_news);
+        if let Some(plugged) = plugged {
+            self.report.note(&plugged);
+        }
         let Some(loaded) = self.late.take_finished() else {
             return;
         };

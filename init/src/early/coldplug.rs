@@ -41,12 +41,15 @@ pub(crate) struct Coldplug {
     folder: File,
     aliases: Vec<u8>,
     needs: Vec<u8>,
-    /// Uevents.
-    news: OwnedFd,
+    uevents: OwnedFd,
     /// Files that were loaded or wait for it: each has one try.
     known: BTreeSet<String>,
     waiting: VecDeque<String>,
     loader: Option<Loader>,
+    /// What the loader was given, and how many had been loaded before.
+    batch: (Vec<String>, usize),
+    /// What came of the last ones, until it is told.
+    news: Option<String>,
     tally: Tally,
 }
 
@@ -80,11 +83,13 @@ impl Coldplug {
             aliases: table(ALIASES)?,
             needs: table(NEEDS)?,
             // Before the walk: what comes in between is heard.
-            news: net::uevents()?,
+            uevents: net::uevents()?,
             folder,
             known: BTreeSet::new(),
             waiting: VecDeque::new(),
             loader: None,
+            batch: Default::default(),
+            news: None,
             tally: Tally::default(),
         })
     }
@@ -99,6 +104,26 @@ impl Coldplug {
         for held in self.take_waiting() {
             self.tally.load(held, report);
         }
+    }
+
+    /// What has become of the modules of a device that came while the machine runs.
+    pub(crate) fn take_news(&mut self) -> Option<String> {
+        self.news.take()
+    }
+
+    fn finish(&mut self) {
+        let (files, before) = std::mem::take(&mut self.batch);
+        let names = files.iter().map(|file| match file.split_once(".ko") {
+            Some((name, _)) => name,
+            None => file,
+        });
+        let names: Vec<&str> = names.collect();
+        self.news = Some(format!(
+            "modules, for what was plugged in: {} of {} loaded ({})",
+            self.tally.loaded() - before,
+            files.len(),
+            names.join(", ")
+        ));
     }
 
     /// Opens what waits: its folder has no path any more once the root is switched.
@@ -123,7 +148,7 @@ impl Coldplug {
     fn hear(&mut self) {
         let mut buffer = [0; MAX_UEVENT];
         for _ in 0..TURN {
-            match net::receive_netlink(&self.news, &mut buffer) {
+            match net::receive_netlink(&self.uevents, &mut buffer) {
                 // Whoever else could send there is no kernel.
                 Ok((_, port)) if port != 0 => {}
                 Ok((count, _)) => {
@@ -170,15 +195,16 @@ fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 
 impl Watched for Coldplug {
     fn fds(&self, out: &mut Vec<libc::pollfd>) {
-        out.push(poll::entry(self.news.as_raw_fd(), libc::POLLIN));
+        out.push(poll::entry(self.uevents.as_raw_fd(), libc::POLLIN));
         out.extend(self.loader.as_ref().map(Loader::entry));
     }
 
     fn ready(&mut self, fd: RawFd, turn: &mut Turn<'_>) {
-        if fd == self.news.as_raw_fd() {
+        if fd == self.uevents.as_raw_fd() {
             self.hear();
         } else if self.tally.take(&mut self.loader, turn.report) {
             self.loader = None;
+            self.finish();
         }
     }
 
@@ -188,24 +214,34 @@ impl Watched for Coldplug {
     }
 
     fn tick(&mut self, turn: &mut Turn<'_>) {
+        self.batch = (self.waiting.iter().cloned().collect(), self.tally.loaded());
         let waiting = self.take_waiting();
         self.loader = self.tally.begin(waiting.into_iter(), turn.report);
+        if self.loader.is_none() {
+            self.finish();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+    use std::time::Instant;
+
     use super::*;
+    use crate::turn::Events;
 
     fn coldplug() -> Coldplug {
         Coldplug {
             folder: File::open("/").unwrap(),
             aliases: b"pci:v*bc01sc06* ahci\npci:v*bc01sc08* nvme\n".to_vec(),
             needs: b"ahci libata.ko ahci.ko\nnvme nvme.ko\nxhci_pci xhci.ko\n".to_vec(),
-            news: net::netlink(0).unwrap(),
+            uevents: net::netlink(0).unwrap(),
             known: BTreeSet::new(),
             waiting: VecDeque::new(),
             loader: None,
+            batch: Default::default(),
+            news: None,
             tally: Tally::default(),
         }
     }
@@ -227,5 +263,37 @@ mod tests {
         }
         assert_eq!(coldplug.waiting, ["libata.ko", "ahci.ko", "nvme.ko"]);
         assert_eq!(coldplug.deadline(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_comes_is_loaded_beside_the_loop_and_what_comes_meanwhile_behind_it() {
+        let mut coldplug = coldplug();
+        let mut report = Events::default();
+        let load = |()| {
+            thread::sleep(Duration::from_millis(300));
+            Ok("slow.ko".to_owned())
+        };
+        coldplug.loader = Loader::begin_with([()].into_iter(), load).ok();
+        coldplug.batch = (vec!["slow.ko".to_owned()], 0);
+        coldplug.heed(b"pci:v3bc01sc08");
+        // Until then there is nothing that the loop would be woken for.
+        assert_eq!((coldplug.deadline(), coldplug.take_news()), (None, None));
+        let bell = coldplug.loader.as_ref().unwrap().entry().fd;
+        let limit = Instant::now() + Duration::from_secs(60);
+        while coldplug.loader.is_some() {
+            assert!(Instant::now() < limit);
+            let mut fds = [poll::entry(bell, libc::POLLIN)];
+            poll::wait(&mut fds, Some(Duration::from_secs(1))).unwrap();
+            let (now, report) = (Duration::ZERO, &mut report);
+            coldplug.ready(bell, &mut Turn { now, report });
+        }
+        let told = "modules, for what was plugged in: 1 of 1 loaded (slow)";
+        assert_eq!(coldplug.take_news().as_deref(), Some(told));
+        assert_eq!(coldplug.deadline(), Some(Duration::ZERO));
+        // The folder of this test has no such file: that is said, and the loop goes on.
+        let (now, report) = (Duration::ZERO, &mut report);
+        coldplug.tick(&mut Turn { now, report });
+        assert!(coldplug.waiting.is_empty());
+        assert!(matches!(&report.0[..], [Event::Error { what, .. }] if what.contains("nvme.ko")));
     }
 }

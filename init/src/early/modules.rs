@@ -244,6 +244,11 @@ impl Tally {
         None
     }
 
+    /// How many are in the kernel.
+    pub(super) fn loaded(&self) -> usize {
+        self.loaded
+    }
+
     pub(super) fn tell(&self) -> String {
         let without = match self.absent.is_empty() {
             true => String::new(),

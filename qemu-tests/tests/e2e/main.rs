@@ -12,6 +12,7 @@ mod identity;
 mod lan;
 mod media;
 mod peers;
+mod plugged;
 mod spool;
 mod state;
 mod state_label;

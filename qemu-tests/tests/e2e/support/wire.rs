@@ -40,6 +40,8 @@ pub(crate) struct Extra {
     pub(crate) mac: Option<String>,
     /// A second interface, on a network of QEMU's of its own.
     pub(crate) second_nic: bool,
+    /// Places to plug something in later: a PCI Express slot, and USB.
+    pub(crate) places: bool,
 }
 
 impl Extra {
@@ -64,6 +66,16 @@ impl Extra {
             "virtio-net-pci,netdev=net2,id=nic2,romfile=",
         ];
         if self.second_nic { nic } else { &[] }
+    }
+
+    fn places(&self) -> &'static [&'static str] {
+        let places = &[
+            "-device",
+            "pcie-root-port,id=place,chassis=1",
+            "-device",
+            "qemu-xhci,id=usb",
+        ];
+        if self.places { places } else { &[] }
     }
 
     fn mac(&self) -> String {
@@ -167,7 +179,8 @@ impl Machine {
                 "virtio-net-pci,netdev=net,id=nic,romfile={}",
                 extra.mac()
             ))
-            .args(extra.second_nic());
+            .args(extra.second_nic())
+            .args(extra.places());
         command
     }
 
@@ -266,7 +279,13 @@ impl Machine {
         self.monitor(&format!("drive_del more{number}"));
     }
 
-    fn monitor(&self, command: &str) {
+    /// A command of QEMU's human monitor, which must not be refused.
+    pub(crate) fn order(&self, command: &str) {
+        let answer = self.monitor(command);
+        assert!(!answer.contains("Error"), "{command}: {answer}");
+    }
+
+    fn monitor(&self, command: &str) -> String {
         let mut monitor = UnixStream::connect(&self.monitor).expect("the monitor");
         monitor
             .write_all(format!("{command}\n").as_bytes())
@@ -282,9 +301,10 @@ impl Machine {
             .is_ok_and(|read| read > 0)
         {
             if answer.windows(6).filter(|part| part == b"(qemu)").count() == 2 {
-                return;
+                break;
             }
         }
+        String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// Takes the records that are there.
