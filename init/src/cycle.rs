@@ -143,10 +143,11 @@ impl Cycle {
         let layers = machine.layers.into_iter().map(|layer| layer.name);
         let layers = LayerReader::new(layers.collect());
         let spool = machine.state.as_ref().map(|_| state::spool());
-        let kept = machine.state.into_iter().flat_map(|state| state.paths);
-        let looker = Looker::new(kept.map(|path| path.path).collect());
+        let kept = machine.state.map_or_else(Vec::new, |state| state.paths);
+        let paths = kept.iter().map(|path| path.path.clone());
+        let looker = Looker::new(paths.collect());
         let names = machine.services.iter().map(|service| service.name.clone());
-        let inside = Inside::new(names.collect(), machine.debug);
+        let inside = Inside::new(names.collect(), kept, machine.debug);
         let supervisor = Supervisor::new(machine.services);
         let healthy_after = Duration::from_secs(machine.health.healthy_seconds.into());
         let telemetry = machine.telemetry.unwrap_or_default();

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use slipform_init::contract::inside::{Item, LogSeen, MachineSeen, Query, Section, ServiceSeen};
+use slipform_init::contract::inside::{
+    Item, LogSeen, MachineSeen, Query, Section, ServiceSeen, StateSeen,
+};
 use slipform_qemu_tests::control::{Running, running};
 
 use super::args::Cli;
@@ -200,7 +202,7 @@ fn nothing_runs() -> anyhow::Result<Done> {
 fn everything(run: &Running, items: &[Item]) -> serde_json::Value {
     let mut all = json!({
         "run": { "id": run.id, "name": run.name, "image": run.image, "started": run.started },
-        "machine": null, "services": [], "memory": null, "mounts": [],
+        "machine": null, "services": [], "state": [], "memory": null, "mounts": [],
         "interfaces": [], "routes": [], "dns": null,
     });
     for item in items {
@@ -209,6 +211,7 @@ fn everything(run: &Running, items: &[Item]) -> serde_json::Value {
             Item::Memory(seen) => ("memory", json!(seen)),
             Item::Dns(seen) => ("dns", json!(seen)),
             Item::Service(seen) => ("services", json!(seen)),
+            Item::State(seen) => ("state", json!(seen)),
             Item::Mount(seen) => ("mounts", json!(seen)),
             Item::Interface(seen) => ("interfaces", json!(seen)),
             Item::Route(seen) => ("routes", json!(seen)),
@@ -239,6 +242,11 @@ fn tables(run: &Running, sections: &[Section], items: &[Item]) -> String {
         };
         text.push('\n');
         text.push_str(&table(&rows));
+        let kept = kept(items);
+        if *section == Section::Services && kept.len() > 1 {
+            text.push('\n');
+            text.push_str(&table(&kept));
+        }
     }
     text
 }
@@ -289,6 +297,27 @@ fn services(items: &[Item]) -> Vec<Vec<String>> {
         ]);
     }
     rows
+}
+
+/// The paths of the state: what each holds of its quota, and how much room is left.
+fn kept(items: &[Item]) -> Vec<Vec<String>> {
+    let mut rows = vec![row(["STATE", "QUOTA", "FREE"])];
+    for item in items {
+        if let Item::State(seen) = item {
+            let free = seen.available.map_or_else(|| "-".to_owned(), human);
+            rows.push(vec![plain(&seen.path), quota(seen), free]);
+        }
+    }
+    rows
+}
+
+fn quota(seen: &StateSeen) -> String {
+    match (seen.quota, seen.used) {
+        (Some(quota), Some(used)) => format!("{} of {}", human(used), human(quota)),
+        // The state was made without quotas.
+        (Some(quota), None) => format!("{}, not held", human(quota)),
+        (None, _) => "-".to_owned(),
+    }
 }
 
 fn state(service: &ServiceSeen) -> String {
@@ -474,6 +503,44 @@ mod tests {
                 "web          ready    77   1 min 1 s  2         3.0 MiB of 64.0 MiB  1.23 s  serving\\u{1b}[31m",
                 "a-long-name  waiting  -    -          0         -                    -       for web",
             ]
+        );
+    }
+
+    #[test]
+    fn what_is_kept_stands_below_the_services_with_its_quota() {
+        let kept = |path: &str, quota, used| {
+            Item::State(StateSeen {
+                path: path.to_owned(),
+                quota,
+                used,
+                available: Some(1 << 20),
+            })
+        };
+        let items = [
+            Item::Service(service("web")),
+            kept("/var/lib/app", Some(4 << 20), Some(3 << 20)),
+            kept("/var/lib/other", None, None),
+            kept("/srv", Some(4 << 20), None),
+        ];
+        let run = Running::default();
+        let text = tables(&run, &[Section::Services], &items);
+        let lines: Vec<&str> = text.lines().skip(3).collect();
+        assert_eq!(
+            lines,
+            [
+                "",
+                "STATE           QUOTA               FREE",
+                "/var/lib/app    3.0 MiB of 4.0 MiB  1.0 MiB",
+                "/var/lib/other  -                   1.0 MiB",
+                "/srv            4.0 MiB, not held   1.0 MiB",
+            ]
+        );
+        assert!(!tables(&run, &[Section::Memory], &items).contains("STATE "));
+        assert!(!tables(&run, &[Section::Services], &items[..1]).contains("QUOTA"));
+        let all = everything(&run, &items);
+        assert_eq!(
+            (&all["state"][0]["used"], &all["state"][1]["quota"]),
+            (&json!(3 << 20), &json!(null))
         );
     }
 

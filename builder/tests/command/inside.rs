@@ -32,7 +32,7 @@ use = "debug"
 
 [state]
 size = "16MiB"
-paths = ["/var/lib/app"]
+paths = [{ path = "/var/lib/app", quota = "4MiB" }]
 
 [[service]]
 name = "talker"
@@ -238,6 +238,8 @@ fn ps_shows_it(person: &Person) {
     assert!(line("talker").contains(" ready "), "{table}");
     assert!(line("talker").contains("of 64.0 MiB"), "{table}");
     assert!(line("debug-console").contains(" ready "), "{table}");
+    let kept = line("/var/lib/app");
+    assert!(kept.contains(" of 4.0 MiB "), "{table}");
     let all = once_it_has_a_lease(person);
     assert_eq!(all["machine"]["debug"], true, "{all}");
     assert_eq!(all["machine"]["phase"], "running", "{all}");
@@ -248,6 +250,7 @@ fn ps_shows_it(person: &Person) {
         "{all}"
     );
     assert!(all["memory"]["available"].as_u64() > Some(1 << 20), "{all}");
+    assert_eq!(all["state"][0]["quota"], 4 << 20, "{all}");
     let list = |key: &str| all[key].as_array().cloned().unwrap_or_default();
     let root = list("mounts")
         .into_iter()

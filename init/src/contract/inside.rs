@@ -24,7 +24,7 @@ pub const MAX_QUERIES: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Section {
-    /// [`Item::Service`]s, in the order of machine.json.
+    /// [`Item::Service`]s and [`Item::State`]s, in the order of machine.json.
     Services,
     /// [`Item::Memory`].
     Memory,
@@ -76,6 +76,8 @@ pub enum Item {
     Machine(MachineSeen),
     /// A service.
     Service(ServiceSeen),
+    /// A path of the state; none of them if a service's name was asked for.
+    State(StateSeen),
     /// Memory.
     Memory(MemorySeen),
     /// A mount.
@@ -140,6 +142,20 @@ pub struct ServiceSeen {
     pub status: String,
     /// Why it is in this state, or empty.
     pub detail: String,
+}
+
+/// A path that is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StateSeen {
+    /// The path.
+    pub path: String,
+    /// The most bytes that it may hold, as the image has it.
+    pub quota: Option<u64>,
+    /// Bytes of what is below it; only of a path with a quota that holds.
+    pub used: Option<u64>,
+    /// Bytes that are left for programs: of the quota, or of the state's file system.
+    pub available: Option<u64>,
 }
 
 /// Memory in bytes.

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use slipform_init::contract::event::{Phase, ServiceState};
-use slipform_init::contract::inside::{MachineSeen, MemorySeen, MountSeen, ServiceSeen};
+use slipform_init::contract::inside::{MachineSeen, MemorySeen, MountSeen, ServiceSeen, StateSeen};
+use slipform_init::contract::machine::StatePath;
 
 use crate::metrics::kernel::{Places, kibibytes, read};
 use crate::ship::record::Identity;
 use crate::ship::ring::Journal;
 use crate::ship::tally::Tally;
-use crate::sys::host;
+use crate::sys::host::{self, Space};
 
 /// More mounts are not told.
 const MOUNTS_MAX: usize = 128;
@@ -71,6 +72,24 @@ pub(super) fn service(
         processes: number("pids.current"),
         status: told.map(|told| told.status.clone()).unwrap_or_default(),
         detail: told.map(|told| told.detail.clone()).unwrap_or_default(),
+    }
+}
+
+/// A path that is kept: ext4 tells the space of a folder with a quota by the quota, and of any
+/// other by the file system. A state that was made without quotas has none that hold.
+pub(super) fn kept(path: &StatePath) -> StateSeen {
+    counted(path, host::space(Path::new(&path.path)).ok())
+}
+
+fn counted(path: &StatePath, space: Option<Space>) -> StateSeen {
+    // The file system's size is in whole blocks, and the quota may be more than all of it.
+    let holds = |space: &&Space| path.quota.is_some_and(|quota| space.size <= quota);
+    let used = space.as_ref().filter(holds);
+    StateSeen {
+        path: path.path.clone(),
+        quota: path.quota,
+        used: used.map(|space| space.size.saturating_sub(space.available)),
+        available: space.map(|space| space.available),
     }
 }
 
@@ -209,6 +228,31 @@ mod tests {
                 mount(&String::from_utf8_lossy(bytes));
             },
         );
+    }
+
+    #[test]
+    fn a_quota_that_does_not_hold_counts_nothing() {
+        let path = |quota| StatePath {
+            path: "/var/lib/app".to_owned(),
+            owner: None,
+            mode: None,
+            quota,
+        };
+        let space = |size| Space {
+            size,
+            available: 1000,
+            free_files: 9,
+        };
+        for (quota, size, used) in [
+            (Some(4096), 4096, Some(3096)),
+            // The state was made without quotas: that is the file system's size.
+            (Some(4096), 1 << 20, None),
+            (None, 1 << 20, None),
+        ] {
+            let seen = counted(&path(quota), Some(space(size)));
+            assert_eq!((seen.used, seen.available), (used, Some(1000)), "{quota:?}");
+        }
+        assert_eq!(counted(&path(Some(1)), None).available, None);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use slipform_init::contract::inside::{Item, LogSeen, MAX_QUERIES, Query, Section};
+use slipform_init::contract::machine::StatePath;
 
 use crate::metrics::kernel::Places;
 use crate::report::Reporter;
@@ -34,16 +35,19 @@ pub(crate) struct Inside {
     debug: bool,
     /// The services of machine.json, in its order.
     services: Vec<String>,
+    /// Its paths that are kept.
+    kept: Vec<StatePath>,
     answers: VecDeque<Answer>,
 }
 
 impl Inside {
-    /// For the machine's services.
-    pub(crate) fn new(services: Vec<String>, debug: bool) -> Self {
+    /// For the machine's services, and the paths that it keeps.
+    pub(crate) fn new(services: Vec<String>, kept: Vec<StatePath>, debug: bool) -> Self {
         Self {
             places: Places::default(),
             debug,
             services,
+            kept,
             answers: VecDeque::new(),
         }
     }
@@ -126,6 +130,9 @@ impl Inside {
                         names.map(seen).collect::<Vec<_>>()
                     });
                     items.extend(seen.into_iter().flatten().map(Item::Service));
+                    if query.service.is_none() {
+                        items.extend(self.kept.iter().map(look::kept).map(Item::State));
+                    }
                 }
                 Section::Memory => items.push_back(Item::Memory(look::memory(&self.places))),
                 Section::Mounts => items.extend(look::mounts(&self.places).map(Item::Mount)),

@@ -21,7 +21,7 @@ impl Scene {
         let file = tempfile::NamedTempFile::new().unwrap();
         Self {
             report: Reporter::with_port(file.reopen().unwrap()),
-            inside: Inside::new(vec!["web".to_owned(), "db".to_owned()], true),
+            inside: Inside::new(vec!["web".to_owned(), "db".to_owned()], Vec::new(), true),
             out: file.reopen().unwrap(),
         }
     }

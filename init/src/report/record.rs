@@ -90,6 +90,7 @@ fn cut_item(item: &mut Item, limit: usize) {
                 .for_each(|list| list.truncate(limit / 512));
         }
         Item::End(why) => return truncate(why, limit),
+        Item::State(seen) => return truncate(&mut seen.path, limit),
         Item::Memory(_) | Item::Lost(_) => return,
     };
     texts.into_iter().for_each(|text| truncate(text, limit));

@@ -8,7 +8,7 @@ use crate::support::lab::{is_nightly, slot};
 use crate::support::project::Project;
 use crate::support::wire::{Extra, Machine, Way};
 use slipform_init::contract::event::{Event, StateNews};
-use slipform_init::contract::inside::{Item, MountSeen};
+use slipform_init::contract::inside::{Item, MountSeen, StateSeen};
 use slipform_qemu_tests::Plan;
 
 /// A blank disk.
@@ -25,6 +25,7 @@ struct Boot {
     news: Vec<StateNews>,
     error: Option<String>,
     mounts: Vec<MountSeen>,
+    state: Vec<StateSeen>,
 }
 
 /// Boots until the filler is done, or the machine gives up, and powers off; with what it said.
@@ -39,7 +40,7 @@ fn boot(plan: &Plan, data: &Path) -> Boot {
     let ended = |event: &Event| matches!(event, Event::Shutdown { .. });
     machine.until(|event| done(event) || ended(event));
     if !machine.records.iter().any(|record| ended(&record.event)) {
-        machine.send(r#"{"command":"show","id":1,"sections":["mounts"]}"#);
+        machine.send(r#"{"command":"show","id":1,"sections":["services","mounts"]}"#);
         let told = |event: &Event| matches!(event, Event::Inside { item, .. } if matches!(**item, Item::End(_)));
         assert!(machine.until(told), "{:#?}", machine.records);
         machine.press_power();
@@ -57,7 +58,15 @@ fn boot(plan: &Plan, data: &Path) -> Boot {
         },
         _ => None,
     });
+    let state = records.iter().filter_map(|record| match &record.event {
+        Event::Inside { item, .. } => match &**item {
+            Item::State(seen) => Some(seen.clone()),
+            _ => None,
+        },
+        _ => None,
+    });
     Boot {
+        state: state.collect(),
         said: said.collect(),
         news: news(&records),
         error: error(&records),
@@ -95,6 +104,16 @@ fn a_path_holds_its_quota_and_leaves_the_rest_to_the_others() {
         // As `slipform ps --mounts` has it.
         let app = boot.mounts.iter().find(|at| at.target == "/var/lib/app");
         assert_eq!(app.and_then(|at| at.size), Some(4 * MIB), "{boot:?}");
+        // And `slipform ps` by itself.
+        let [app, other] = &boot.state[..] else {
+            panic!("{boot:?}");
+        };
+        assert_eq!((app.quota, other.quota), (Some(4 * MIB), None), "{boot:?}");
+        assert_eq!(app.used.map(|bytes| bytes / 1024), Some(used), "{boot:?}");
+        assert!(
+            other.used.is_none() && other.available > Some(MIB),
+            "{boot:?}"
+        );
         told = vec![StateNews::Grown, StateNews::Mounted];
         file.set_len(300 * MIB).expect("a larger disk");
     }
@@ -132,6 +151,8 @@ fn quotas_come_to_a_state_and_leave_it() {
     let why = next.error.as_ref().expect("it is said");
     assert!(why.contains("this state was made without quotas"), "{why}");
     assert_eq!(next.said[1], "app: written", "{next:?}");
+    let app = &next.state[0];
+    assert_eq!((app.quota, app.used), (Some(4 * MIB), None), "{next:?}");
 
     // One more path gets one: what was kept before counts.
     disk(&data);
