@@ -7,7 +7,7 @@
 //! needs to build on the layer, so that one digest pins all of it:
 //!
 //! ```text
-//! base.json   the sealed layer, its packages with versions, users and groups, who has which number
+//! base.json   the sealed layer, its architecture, its packages with versions, users and groups, who has which number
 //! listing     the tree of the layer: what the layers above it ask, and what the topmost one reads
 //! *.deb       its packages: file contents, sysusers.d, the bill of materials
 //! files       the user's files in it
@@ -18,9 +18,14 @@
 //! history, revocations and, when a key is configured, signatures and the gate. After that
 //! the lock pins the manifest, everything is verified by digest on arrival, and a build
 //! needs the store alone. A base is an input like a package: nothing of it is built here.
+//!
+//! A base for boards of several architectures is a release with an image for each; its index
+//! says which is for what, and each part of a lock pins its own.
 
+mod choice;
 mod facts;
 
+use choice::{image_of, runs_on};
 use facts::{BASE_TYPE, FACTS_LIMIT, FILE_TYPE, LISTING_TYPE, PACKAGE_TYPE, Parts, SCHEMA};
 
 pub(super) use facts::BaseFacts;
@@ -30,10 +35,10 @@ use super::parts::architecture;
 use super::publishing::is_network;
 use super::{Locking, PipelineError, Settings, packages};
 use crate::attest::{TRUSTED_KEYS, Trust, TrustSources};
-use crate::base::{Arch, Digest};
+use crate::base::Digest;
 use crate::channel::{Entry, Revocations};
 use crate::layers::{Kind, Source, UnpackedDeb};
-use crate::lock::{Finding, LockFile, LockedBase, LockedLayer, LockedPackage};
+use crate::lock::{Finding, LockFile, LockedBase, LockedLayer};
 use crate::publish::{self, PublishError, Reference};
 use crate::remote::{Piece, Remote, download_all};
 use crate::sources::{Host, UserConfig};
@@ -75,6 +80,7 @@ impl Settings {
             schema: SCHEMA,
             name: image.name.clone(),
             version: image.version.clone(),
+            arch: BaseFacts::told(architecture(image)?),
             layer: base.sealed.clone(),
             listing: base.listing,
             packages: locked.to_vec(),
@@ -191,9 +197,7 @@ impl Settings {
                 Some(kept) if !moves => pinned.push(kept.clone()),
                 _ if *locking == Locking::AsItIs => {}
                 _ => {
-                    let base = self.pin(image, &layer.name, wanted)?;
-                    runs_on(&base, wanted, architecture(image)?)?;
-                    pinned.push(base);
+                    pinned.push(self.pin(image, &layer.name, wanted)?);
                 }
             }
         }
@@ -206,10 +210,12 @@ impl Settings {
         layer: &str,
         wanted: &BaseUse,
     ) -> Result<LockedLayer, PipelineError> {
+        let arch = architecture(image)?;
         let (remote, entry) = self.base_release(image, wanted)?;
-        let digest = image_of(&entry, wanted)?;
+        let digest = image_of(&*remote, &entry, wanted, arch)?;
         let document = publish::document(&*remote, &digest, "a base")?;
         let facts = self.bring_base(&*remote, &document.bytes, &wanted.written)?;
+        runs_on(&facts, wanted, arch)?;
         if let Some(reason) = &entry.record.forced {
             self.progress.note(&format!(
                 "{}: this base never passed the gate, it was forced: {reason}",
@@ -379,8 +385,8 @@ impl Settings {
             let (Some(wanted), Some((_, locked))) = (&layer.base, locked) else {
                 continue;
             };
-            let (_, entry) = self.base_release(image, wanted)?;
-            let digest = image_of(&entry, wanted)?;
+            let (remote, entry) = self.base_release(image, wanted)?;
+            let digest = image_of(&*remote, &entry, wanted, architecture(image)?)?;
             if digest != locked.image {
                 let told = |version: &str, image: &Digest| format!("{version} ({})", image.short());
                 found.push(Finding {
@@ -397,34 +403,6 @@ impl Settings {
             }
         }
         Ok(found)
-    }
-}
-
-/// Whether the packages of a base are for an architecture.
-fn runs_on(base: &LockedLayer, wanted: &BaseUse, arch: Arch) -> Result<(), PipelineError> {
-    let known = ["all", arch.debian()];
-    let foreign = |package: &&LockedPackage| !known.contains(&package.arch.as_str());
-    match base.packages.iter().find(foreign) {
-        None => Ok(()),
-        Some(package) => Err(no_base(
-            &wanted.written,
-            format!(
-                "its packages are for {}, and boards are {}; take a shipped base or a folder's there",
-                package.arch,
-                arch.name()
-            ),
-        )),
-    }
-}
-
-/// The image of a release that carries the base.
-fn image_of(entry: &Entry, wanted: &BaseUse) -> Result<Digest, PipelineError> {
-    match entry.record.images.as_slice() {
-        [only] => Ok(only.image),
-        _ => Err(no_base(
-            &wanted.written,
-            "it is a release for several boards, and a base is for none in particular".to_owned(),
-        )),
     }
 }
 

@@ -87,11 +87,7 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
         state: state.as_ref(),
     };
     Ok(Image {
-        boards: if raw.boards.is_empty() {
-            vec![DEFAULT_BOARD.to_owned()]
-        } else {
-            raw.boards
-        },
+        boards: boards(raw.boards),
         suite: check_suite(raw.suite, source)?,
         apt: raw
             .apt
@@ -124,20 +120,30 @@ pub(super) fn check(raw: RawImage, source: &Source<'_>, dir: &Path) -> Result<Im
     })
 }
 
-/// The smallest image on a layer that is published as a base: the layer, on the shipped
-/// board, without services. That it boots, stacks the layer and stays verified is what its
+/// The boards as written, or the one of who names none.
+fn boards(written: Vec<String>) -> Vec<String> {
+    if written.is_empty() {
+        vec![DEFAULT_BOARD.to_owned()]
+    } else {
+        written
+    }
+}
+
+/// The smallest image on a layer that is published as a base: the layer, on its boards,
+/// without services. That it boots, stacks the layer and stays verified is what its
 /// boot test can show.
 pub(super) fn check_base(
-    raw: super::raw::RawLayer,
+    mut raw: super::raw::RawLayer,
     source: &Source<'_>,
     dir: &Path,
 ) -> Result<Image, SpecError> {
+    let boards = boards(std::mem::take(&mut raw.boards));
     let (layer, version) = layer::alone(raw, source, dir)?;
     Ok(Image {
         name: layer.name.clone(),
         version,
         dir: dir.to_owned(),
-        boards: vec![DEFAULT_BOARD.to_owned()],
+        boards,
         suite: DEFAULT_SUITE.to_owned(),
         apt: Vec::new(),
         layers: vec![layer],

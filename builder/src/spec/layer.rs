@@ -65,6 +65,7 @@ pub(super) fn check(
     let name = raw.name.or_else(|| inner.name.clone()).unwrap_or(used.name);
     let inner = RawLayer {
         version: None,
+        boards: Vec::new(),
         ..inner
     };
     own(inner, name, &used.folder).map_err(|m| inside.at(0, m))
@@ -160,6 +161,9 @@ fn own(raw: RawLayer, name: String, dir: &Path) -> Result<LayerSpec, String> {
     values::name(&name).map_err(|m| format!("layer name: {m}"))?;
     if raw.version.is_some() {
         return Err("'version' is for a layer.toml that is published as a base; an image has one version, at its top".to_owned());
+    }
+    if !raw.boards.is_empty() {
+        return Err("'boards' is for a layer.toml that is published as a base; an image has boards at its top".to_owned());
     }
     if !raw.keys.is_empty() {
         return Err("'keys' is for a layer with use = \"oci://…\", which they check; the image's own are in [gate]".to_owned());

@@ -132,6 +132,9 @@ pub struct RawLayer {
     pub keys: Vec<String>,
     /// Only in a `layer.toml`: the version under which `slipform publish` publishes the layer as a base. Default: `"0"`.
     pub version: Option<String>,
+    /// Only in a `layer.toml`: the boards that the layer is tested on and published for as a base; images for their architectures are built on it. Default: `["qemu-x86_64"]`.
+    #[serde(default)]
+    pub boards: Vec<String>,
     /// Name of a layer made here; unique in the image.
     pub name: Option<String>,
     /// Debian packages: `"redis-server"`, `"redis-server (>= 7)"`, `"redis-server=5:7.0.15-1"`. Their scripts are never run.

@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::common::scene::Scene;
+use crate::common::scene::{Scene, copy_tree};
 use crate::common::{Built, SMALL, World, edit, packages, skipped, write};
+use crate::containers::{layout, page, project};
 use slipform::base::{Arch, Digest};
 use slipform::lock::testing::TestPackage;
 use slipform::pipeline::init_binary;
@@ -14,6 +15,7 @@ use slipform::store::Index;
 
 const ONE: &str = "boards = [\"small\"]";
 const BOTH: &str = "boards = [\"small\", \"small-arm\"]";
+const ARM: &str = "boards = [\"small-arm\"]";
 
 /// Whether this command can build for Arm; said if it cannot.
 fn has_arm(test: &str) -> bool {
@@ -253,6 +255,16 @@ fn what_an_architecture_does_not_have_is_one_line_that_names_it() {
     world.run(&dir, &["lock", "--quiet"]).refused(2, &refused);
     world.run(&dir, &["build", "--quiet"]).refused(2, &refused);
     assert_eq!(lock_of(&dir), alone, "nothing half-written");
+    // A container without an image for it.
+    let contained = project(&world, "app");
+    for (path, bytes) in layout(&page(&contained), "amd64") {
+        write(&contained.join("app").join(path), bytes);
+    }
+    edit(&contained.join("slipform.toml"), ONE, BOTH);
+    world.run(&contained, &["lock", "--quiet"]).refused(
+        2,
+        &["container app: it has no image for linux/arm64 (it has: linux/amd64, linux/s390x); "],
+    );
     // A mirror without the architecture at all.
     let world = World::new();
     let bare = world.small_project("bare");
@@ -275,4 +287,128 @@ fn what_an_architecture_does_not_have_is_one_line_that_names_it() {
     world
         .run(&dir, &["build", "--quiet", "--locked"])
         .refused(2, &["slipform.lock", "version 3"]);
+}
+
+/// A base for `boards`, whose files it takes from the scene's project.
+fn write_base(scene: &Scene, boards: &str) -> PathBuf {
+    let dir = scene.world.path("base");
+    copy_tree(&scene.dir.join("boards"), &dir.join("boards"));
+    let layer = "packages = [\"libc6\"]\n";
+    write(
+        &dir.join("layer.toml"),
+        format!("version = \"1\"\n{boards}\n{layer}"),
+    );
+    dir
+}
+
+/// Tests a base for `boards` and publishes it; its release.
+fn publish_base(scene: &Scene, boards: &str, channel: &str) -> Digest {
+    let dir = write_base(scene, boards);
+    let release = scene.tested_in(&dir);
+    scene
+        .run(&["publish", dir.to_str().unwrap(), "--channel", channel])
+        .good();
+    release
+}
+
+/// The smallest project on a base.
+fn on_base(scene: &Scene, name: &str, boards: &str, base: &str) -> PathBuf {
+    let dir = scene.world.path(name);
+    copy_tree(&scene.dir, &dir);
+    let spec = SMALL
+        .replace(ONE, boards)
+        .replace("without = [\"libc6\"]\n", "")
+        .replacen(
+            "[[layer]]",
+            &format!("[[layer]]\nuse = \"{base}\"\n\n[[layer]]"),
+            1,
+        );
+    write(&dir.join("slipform.toml"), spec);
+    dir
+}
+
+#[test]
+fn a_base_for_both_gives_each_its_own_and_one_for_another_is_refused() {
+    if !has_arm("published bases over two architectures") {
+        return;
+    }
+    let mut scene = Scene::new();
+    let dir = scene.dir.clone();
+    with_arm(&mut scene.world, &dir);
+    let second = fs::read_to_string(dir.join("boards/small.toml")).unwrap();
+    let second = second.replace("name = \"small\"", "name = \"small-two\"");
+    write(&dir.join("boards/small-two.toml"), second);
+    let registry = TestRegistry::new(RegistryRules::default());
+    scene.remote = registry.uri("team/base");
+    let both = publish_base(&scene, BOTH, "both");
+    let pc = publish_base(&scene, ONE, "pc").to_string();
+    let arm = publish_base(&scene, ARM, "arm").to_string();
+    publish_base(&scene, "boards = [\"small\", \"small-two\"]", "pcs");
+    let written = |release: &str| format!("{}{release}", scene.remote);
+    let root = |image: &str| {
+        let info = scene.run(&["inspect", image, "--json"]).good().json();
+        let parts = info["partitions"].as_array().unwrap().iter();
+        let base = parts.filter(|part| part["name"] == "base");
+        let roots = base.map(|part| part["layer"]["root_hash"].to_string());
+        roots.collect::<Vec<_>>()
+    };
+
+    // Each part of the lock has its own image of the release, by channel and by digest.
+    for (name, release) in [("one", ":both".to_owned()), ("two", format!("@{both}"))] {
+        let app = on_base(&scene, name, BOTH, &written(&release));
+        let built = scene.world.build(&app, &[]);
+        let lock = lock_of(&app);
+        let own = |arch, image: &str| part(&lock, arch).contains(&format!("image = \"{image}\""));
+        assert!(own("x86_64", &pc) && !own("x86_64", &arm), "{lock}");
+        assert!(own("aarch64", &arm) && !own("aarch64", &pc), "{lock}");
+        for (number, base) in [&pc, &arm].into_iter().enumerate() {
+            assert_eq!(root(built.artifact(number, "image")), root(base));
+        }
+        assert_ne!(root(&pc), root(&arm));
+        let check = scene.world.run(&app, &["lock", "--check"]).good();
+        assert!(check.stdout.contains("newest"), "{check:?}");
+        let again = ["--offline", "build", "--locked"];
+        scene.world.run_cut_off(&app, &again).good();
+    }
+    for (name, boards, release) in [
+        ("pc", ONE, ":pc".to_owned()),
+        ("pc-of-two", ONE, ":pcs".to_owned()),
+        ("pc-of-both", ONE, ":both".to_owned()),
+        ("arm", ARM, ":arm".to_owned()),
+        ("arm-by-digest", ARM, format!("@{arm}")),
+    ] {
+        let app = on_base(&scene, name, boards, &written(&release));
+        scene.world.run(&app, &["lock", "--quiet"]).good();
+        assert!(lock_of(&app).contains("\nversion = 1\n"));
+    }
+
+    let by_digest = format!("@{pc}");
+    for (boards, release, has, wants) in [
+        (BOTH, ":pc", "x86_64", "aarch64"),
+        (ARM, ":pcs", "x86_64", "aarch64"),
+        (ARM, &by_digest, "x86_64", "aarch64"),
+        (ONE, ":arm", "aarch64", "x86_64"),
+    ] {
+        let app = on_base(&scene, "other", boards, &written(release));
+        let told = format!("names no base: it is for {has}, and boards are {wants}; ");
+        scene
+            .world
+            .run(&app, &["lock", "--quiet"])
+            .refused(2, &[&written(release), &told, "`boards`"]);
+        assert!(!app.join("slipform.lock").exists());
+    }
+
+    // In an image the folder is a layer as any other; boards stand at the image's top.
+    let app = on_base(&scene, "by-folder", ONE, "mine");
+    copy_tree(&write_base(&scene, ARM), &app.join("mine"));
+    scene.world.run(&app, &["lock", "--quiet"]).good();
+    edit(
+        &app.join("slipform.toml"),
+        "name = \"app\"",
+        "name = \"app\"\nboards = [\"small\"]",
+    );
+    scene
+        .world
+        .run(&app, &["lock", "--quiet"])
+        .refused(2, &["slipform.toml:", "'boards' is for a layer.toml"]);
 }

@@ -7,7 +7,7 @@
 use std::io::Write;
 
 use crate::support::lab::{ACCELERATOR, boot, settings, slot};
-use crate::support::project::Project;
+use crate::support::project::{Project, Subject};
 use crate::support::red::{assert_green, tell};
 use crate::support::wire::{Machine, Way};
 use slipform::attest::{KeyFile, Signer, Trust};
@@ -15,8 +15,9 @@ use slipform::base::Arch;
 use slipform::channel::Kind;
 use slipform::output::OutputFormat;
 use slipform::pipeline::{Door, Wanted, init_binary};
+use slipform::remote::testing::{RegistryRules, TestRegistry};
 use slipform_init::contract::event::{Event, Record, ServiceState};
-use slipform_qemu_tests::{Check, DiskFormat, Outcome, Probe, Step};
+use slipform_qemu_tests::{BootReport, Check, DiskFormat, Outcome, Probe, Step};
 
 /// The shipped board, with another disk.
 const NVME: (&str, &str) = ("disk = \"virtio-blk\"", "disk = \"nvme\"");
@@ -67,29 +68,43 @@ fn hello_boots_on_the_boards_of_clouds() {
     }
 }
 
-/// Arm's boards, with another emulator than all the rest.
-#[test]
-fn hello_boots_on_arm() {
-    if init_binary(Arch::Aarch64, false).is_none() {
+/// Whether this command can build for Arm; said if it cannot.
+fn has_arm(what: &str) -> bool {
+    let has = init_binary(Arch::Aarch64, false).is_some();
+    if !has {
         // A closed stderr is nobody who could be told.
         let _ = writeln!(
             std::io::stderr(),
-            "SKIPPED: hello on Arm's boards (the compiler has no target aarch64-unknown-linux-musl)"
+            "SKIPPED: {what} (the compiler has no target aarch64-unknown-linux-musl)"
         );
+    }
+    has
+}
+
+/// Boots the raw disk by firmware, in the emulator of its architecture: it must be green.
+fn boots(subject: &Subject, name: &str) -> BootReport {
+    let plan = subject.by_firmware(name);
+    let emulator = settings()
+        .emulator(&subject.image, subject.cast.board.arch, "locked")
+        .expect("the locked emulator unpacks");
+    let report = settings()
+        .boot(&plan, &emulator, ACCELERATOR)
+        .expect("the harness can judge");
+    assert_green(&plan, &report);
+    report
+}
+
+/// Arm's boards, with another emulator than all the rest.
+#[test]
+fn hello_boots_on_arm() {
+    if !has_arm("hello on Arm's boards") {
         return;
     }
     for board in ["qemu-aarch64", "generic-aarch64", "aws-aarch64"] {
         let _slot = slot();
         let name = format!("hello-{board}");
         let subject = Project::shipped("hello").on_board(&name, board, &[]).cast();
-        let plan = subject.by_firmware(&name);
-        let emulator = settings()
-            .emulator(&subject.image, Arch::Aarch64, "locked")
-            .expect("the locked emulator unpacks");
-        let report = settings()
-            .boot(&plan, &emulator, ACCELERATOR)
-            .expect("the harness can judge");
-        assert_green(&plan, &report);
+        boots(&subject, &name);
     }
 }
 
@@ -123,27 +138,21 @@ fn hello_comes_back_from_a_reboot_and_a_power_cut() {
     assert_eq!(report.events.iter().filter(ends).count(), 2);
 }
 
-/// A base's own boot is what lets it be published; an app's image takes its partition
-/// over byte for byte, resolves against its packages, and boots.
-#[test]
-fn hello_boots_on_a_base_that_was_published() {
-    let _slot = slot();
-    let base = Project::base("base");
-    let subject = base.cast();
-    let plan = subject.by_firmware("base");
-    let report = boot(&plan);
-    assert_green(&plan, &report);
-
+/// Boots a base on each of its boards, and publishes it as `stable`; what was cast.
+fn publish_booted(base: &Project, name: &str, uri: &str) -> Vec<Subject> {
     let (settings, image, lock) = (settings(), base.image(), base.locked());
     let key = KeyFile::generate().unwrap();
     let trust = Trust::new(vec![key.public().clone()]);
-    settings
-        .attest(&image, &lock, &subject.cast, &report, &key)
-        .unwrap();
+    let boards = image.boards.iter();
+    let subjects: Vec<Subject> = boards.map(|board| base.cast_for(board)).collect();
+    for subject in &subjects {
+        let report = boots(subject, &format!("{name}-{}", subject.cast.board.name));
+        settings
+            .attest(&image, &lock, &subject.cast, &report, &key)
+            .unwrap();
+    }
     let ready = settings.attested(&image, &trust, Door::Gate, &key).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let uri = format!("file://{}/base", folder.path().display());
-    let remote = settings.remote(&uri).unwrap();
+    let remote = settings.remote(uri).unwrap();
     let wanted = Wanted {
         channel: "stable",
         kind: Kind::Publish,
@@ -154,20 +163,49 @@ fn hello_boots_on_a_base_that_was_published() {
     settings
         .publish(&*remote, &ready, &wanted, &trust, &key)
         .unwrap();
+    subjects
+}
 
-    let hello = Project::shipped("hello").on_base("hello-on-base", &format!("{uri}:stable"));
+/// Boots hello for a board on a base that was published, whose partition it must have.
+fn boots_on(base: &Subject, uri: &str, name: &str) {
+    let board = &base.cast.board;
+    let hello = Project::shipped("hello").on_base(name, &format!("{uri}:stable"), &board.name);
     let on_base = hello.cast();
     // The partition of the base's own image.
     assert_eq!(on_base.cast.layers.len(), 3);
-    assert_eq!(on_base.cast.layers[0], subject.cast.layers[0]);
+    assert_eq!(on_base.cast.layers[0], base.cast.layers[0]);
     let locks = hello.locked();
-    let lock = locks.of(Arch::X86_64).unwrap();
+    let lock = locks.of(board.arch).unwrap();
     let own = lock.layers[1].packages.iter();
     let twice = own.filter(|package| lock.base_packages().any(|other| other.name == package.name));
     assert_eq!(twice.count(), 0);
-    let plan = on_base.by_firmware("hello-on-base");
-    let report = boot(&plan);
-    assert_green(&plan, &report);
+    boots(&on_base, name);
+}
+
+/// A base's own boot is what lets it be published; an app's image takes its partition
+/// over byte for byte, resolves against its packages, and boots.
+#[test]
+fn hello_boots_on_a_base_that_was_published() {
+    let _slot = slot();
+    let folder = tempfile::tempdir().unwrap();
+    let uri = format!("file://{}/base", folder.path().display());
+    let bases = publish_booted(&Project::base("base"), "base", &uri);
+    boots_on(&bases[0], &uri, "hello-on-base");
+}
+
+/// The same of a base for both architectures, which is one release, on Arm's board.
+#[test]
+fn hello_boots_on_arm_on_a_base_that_was_published() {
+    if !has_arm("hello on Arm's board on a published base") {
+        return;
+    }
+    let _slot = slot();
+    let registry = TestRegistry::new(RegistryRules::default());
+    let uri = registry.uri("base");
+    let base = Project::base_for("base-for-both", &["qemu-x86_64", "qemu-aarch64"]);
+    let bases = publish_booted(&base, "base-for-both", &uri);
+    assert_ne!(bases[0].cast.layers[0], bases[1].cast.layers[0]);
+    boots_on(&bases[1], &uri, "hello-on-base-on-arm");
 }
 
 /// A new board is one file beside the specification.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::Digest;
+use crate::base::{Arch, Digest};
 use crate::channel::Entry;
 use crate::lock::{LockedBase, LockedLayer, LockedPackage};
 use crate::remote::Piece;
@@ -31,6 +31,10 @@ pub(in crate::pipeline) struct BaseFacts {
     pub(super) schema: u32,
     pub(in crate::pipeline) name: String,
     pub(in crate::pipeline) version: String,
+    /// What it runs on, as boards name it. A base for PCs does not say so, as those that
+    /// were published before there were others do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) arch: Option<String>,
     /// The partition.
     pub(in crate::pipeline) layer: Sealed,
     /// Its tree.
@@ -48,6 +52,16 @@ pub(in crate::pipeline) struct BaseFacts {
 }
 
 impl BaseFacts {
+    /// What facts say of an architecture.
+    pub(super) fn told(arch: Arch) -> Option<String> {
+        (arch != Arch::X86_64).then(|| arch.name().to_owned())
+    }
+
+    /// What the base runs on; `None` for what no board of ours is.
+    pub(super) fn architecture(&self) -> Option<Arch> {
+        self.arch.as_deref().map_or(Some(Arch::X86_64), Arch::of)
+    }
+
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Version {

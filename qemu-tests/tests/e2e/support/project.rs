@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use slipform::lock::{LockedBoard, Locks};
 use slipform::output::{Artifact, OutputFormat};
 use slipform::pipeline::{Cast, LOCK_FILE, Locking, load};
-use slipform::spec::{Image, SPEC_FILE, container_rule};
+use slipform::spec::{Image, LAYER_FILE, SPEC_FILE, container_rule};
 use slipform_qemu_tests::Plan;
 use tempfile::TempDir;
 
@@ -44,6 +44,18 @@ impl Project {
     pub(crate) fn base(name: &str) -> Self {
         let layers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../layers");
         Self::copy(name, &layers.join(name))
+    }
+
+    /// The shipped layer `base` as a base for other boards, locked.
+    pub(crate) fn base_for(name: &str, boards: &[&str]) -> Self {
+        let dir = folder().join(name);
+        fs::create_dir_all(&dir).expect("the base's folder");
+        let layer = include_str!("../../../../layers/base/layer.toml");
+        let text = format!("name = \"base\"\nboards = {boards:?}\n{layer}");
+        write_new(&dir.join(LAYER_FILE), text.as_bytes());
+        let project = Self { dir };
+        project.lock();
+        project
     }
 
     /// A copy of the tests' own image NAME, locked.
@@ -127,10 +139,16 @@ impl Project {
         Self { dir }
     }
 
-    /// The same on another base: the one variant that a lock depends on.
-    pub(crate) fn on_base(&self, name: &str, base: &str) -> Self {
+    /// The same on another base and for a board, locked anew.
+    pub(crate) fn on_base(&self, name: &str, base: &str, board: &str) -> Self {
         let used = format!("use = \"{base}\"");
-        let project = self.variant(name, &[("use = \"base\"", used.as_str())], &[]);
+        let version = "version = \"0.1.0\"";
+        let with_board = format!("{version}\nboards = [\"{board}\"]");
+        let edits = [
+            ("use = \"base\"", used.as_str()),
+            (version, with_board.as_str()),
+        ];
+        let project = self.variant(name, &edits, &[]);
         project.lock();
         project
     }
@@ -195,12 +213,17 @@ impl Project {
 
     /// Casts it for its first board.
     pub(crate) fn cast(&self) -> Subject {
+        self.cast_for(&self.image().boards[0])
+    }
+
+    /// Casts it for one of its boards.
+    pub(crate) fn cast_for(&self, board: &str) -> Subject {
         let image = self.image();
         let lock = settings()
             .lock(&image, &Locking::AsItIs)
             .expect("the lock fits");
         let cast = settings()
-            .cast(&image, &lock, &image.boards[0])
+            .cast(&image, &lock, board)
             .expect("the image casts");
         let folder = tempfile::tempdir().expect("a temporary folder");
         Subject {
