@@ -44,27 +44,37 @@ exec = ["/usr/bin/busybox", "true"]
 type = "oneshot"
 "#;
 
-/// The shipped board, whose disk is memory; its other modules are as shipped.
-fn board() -> String {
+/// The shipped board, whose disk is memory; its other modules are as shipped. With `late` its
+/// late modules are late, else they are loaded as the last of the others.
+fn board(late: bool) -> String {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../boards/qemu-x86_64.toml");
     let text = fs::read_to_string(shipped).unwrap();
     let disks = "    \"virtio_blk\",\n    \"nvme\",\n";
     let (head, tail) = text.split_once(disks).unwrap();
     let text = format!("{head}    \"nfit\",\n    \"nd_pmem\",\n{tail}");
-    text.replace("name = \"qemu-x86_64\"", "name = \"memory\"")
+    let text = text.replace("name = \"qemu-x86_64\"", "name = \"memory\"");
+    if late {
+        return text;
+    }
+    let (before, behind) = text.split_once("late-modules = [").unwrap();
+    let (modules, behind) = behind.split_once(']').unwrap();
+    // The first list of the file ends where the first line is a bracket alone.
+    let (head, tail) = before.split_once("\n]\n").unwrap();
+    format!("{head}\n    {modules},\n]\n{tail}late-modules = []{behind}")
 }
 
-/// Counts the three, and tells.
+/// Counts the three, and ours once more with no module late, and tells.
 pub(crate) fn measure(folder: &Path) -> String {
     let Some(tools) = testing::tools("bench-busybox", &["busybox-static"])
         .expect("busybox comes from Debian's packages")
     else {
         return String::new();
     };
-    let image = Image::cast(&folder.join("instructions"));
+    let image = Image::cast(&folder.join("instructions"), &board(true));
     let nothing = image.kernel_to_mark(&nothing(folder), "nothing");
     let busybox = image.kernel_to_mark(&busybox(folder, tools.root()), "busybox");
     let ours = image.ours();
+    let early = Image::cast(&folder.join("instructions-early"), &board(false)).ours();
     let mut text = String::from("instructions from the kernel's start, 10^6 (icount)\n");
     let mut line = |name: &str, micros: u64| {
         // Writing to a string cannot fail; a microsecond is a thousand instructions.
@@ -82,6 +92,17 @@ pub(crate) fn measure(folder: &Path) -> String {
         ours.own,
     );
     line("slipform-init: service done, all is ready", ours.ready);
+    line("the same, no late modules: service starts", early.service);
+    line("late modules as shipped: service starts", ours.service);
+    line("the same, no late modules: all is ready", early.ready);
+    line("late modules as shipped: all is ready", ours.ready);
+    let saved = |early: u64, late: u64| (early as f64 - late as f64) / 1e3;
+    let _ = writeln!(
+        text,
+        "late modules save {:.1} million instructions before the service starts, {:.1} before ready",
+        saved(early.service, ours.service),
+        saved(early.ready, ours.ready),
+    );
     let _ = writeln!(
         text,
         "init's own work by the one that does nothing: +{:.1} %  (aim: at most 15 %, beside services); with the modules of a verified stack: +{:.1} %",
@@ -96,6 +117,7 @@ struct Ours {
     begin: u64,
     modules: u64,
     own: u64,
+    service: u64,
     ready: u64,
 }
 
@@ -109,10 +131,10 @@ struct Image {
 }
 
 impl Image {
-    fn cast(folder: &Path) -> Self {
+    fn cast(folder: &Path, board: &str) -> Self {
         fs::create_dir_all(folder.join("boards")).unwrap();
         fs::write(folder.join("slipform.toml"), SPEC).unwrap();
-        fs::write(folder.join("boards/memory.toml"), board()).unwrap();
+        fs::write(folder.join("boards/memory.toml"), board).unwrap();
         let settings = Settings::new(None, None, false, Arc::new(Quiet)).unwrap();
         let image = load(folder).unwrap();
         let lock = settings.lock(&image, &Locking::IfNeeded).unwrap();
@@ -267,6 +289,7 @@ impl Image {
                         begin,
                         modules: loaded - modules,
                         own: service - begin - (loaded - modules),
+                        service,
                         ready: record.t,
                     });
                 }
